@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 from diagnostics import registry
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.plugin import EncoderTests
 from tests.support.functions import exported
 
@@ -70,7 +70,7 @@ def test_a_module_exports_these_names(module: str) -> None:
 
 @pytest.mark.smoke
 def test_these_measures_are_bundled() -> None:
-    assert sorted(bundled()) == MEASURES.split()
+    assert sorted(load_bundled()) == MEASURES.split()
 
 
 @pytest.mark.smoke

@@ -100,7 +100,7 @@ def at_positions(
 def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
-    known = _known(target, len(split))
+    known = _is_known(target, len(split))
     for name in SPLITS:
         rows = np.flatnonzero((split == name) & known)
         order[rows] = rng.permutation(rows)
@@ -117,7 +117,7 @@ def _at(target: StoredTarget, rows: np.ndarray, **members: Any) -> StoredTarget:
     )
 
 
-def _known(target: StoredTarget, samples: int) -> np.ndarray:
+def _is_known(target: StoredTarget, samples: int) -> np.ndarray:
     """The samples whose value is known, bool [sample]; maps are swapped whole, known or not."""
     if target.kind in BY_PLACE and target.kind != "matches":
         return np.ones(samples, dtype=bool)
@@ -221,7 +221,7 @@ class Activations(ABC):
         stored in, bounded in memory."""
         return iter(())
 
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+    def observation_arrays(self, name: str) -> Mapping[str, np.ndarray]:
         """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where
         it has not.
         """

@@ -61,10 +61,10 @@ class Sealing:
         write_group(self.folder, {**attributes, "files": self.files})
 
 
-def listed_files(folder: Place) -> set[str]:
+def files_of_group(folder: Place) -> set[str]:
     """The files of a sealed group that it lists itself, as far as it can be read."""
     with contextlib.suppress(DamagedError, KeyError, TypeError):
-        return {NAME, *map(str, sealed_attributes(read_document(folder))["files"])}
+        return {NAME, *map(str, read_attributes(read_document(folder))["files"])}
     return set()
 
 
@@ -130,7 +130,7 @@ def read_document(folder: Place) -> dict[str, Any]:
         raise DamagedError(NAME) from error
 
 
-def sealed_attributes(document: Mapping[str, Any]) -> dict[str, Any]:
+def read_attributes(document: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a sealed group; raises DamagedError where its metadata is not what it was sealed with."""
     attributes: dict[str, Any] = document["attributes"]
     if attributes.get("digest") != _digest_of(document):
@@ -206,7 +206,7 @@ def write_observed(run: Place, key: str, name: str, arrays: Mapping[str, np.ndar
     with writing(run.path, f"while writing {name}; "):
         if observed.head(NAME) is None:
             observed.put(NAME, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode())
-        if earlier := listed_files(folder):  # and not of another process that is writing it now
+        if earlier := files_of_group(folder):  # and not of another process that is writing it now
             folder.delete([NAME])  # without its index it is not there
             folder.delete(earlier)
         new = Sealing(folder)
@@ -233,11 +233,11 @@ def left_names(run: Place) -> set[str]:
     return set(filter(_LEFT.fullmatch, run.list(STREAMED) if run.has_folder(STREAMED) else ()))
 
 
-def observed_names(run: Place) -> set[str]:
+def observation_names(run: Place) -> set[str]:
     """The files of all observations."""
     there = run.list("observed") if run.has_folder("observed") else ()
     folders = {name.rpartition("/")[0] for name in there if name.endswith(f"/{NAME}") and name.count("/") < 3}
-    return {f"{folder}/{file}" for folder in folders for file in listed_files(run.inside(folder)) | {NAME}}
+    return {f"{folder}/{file}" for folder in folders for file in files_of_group(run.inside(folder)) | {NAME}}
 
 
 def read_observed(run: Place, key: str, name: str) -> Observed | None:
@@ -245,7 +245,7 @@ def read_observed(run: Place, key: str, name: str) -> Observed | None:
     folder = run.inside(f"observed/{name}")
     if not SAFE_NAME.fullmatch(name) or folder.head(NAME) is None:
         return None
-    attributes = sealed_attributes(read_document(folder))
+    attributes = read_attributes(read_document(folder))
     try:
         if attributes["name"] != name or attributes["run"] != key:
             raise DamagedError(name)
@@ -258,7 +258,7 @@ def read_observed(run: Place, key: str, name: str) -> Observed | None:
     return observed
 
 
-def observed_arrays(run: Place, name: str, observed: Observed) -> dict[str, np.ndarray]:
+def read_observation(run: Place, name: str, observed: Observed) -> dict[str, np.ndarray]:
     """The arrays by tap; raises DamagedError where one is not what was written."""
     return {tap: read_array(run.inside(f"observed/{name}"), tap, observed.files) for tap in observed.taps}
 

@@ -29,7 +29,7 @@ from diagnostics.activations.metadata import STREAMED, digest, left_names, seal
 from diagnostics.activations.place import Location
 from diagnostics.activations.plan import ranges_of, record_of
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, StorageError, damaged
+from diagnostics.errors import DiagnosticsError, StorageError, damage_error
 
 MOST_LEFT = 2**36
 """Bytes of sums: those of 80 taps of 8,192 features take a third."""
@@ -225,7 +225,7 @@ class Left:
             data = self.store.folder.get(f"{self.place}/{name}", MOST_LEFT)
             if hashlib.sha256(data[32:]).digest() == data[:32]:
                 return load(data[32:])
-        raise damaged(self.store.path, f"{self.place}/{name}")
+        raise damage_error(self.store.path, f"{self.place}/{name}")
 
 
 def remove_left(store: Store) -> None:

@@ -36,12 +36,12 @@ from diagnostics.activations.metadata import (
     NAME,
     DamagedError,
     digest,
-    listed_files,
+    files_of_group,
     plain,
+    read_attributes,
     read_document,
     read_files,
     seal,
-    sealed_attributes,
     unseal,
 )
 from diagnostics.activations.place import locate
@@ -157,7 +157,7 @@ def read_index(store: Store) -> Index | None:
     return index
 
 
-def finished_index(store: Store) -> Index:
+def index_of_finished(store: Store) -> Index:
     """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
     no results.
     """
@@ -275,7 +275,7 @@ def merge_results(
     new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
     index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
     both = {owner: {**there.get(owner, {}), **results.get(owner, {})} for owner in entries}
-    arrays, numbers = _encoded({owner: {key: both[owner][key] for key in index.names(owner)} for owner in entries})
+    arrays, numbers = _encode({owner: {key: both[owner][key] for key in index.names(owner)} for owner in entries})
     content = {**dataclasses.asdict(index), "run": store.mark, "numbers": digest(numbers), "arrays": arrays}
     del content["id"]
     data = json.dumps(content, default=plain).encode()
@@ -310,7 +310,7 @@ def _without_unused_calls(index: Index) -> Index:
     return Index(entries, omissions, [index.calls[call] for call in used])
 
 
-def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
+def _encode(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
     """What `read_results` reads: of each array its texts, or type, shape and first byte among the numbers of all."""
     numbers = bytearray()
 
@@ -334,7 +334,7 @@ def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
 def result_files(run: Place) -> set[str]:
     """The files of results, those that a dead process left behind too."""
     below = run.list(RESULTS) if run.has_folder(RESULTS) else ()
-    older = {f"{RESULTS}/{name}" for name in listed_files(run.inside(RESULTS))}
+    older = {f"{RESULTS}/{name}" for name in files_of_group(run.inside(RESULTS))}
     return {CURRENT, *older, *filter(_FILE.fullmatch, below)}
 
 
@@ -356,7 +356,7 @@ def read_page(store: Store, index: Index) -> dict[str, Any] | None:
 
 
 def _older_content(store: Store) -> dict[str, Any]:
-    return sealed_attributes(read_document(store.folder.inside(RESULTS)))
+    return read_attributes(read_document(store.folder.inside(RESULTS)))
 
 
 def _older_results(store: Store, index: Index) -> Results:
@@ -414,7 +414,7 @@ def _controls(store: Store) -> list[str]:
     return store.attrs.get(CONTROLS, [])
 
 
-def listed(folder: Place) -> set[str]:
+def files_of_run(folder: Place) -> set[str]:
     """Every file that a run lists; what can be read of its lists. Raises StrangeFileError where one of them is none."""
     folder.has_folder(CONTROLS)  # also where it lists none
     names = {REPORT, *result_files(folder)}
@@ -426,7 +426,7 @@ def listed(folder: Place) -> set[str]:
         return names
     names |= store.names
     for control in (f"{CONTROLS}/{name}" for name in _controls(store)):
-        names |= {f"{control}/{name}" for name in listed(folder.inside(control))}
+        names |= {f"{control}/{name}" for name in files_of_run(folder.inside(control))}
     for name in names:
         folder.head(name)
     return names
@@ -436,7 +436,7 @@ def remove(folder: Folder) -> None:
     """Removes what this program alone makes: out of its place in one move first, since after a kill in between it would
     be no run.
     """
-    around, name = folder.around()
+    around, name = folder.parent()
     with writing(folder.path), around.making(name) as aside:
         if around.has_folder(name):
             around.move(name, aside)
@@ -445,15 +445,15 @@ def remove(folder: Folder) -> None:
 
 def beside(folder: Folder) -> Folder:
     """Where a run or a store is made that will take the place of this one."""
-    around, name = folder.around()
+    around, name = folder.parent()
     return around.inside(f".{name}.fresh")
 
 
 def replace(folder: Folder) -> None:
     """Puts the run or store that was made beside this one in its place."""
-    around, name = folder.around()
+    around, name = folder.parent()
     with writing(folder.path):
-        around.swap(f".{name}.fresh", name, listed)
+        around.swap(f".{name}.fresh", name, files_of_run)
 
 
 def recover(path: Path) -> Folder:
@@ -463,7 +463,7 @@ def recover(path: Path) -> Folder:
     around = Folder(path.parent)
     with writing(path):
         around.tidy(path.name)
-        around.settle(path.name, listed)
+        around.settle(path.name, files_of_run)
     return Folder(path)
 
 

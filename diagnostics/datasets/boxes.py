@@ -130,9 +130,7 @@ def why_no_boxes(name: str, boxes: np.ndarray, split: np.ndarray) -> str:
     return ""
 
 
-def covered_boxes(
-    boxes: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]
-) -> np.ndarray:
+def crop_boxes(boxes: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]) -> np.ndarray:
     """Boxes of samples whose extents are known as a grid sees them, in shares of the part that it covers of each.
 
     They are clipped, and their areas, in pixels of the sample, with them. One of which less than `LEAST_VISIBLE` is

@@ -82,7 +82,7 @@ def why_no_matches(name: str, matches: np.ndarray, split: np.ndarray) -> str:
     return f"Target {name} has no match in its {lacking[0]} samples: use more samples." if lacking else ""
 
 
-def covered_matches(
+def crop_matches(
     matches: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]
 ) -> np.ndarray:
     """Matches as a grid sees them: points in shares of the part that it covers, of which both lie in that; others are

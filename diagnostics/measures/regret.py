@@ -38,7 +38,7 @@ class Regrets:
     def __init__(self, test: Losses, used: int, fit_units: int, seed: int) -> None:
         self.used, self.scores = used, test.scores
         # Streams of their own, as of any two scores that are compared.
-        self.ours, self.theirs = test.at([used]).resampled(seed)[:, 0], test.resampled(seed, stream=1)
+        self.ours, self.theirs = test.at([used]).resample(seed)[:, 0], test.resample(seed, stream=1)
         self.spread = float(np.sqrt(1 + test.loss.shape[1] / fit_units)) if fit_units else 1.0
 
     def of(self, shares: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A page as data: headings, sentences, tables and figures, which renderers (`html`, `terminal`) lay out.
 
 A page is read in two lengths. A terminal shows it brief, a report in full; what belongs to one of them alone says so
-(`only`). No-break spaces hold together what a line must not break (`numbers.unbroken`); text is plain, and renderers
+(`only`). No-break spaces hold together what a line must not break (`numbers.nowrap`); text is plain, and renderers
 escape it.
 """
 
@@ -17,7 +17,7 @@ from diagnostics.measures.result import taps_by_reason
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.escaping import printable
-from diagnostics.report.numbers import NO_BREAK, SCORE, format_compact, format_interval, format_number, unbroken
+from diagnostics.report.numbers import NO_BREAK, SCORE, format_compact, format_interval, format_number, nowrap
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -415,7 +415,7 @@ def note(title: str, sentence: str, table: Table) -> Page:
     return Page("", (Sentence(sentence),), (Section(title, "shown", (table,)),), ())
 
 
-def filled(*parts: T | None) -> tuple[T, ...]:
+def nonempty(*parts: T | None) -> tuple[T, ...]:
     """The blocks, or the sections, that hold anything."""
     return tuple(part for part in parts if part)
 
@@ -459,10 +459,10 @@ def page_of(values: Any) -> Any:
 def left_out_section(reasons: Mapping[str, str]) -> Section:
     """The section on what is not there, from name -> reason: each reason once."""
     notes = [
-        Note(reason, ", ".join(unbroken(name) for name in names))
+        Note(reason, ", ".join(nowrap(name) for name in names))
         for reason, names in taps_by_reason(reasons.items()).items()
     ]
-    return Section("Left out", "skipped", filled(Notes(tuple(notes), "quiet", lead="left out: ")))
+    return Section("Left out", "skipped", nonempty(Notes(tuple(notes), "quiet", lead="left out: ")))
 
 
 # A variable over taps and something else is spread over columns up to this many.

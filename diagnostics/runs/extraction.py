@@ -41,7 +41,7 @@ from diagnostics.runs.options import Request
 from diagnostics.runs.processes.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
 from diagnostics.runs.processes.workers import Submits, Workers
 from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
-from diagnostics.runs.setup import Setup, read_tokens, streamed_targets
+from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
 from diagnostics.runs.streaming.block_sums import AlongExtraction
 from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
@@ -60,10 +60,10 @@ def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) 
     numbered from 1, and of streamed targets those that are `unjudged`. Raises DiagnosticsError where the run is
     another than the one asked for, and WaitingError where this launch can go on only when others are done.
     """
-    return _launched(Setup(request), launch, watch)
+    return _extract_parts(Setup(request), launch, watch)
 
 
-def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
+def _extract_parts(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
     refuse_unshareable(setup)
     with writing(setup.out):
         if isinstance(setup.folder, Path):
@@ -89,7 +89,7 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
     # Of streamed targets a first pass gathers sums, and a second judges by them.
     for key in ("missing", "unjudged"):
         # A launch beyond all parts makes the stores, joins sums, and says what is missing.
-        stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
+        stores = _extract_parts(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
         dealt = {name: units(of["parts"], _streams(setup)) for name, of in stores.items()}
         count = max(map(len, dealt.values()))
         missing = {
@@ -117,7 +117,7 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
 @random_kept()
 def extract_part(request: Request, launch: str) -> None:
     """A task of an executor, in whatever process: a launch whose encoder stays for the next one."""
-    _launched(setup_of(request), Launch.of(launch), silent)
+    _extract_parts(setup_of(request), Launch.of(launch), silent)
 
 
 @contextlib.contextmanager
@@ -137,7 +137,7 @@ def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share
 
 
 def _streams(setup: Setup) -> bool:
-    return setup.dense == "streamed" and bool(streamed_targets(setup))
+    return setup.dense == "streamed" and bool(targets_to_stream(setup))
 
 
 def kind_of(device: str) -> str:

@@ -23,7 +23,7 @@ from diagnostics.activations.run_files import (
     ENCODER,
     Omission,
     beside,
-    listed,
+    files_of_run,
     merge_results,
     read_index,
     read_results,
@@ -34,7 +34,7 @@ from diagnostics.activations.run_files import (
 )
 from diagnostics.activations.store import Store, is_shared
 from diagnostics.encoders.bare_module import Numbers
-from diagnostics.encoders.encoder import Encoder, pinned_to
+from diagnostics.encoders.encoder import Encoder, pin_to
 from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
@@ -43,7 +43,7 @@ from diagnostics.measures.apply import Measured, against_control, measure_all, r
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
-from diagnostics.registry import offered
+from diagnostics.registry import plugin_entries
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.cost import later_cost
@@ -220,7 +220,7 @@ def perform(request: Request, watch: Watch | None = None, executor: Submits | No
         with reading(setup.out):
             if alone:
                 folder = local = Folder(alone) if shared else recover(alone)
-                listed(local) if request.fresh else remove(beside(local))
+                files_of_run(local) if request.fresh else remove(beside(local))
             if not request.fresh:
                 refuse_other_seed(folder, request.seed)
         try:
@@ -228,7 +228,7 @@ def perform(request: Request, watch: Watch | None = None, executor: Submits | No
             with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown, executor)) as workers:
                 _Job(setup, folder, shown, workers, share).do()
             finished = Run(setup.out)
-            finished.encoder = pinned_to(setup.encoder, finished.record.sample)
+            finished.encoder = pin_to(setup.encoder, finished.record.sample)
             if request.report:
                 finished.report()
         except KeyboardInterrupt:
@@ -293,7 +293,7 @@ class _Job(Extraction):
         if request.fresh:  # without their results nobody reads them
             for name in {*store.attrs[CONTROLS]} - {*self.controls}:
                 place = self.folder.inside(f"{CONTROLS}/{name}")
-                place.delete(listed(place))
+                place.delete(files_of_run(place))
                 self.folder.prune(f"{CONTROLS}/{name}")
             store.set_attrs(**{CONTROLS: [*self.controls]})
         for place in self.made_beside:
@@ -458,7 +458,7 @@ class _Job(Extraction):
             pairwise={m.name for m in setup.measures if m.pairwise},
             controls=controls,
             outdated=outdated,
-            order=list(offered("measure")),
+            order=list(plugin_entries("measure")),
             fresh=request.fresh,
         )
 

@@ -30,7 +30,7 @@ def free_bytes() -> float:
     return float("inf")
 
 
-def used_bytes() -> int:
+def resident_bytes() -> int:
     """Memory of this process; 0 where the system does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return 1024 * _number(Path("/proc/self/status").read_text(), "VmRSS:")

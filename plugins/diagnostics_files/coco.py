@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits, pad_boxes
-from diagnostics.plugin import unknown as unknown_name
+from diagnostics.plugin import name_error as unknown_name
 from diagnostics_files.captions import hashed
 from diagnostics_files.decode import picture
 from diagnostics_files.folder import (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sampled_frames
+from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sample_frames
 from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
 from diagnostics_pretraining.text_encoder import Vocabulary
 from diagnostics_pretraining.towers import Pair, Towers
@@ -74,7 +74,7 @@ def clip_places(batch: int, share: float) -> np.ndarray:
 
 def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
     """The first frame of each of `count` equal parts of a clip [t, y, x, channel]; a single one is its first frame."""
-    return [clip[frame] for frame in sampled_frames(len(clip), count, "floor")]
+    return [clip[frame] for frame in sample_frames(len(clip), count, "floor")]
 
 
 def flattened(batch: Batch) -> Tensor:

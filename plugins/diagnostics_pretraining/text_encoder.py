@@ -17,7 +17,7 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_timm.weights import read_tensors, seeding
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, name_error
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -153,7 +153,7 @@ def known_size(size: str) -> str:
     """
     whole = size if size in TEXTS else f"core-{size}"
     if whole not in TEXTS:
-        raise unknown("size", size, [name.removeprefix("core-") for name in TEXTS])
+        raise name_error("size", size, [name.removeprefix("core-") for name in TEXTS])
     return whole
 
 

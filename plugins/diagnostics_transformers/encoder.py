@@ -24,7 +24,7 @@ from diagnostics.plugin import (
     TorchEncoder,
     describe,
     first_tensor,
-    moved_most,
+    largest_move,
     order_of_axes,
     part_of,
     tokens_at,
@@ -160,7 +160,7 @@ def check_places(passes: Passes, tap: Tap) -> None:
     for share in SHARES:
         changed, start, stop = _changed(passes.batch, prepared, share)
         tokens = tokens_at(passes.module, tap, changed, passes.forward)
-        place = None if tokens is None else moved_most(tokens, rest, grid, ("t",))
+        place = None if tokens is None else largest_move(tokens, rest, grid, ("t",))
         if place is None:
             return
         # Frames overlap and convolutions reach further.

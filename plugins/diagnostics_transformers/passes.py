@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Call, DiagnosticsError, Discovered, Site, Tap, describe, discover, recorded, tensor_at
+from diagnostics.plugin import (
+    Call,
+    DiagnosticsError,
+    Discovered,
+    Site,
+    Tap,
+    describe,
+    discover,
+    record_calls,
+    tensor_at,
+)
 from diagnostics_transformers.audio import prepare_audio
 from diagnostics_transformers.images import is_video, prepare_images, prepare_patches, prepare_videos, takes_patches
 from diagnostics_transformers.towers import (
@@ -381,7 +391,7 @@ class Passes:
 
     def calls(self, names: Iterable[str]) -> list[Call]:
         """The calls of some modules in a pass."""
-        with torch.no_grad(), recorded(self.module, names) as calls:
+        with torch.no_grad(), record_calls(self.module, names) as calls:
             self.forward(self.module, self.batch)
         return calls
 

@@ -28,7 +28,7 @@ from diagnostics.activations.bucket import Bucket, open_place
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.parts import Launch
 from diagnostics.activations.place import Address, locate
-from diagnostics.activations.run_files import listed, result_files
+from diagnostics.activations.run_files import files_of_run, result_files
 from diagnostics.activations.store import Store
 from diagnostics.runs import extraction
 from diagnostics.runs.options import Request
@@ -131,7 +131,7 @@ def test_one_command_into_a_bucket_gives_what_it_gives_on_a_disk(probed: Path, w
     assert str(run.path) == whole and run.to_json()["report"] == f"{whole}/report.html"
     assert run.store.shared and run.store.complete
     own = {f"{below}begun" for below in ("", *(f"controls/{name}/" for name in run.store.attrs["controls"]))}
-    assert {*Bucket(Address(whole)).list()} - {*listed(Folder(probed))} - result_files(run.store.folder) == own
+    assert {*Bucket(Address(whole)).list()} - {*files_of_run(Folder(probed))} - result_files(run.store.folder) == own
     np.testing.assert_array_equal(run.features("embed"), dx.open_run(probed).features("embed"))
     assert run.disk_use[1] > 10_000
 

@@ -22,7 +22,7 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import digest, seal
 from diagnostics.activations.parts import Launch, mixture
 from diagnostics.activations.plan import in_ranges, record_of
-from diagnostics.activations.run_files import listed, remove_tokens, stores
+from diagnostics.activations.run_files import files_of_run, remove_tokens, stores
 from diagnostics.activations.shards import Journal
 from diagnostics.activations.store import Store
 from diagnostics.encoders.modules import pool
@@ -110,7 +110,7 @@ def test_runs_of_several_launches_give_what_the_plain_run_gives_to_the_last_digi
     assert measured(tmp_path / "run") == wanted
     assert shards(tmp_path / "run") == shards(path)
     assert not [file for file in (tmp_path / "run").rglob("*") if ".partial" in file.name]
-    assert set(Folder(tmp_path / "run").list()) <= listed(Folder(tmp_path / "run"))
+    assert set(Folder(tmp_path / "run").list()) <= files_of_run(Folder(tmp_path / "run"))
 
 
 def test_the_plain_command_does_what_is_missing(half: Path, plain: tuple[Path, dict[str, Any]]) -> None:
@@ -412,7 +412,7 @@ def test_what_another_command_observed_meanwhile_stays(half: Path) -> None:
     two, more = ({"embed": np.full((rows, 2), rows, dtype=float)} for rows in (4, 8))
     for arrays, samples, there in ((two, 4, two), (more, 2, two), (more, 8, more)):
         Store(half).put_observed("seen", arrays, about | {"samples": samples})
-        np.testing.assert_array_equal(Store(half).observed("seen")["embed"], there["embed"])
+        np.testing.assert_array_equal(Store(half).observation_arrays("seen")["embed"], there["embed"])
 
 
 def test_clean_and_fresh_ask_whether_a_launch_still_works(half: Path) -> None:

@@ -22,7 +22,7 @@ from diagnostics.runs import machine
 from diagnostics.runs.processes import workers
 from diagnostics.runs.processes.passes import Batch
 from diagnostics.runs.processes.workers import tasks_of
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.setup import select_measures
 from tests.runs.test_token_probes import images
 from tests.support.planted import planted_series, planted_series_encoder
 from tests.support.refusals import refusal
@@ -110,7 +110,7 @@ def test_what_is_found_at_taps_is_not_found_again(tmp_path: Path) -> None:
     store = measured(tmp_path, 1, controls=False).store
     targets, (measures, _) = (
         store.targets(),
-        chosen_measures([*MEASURES, "attentive_probe", "morans_i", "massive_activations"]),
+        select_measures([*MEASURES, "attentive_probe", "morans_i", "massive_activations"]),
     )
     tasks = tasks_of(measures, store, targets)
     ready = dict(found for task in tasks for found in task.find(store, targets))

@@ -98,7 +98,7 @@ def test_scores_do_not_depend_on_the_batch(
     names = [path.name for path in (tmp_path / "16" / "observed").iterdir() if path.is_dir()]
     assert len(names) == 15  # five blocks of one mask and of two targets
     for name in names:
-        one, other = (each.store.observed(name) for each in runs)
+        one, other = (each.store.observation_arrays(name) for each in runs)
         for tap in one:
             np.testing.assert_allclose(one[tap], other[tap], rtol=1e-9, atol=1e-9)
 
@@ -583,13 +583,13 @@ def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
 def test_samples_whose_tokens_are_stored_are_not_passed_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes, prepared = list[int](), stream.prepared_batches
+    sizes, prepared = list[int](), stream.prepare_batches
 
     def counted(encoder: Any, dataset: Any, batches: Any, workers: int) -> Any:
         sizes.extend(map(len, batches))
         return prepared(encoder, dataset, batches, workers)
 
-    monkeypatch.setattr(stream, "prepared_batches", counted)
+    monkeypatch.setattr(stream, "prepare_batches", counted)
     each = sum(tap.tokens * tap.features for tap in tiny_image_encoder().taps) * 4
     again = measure(tmp_path, measures=[*MEASURES, "self_similarity"], token_budget=f"{20 * each}B")
     kept = again.store.token_samples

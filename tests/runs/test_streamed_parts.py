@@ -14,7 +14,7 @@ import diagnostics as dx
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import STREAMED
 from diagnostics.activations.parts import Launch, Left
-from diagnostics.activations.run_files import listed
+from diagnostics.activations.run_files import files_of_run
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.probes.average_precision import Matches, pack_matches, unpack_matches
@@ -121,7 +121,7 @@ def test_sums_are_those_of_one_process_where_their_order_decides_digits(
     names = sorted(path.name for path in (tmp_path / "plain" / "observed").iterdir() if path.is_dir())
     assert len(names) == 10
     for name in names:
-        one, other = (run.observed(name) for run in runs)
+        one, other = (run.observation_arrays(name) for run in runs)
         for tap in one:
             np.testing.assert_array_equal(one[tap], other[tap])
 
@@ -211,7 +211,7 @@ def test_with_little_memory_ranges_are_summed_block_by_block_to_the_same_digits(
 def test_what_launches_left_is_compared_checked_and_listed(begun: Path) -> None:
     store, folder = Store(begun), Folder(begun)
     names = {name for name in folder.list() if name.startswith(STREAMED)}
-    assert names and names <= listed(folder)
+    assert names and names <= files_of_run(folder)
     left = Left(store, "1")
     left.put("some", {"values": np.arange(3)})
     left.put("some", {"values": np.arange(3)})

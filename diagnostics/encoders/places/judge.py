@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diagnostics.encoders.taps import Tap, spelled
+from diagnostics.encoders.taps import Tap, spell_grid
 
 # Shares of the places that were changed.
 MOST = 0.6
@@ -333,7 +333,7 @@ class Placement:
     def __str__(self) -> str:
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
         text = (
-            f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} "
+            f"tap {self.tap}, {spell_grid(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} "
             f"changed their own token most"
         )
         if self.near:
@@ -527,7 +527,7 @@ def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> l
     return pairs if len(others) >= FEWEST and others.mean() >= NEARLY else []
 
 
-def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
+def exchange_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
     """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where
     none are seen.
 

@@ -14,9 +14,9 @@ from diagnostics.encoders.hooks import (
     Forward,
     as_tokens,
     floating_in,
-    moved_most,
+    largest_move,
     part_of,
-    replaced,
+    replace_tensor,
     tensor_at,
     tensors_in,
     tokens_at,
@@ -59,7 +59,7 @@ def axis_order(
         changed = tokens(_changed(batch, *given, cell, grid.shape))
         if changed is None or changed.shape != rest.shape:
             return None
-        token = moved_most(changed, rest, grid, grid.axes)
+        token = largest_move(changed, rest, grid, grid.axes)
         moved.append(-1 if token is None else token)
     if max(moved) < 0:
         return None
@@ -115,7 +115,7 @@ def _changed(batch: Any, given: Tensor, axes: Sequence[int], cell: Sequence[int]
         spans[axis] = start, max(start + 1, stop)
     changed = given.clone()
     part_of(changed, spans).add_(CHANGE)
-    return replaced(batch, given, changed)
+    return replace_tensor(batch, given, changed)
 
 
 # They change no activations while a model is evaluated.
@@ -316,7 +316,7 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
     """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of
     them.
     """
-    moved = first_input.moved_by_end(extents) if tap.grid.axes == ("t",) else None
+    moved = first_input.movement_by_end(extents) if tap.grid.axes == ("t",) else None
     if moved is None or tap.site is None:
         return
     places = (

@@ -44,7 +44,7 @@ _ALIGNED: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
 R2_OF_TOKENS = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 
 
-def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
+def mask_of_known(kind: Kind, values: np.ndarray) -> np.ndarray:
     """The places where a dense target of a kind is known, bool like its values."""
     return np.asarray(values >= 0 if kind == "token_label" else np.isfinite(values))
 
@@ -80,7 +80,7 @@ class DenseRows:
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
-        known = known_places(target.kind, values)
+        known = mask_of_known(target.kind, values)
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
@@ -213,7 +213,7 @@ class DenseProbe(Probe):
         """Loss and reference [token, part] of guesses [token]."""
 
     @abstractmethod
-    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
         """Attributes of a result, `functional` among them, from the readouts of taps by name."""
 
     def says(self, readout: Any, x: np.ndarray) -> np.ndarray:
@@ -273,8 +273,8 @@ class DenseProbe(Probe):
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
             if tap.name in dense.reads:
-                readouts[tap.name], losses[tap.name], numbers[tap.name] = self.known_at(activations, target, tap, seed)
-        return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
+                readouts[tap.name], losses[tap.name], numbers[tap.name] = self.find_at(activations, target, tap, seed)
+        return _result(dense, losses, numbers, self.attributes(dense, readouts), seed)
 
 
 def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tokens: str = "streamed") -> xr.Dataset:
@@ -293,7 +293,7 @@ def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tok
         test = [of for some, of in parts if some[0] in rows.test]
         joined = {name: np.concatenate([of[name] for of in test]).astype(np.float64) for name in test[0]}
         numbers[tap] = {**chosen[tap], **sums.beside(joined)}
-    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": tokens}, seed)
+    return _result(dense, losses, numbers, sums.attributes(dense) | {"tokens": tokens}, seed)
 
 
 def _result(
@@ -359,7 +359,7 @@ class TokenRidge(DenseProbe):
         prediction[dense.mask(rows)] = test.guess
         return {name: of.mean() for name, of in _depth_numbers(dense, prediction[rows], rows).items()}
 
-    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
         return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
 
     def sums(self, target: StoredTarget) -> Values:
@@ -468,7 +468,7 @@ class Sums(ABC):
         return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
     @abstractmethod
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         """Attributes of a result, `functional` among them."""
 
     def beside(self, test: Judged) -> dict[str, Any]:
@@ -498,7 +498,7 @@ class Values(Sums):
         }
         return judged | (_depth_numbers(dense, guess, rows) if rows[0] in dense.rows.test else {})
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
 
     def beside(self, test: Judged) -> dict[str, Any]:

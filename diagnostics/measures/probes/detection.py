@@ -31,9 +31,9 @@ from diagnostics.measures.probes.average_precision import (
     Curves,
     Found,
     Matches,
-    drawn_precision,
     match,
     pack_matches,
+    precision_draws,
     require_pycocotools,
     summary,
     unpack_matches,
@@ -105,7 +105,7 @@ class BoxRows(DenseRows):
         """One more than the last class."""
         return 1 + int(np.nanmax(self.truth[:, :, CLASS]))
 
-    def stated(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         """How many boxes there are, and which are not fitted or not read."""
         boxes, counts = self.truth[: len(self.values), 1:], self.truth[: len(self.values), 1:, ASIDE] == 0
         fitted = np.unique(self.values[self.rows.fit])
@@ -248,13 +248,13 @@ class Boxes(Sums):
         matches = np.concatenate([each["matches"] for each in judged]).tolist()
         return Curves(matches).mean(np.ones(len(matches)))
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         assert isinstance(dense, BoxRows)
         return {
             FUNCTIONAL: "mean over classes and over intersections over union of .5 to .95 of COCO's average precision, on "
             "what the encoder's grid covers of the images; linear discriminant for classes and ridge for sides on tokens",
             "penalties": list(PENALTIES),
-            **dense.stated(),
+            **dense.attributes(),
         }
 
 
@@ -318,9 +318,7 @@ class DetectionProbe(Probe):
         more = {} if found is None else {"tokens": "streamed"}
         if found is None:
             each = {
-                tap: self.known_at(activations, target, tap, seed)
-                for tap in activations.taps
-                if tap.name in dense.reads
+                tap: self.find_at(activations, target, tap, seed) for tap in activations.taps if tap.name in dense.reads
             }
             found = {tap.name: of[0] for tap, of in each.items()}, {tap.name: of[1] for tap, of in each.items()}
         return _result(dense, sums, found, seed, more)
@@ -444,7 +442,7 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
     variables: dict[str, Any] = dict(numbers)
     units = {"unit": rows.units, "fit_unit" if whole else "val_unit": rows.fit_units if whole else rows.val_units}
     for name, some in places.items():
-        variables[name] = (("tap", "draw"), drawn_precision(curves[name], groups[some]))
+        variables[name] = (("tap", "draw"), precision_draws(curves[name], groups[some]))
     by_split: dict[str, np.ndarray] = {"train": rows.train, "val": rows.val, "test": rows.test}
     dense_attrs = dense.attrs()
     attrs = {
@@ -456,7 +454,7 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
         LEAST: 0.0,
         CHOSEN_ON: "fit" if whole else "val",
         REASON: store_reasons(dense_attrs["reasons"]),
-        **sums.stated(dense),
+        **sums.attributes(dense),
         **more,
     }
     return over_taps(

@@ -222,7 +222,7 @@ class Phrases(Sums):
     def beside(self, test: Judged) -> dict[str, Any]:
         return {name: test[name].sum() / test["reference"].sum() for name in ("pointing", *CONTROLS)}
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         assert isinstance(dense, PhraseRows)
         read = [dense.phrases(row) for row in dense.rows.test]
         fitted = {int(number) for row in dense.rows.fit for number in dense.phrases(row)[:, CLASS]}
@@ -292,7 +292,7 @@ class GroundingProbe(Probe):
             raise found
         if found is None:
             read = [tap for tap in activations.taps if tap.name in dense.reads]
-            each = {tap.name: self.known_at(activations, target, tap, seed) for tap in read}
+            each = {tap.name: self.find_at(activations, target, tap, seed) for tap in read}
             chosen, judged = ({name: of[k] for name, of in each.items()} for k in (0, 1))
             found, tokens = (chosen, judged), "stored"
         return result_of_sums(dense, sums, found, seed, tokens)

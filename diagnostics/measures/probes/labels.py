@@ -134,9 +134,9 @@ class LabelEfficiency(ClassOrValueProbe):
                 lost.append(sum_by_unit(task.lost(guess[j], task.rows.test), task.rows))
                 choosing.append(out[j])
             if isinstance(readouts, Classifiers) and len(then):
-                nats = readouts.fits.judged(x[:, then], whole.codes[then])[1][:, 0].sum(dim=1)
+                nats = readouts.fits.judge(x[:, then], whole.codes[then])[1][:, 0].sum(dim=1)
                 bits += (nats / math.log(2)).tolist()
-        around = sum_by_unit(task.around(task.rows.fit, task.rows.test), task.rows)
+        around = sum_by_unit(task.reference_of(task.rows.fit, task.rows.test), task.rows)
         test = _losses(np.stack(lost), around, whole.label)
         fit_units = len(set(activations.groups[labelled]))
         return Part(test, self._chosen(activations, task, np.stack(choosing)), np.array(bits), fit_units)
@@ -146,7 +146,7 @@ class LabelEfficiency(ClassOrValueProbe):
         if task.whole:
             around = np.ones(lost.shape[1:]) if task.label else task.ridge.reference
         else:
-            around = task.around(task.rows.train, task.rows.val)
+            around = task.reference_of(task.rows.train, task.rows.val)
         depth = np.array([tap.depth for tap in activations.taps])
         losses = _losses(lost, around, task.label)
         choice = choose_tap(losses, names.index(activations.output_tap), depth, task.seed)
@@ -169,7 +169,7 @@ class LabelEfficiency(ClassOrValueProbe):
             curve.append(score)
             low.append(ends[0])
             high.append(ends[1])
-            drawn.append(score + math.sqrt(1 + units / fit_units) * (mean.resampled(seed) - score))
+            drawn.append(score + math.sqrt(1 + units / fit_units) * (mean.resample(seed) - score))
         area = np.mean(curve, axis=0)
         ends = interval(area, np.mean(drawn, axis=0), units)
         variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}

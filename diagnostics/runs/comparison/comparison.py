@@ -35,9 +35,9 @@ from diagnostics.runs.comparison.estimates import (
     Estimate,
     ProbeLosses,
     by_depth,
+    common_depths,
     estimate_sum,
     near,
-    shared_depths,
 )
 from diagnostics.runs.comparison.findings import (
     Findings,
@@ -199,7 +199,7 @@ def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dat
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et
     al. 2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
     """
-    depths = shared_depths([_depths(member, name) for name in names for member in members])
+    depths = common_depths([_depths(member, name) for name in names for member in members])
     cells = [[_cell(member, name, depths, seed) for name in names] for member in members]
     variables = {
         key: np.array([[cell[key] for cell in row] for row in cells], dtype=object if key in TAPS else np.float64)
@@ -417,8 +417,8 @@ class Comparison(Findings):
             "groups": [
                 _pick(score, GROUP_SCORE)
                 | {
-                    "chosen_taps": [tap for tap, _ in score.chosen_taps],
-                    "chosen_depths": [depth for _, depth in score.chosen_taps],
+                    "select_taps": [tap for tap, _ in score.select_taps],
+                    "chosen_depths": [depth for _, depth in score.select_taps],
                 }
                 for score in self.group_scores
             ],

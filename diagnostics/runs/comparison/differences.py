@@ -18,14 +18,14 @@ from diagnostics.runs.comparison.estimates import (
     ProbeLosses,
     Term,
     by_depth,
+    common_depths,
     estimate,
     estimate_sum,
-    flipped,
     holm,
     near,
     part_score,
     part_weights,
-    shared_depths,
+    sign_flip_p,
 )
 
 Quantity = Literal["chosen tap", "output", "hidden gap"]
@@ -146,7 +146,7 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
     fitted: list[int] = []
     for profile, groups in by_profile.items():
         runs = [run for group in groups.values() for run in group]
-        depths = shared_depths([run.depths for run in runs])
+        depths = common_depths([run.depths for run in runs])
         depths = depths[depths <= 1.0]
         reference = runs[0].common_reference
         others = [run.common_reference for run in runs]
@@ -166,7 +166,7 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
             fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
             curves.append(CurveDifference(profile, *pair, depths, each.sum(axis=1), nothing))
-    return [replace(curve, p=p) for curve, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
+    return [replace(curve, p=p) for curve, p in zip(curves, sign_flip_p(by_unit, units, fitted, seed), strict=True)]
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """One group in one profile, the mean over its seeds. `chosen_taps`: the tap to use and its depth, by seed.
+    """One group in one profile, the mean over its seeds. `select_taps`: the tap to use and its depth, by seed.
 
     head_drop: the trunk's last tap minus the head's last (the Guillotine curve; Bordes et al. 2023, 2206.13378); None
     where there is no head.
@@ -187,7 +187,7 @@ class GroupScore:
 
     profile: str
     group: str
-    chosen_taps: tuple[tuple[str, float], ...]
+    select_taps: tuple[tuple[str, float], ...]
     chosen: Estimate
     output: Estimate
     hidden_gap: Estimate
@@ -196,8 +196,8 @@ class GroupScore:
     @property
     def chosen_tap_text(self) -> str:
         """The tap chosen, with its depth; of several seeds the most frequent one and how many of them chose it."""
-        (tap, depth), count = Counter(self.chosen_taps).most_common(1)[0]
-        of = f" {count}/{len(self.chosen_taps)}" if len(self.chosen_taps) > 1 else ""
+        (tap, depth), count = Counter(self.select_taps).most_common(1)[0]
+        of = f" {count}/{len(self.select_taps)}" if len(self.select_taps) > 1 else ""
         return f"{tap} ({depth:.2f}){of}"
 
 
@@ -303,7 +303,7 @@ class Shares:
         return None if self.cut is None else "kept" if self.recovered is None else "recovered"
 
     @property
-    def lifted(self) -> bool:
+    def is_lifted(self) -> bool:
         """True if the output is shown to hold more than the control's."""
         return self.over_control is not None and self.over_control.low > 0
 

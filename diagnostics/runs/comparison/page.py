@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from diagnostics.errors import enumerated
-from diagnostics.report.numbers import format_interval, format_number, unbroken
+from diagnostics.errors import join_names
+from diagnostics.report.numbers import format_interval, format_number, nowrap
 from diagnostics.report.page import (
     Cell,
     Column,
@@ -20,8 +20,8 @@ from diagnostics.report.page import (
     Sentence,
     Table,
     Tone,
-    filled,
     left_out_section,
+    nonempty,
 )
 from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference, Shares
 from diagnostics.runs.comparison.findings import (
@@ -115,7 +115,7 @@ def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
             for what in ("lost", "gained", "cannot tell")
         }
         parts = [
-            f"{what}{' for' * (what == 'cannot tell')} {enumerated(names)}" for what, names in named.items() if names
+            f"{what}{' for' * (what == 'cannot tell')} {join_names(names)}" for what, names in named.items() if names
         ]
         lines += [f"{rows[0].first} minus {rows[0].second} at {at}: {'; '.join(parts)}"] if parts else []
     return lines
@@ -136,7 +136,7 @@ def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
     members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
     few = [member.profiles[name].few for member, name in members]
-    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skewed)]
+    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skew)]
     return list(dict.fromkeys([*filter(None, few), *skewed]))
 
 
@@ -165,8 +165,8 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
             if missed:
                 poor.append(group if len(known) == 1 else f"{group} ({missed} of {len(known)} seeds)")
         if poor:
-            targets.setdefault(enumerated(poor), []).append(target_name(findings, profile))
-    return [f"not shown to beat fresh weights: {who}, in {enumerated(names)}" for who, names in targets.items()]
+            targets.setdefault(join_names(poor), []).append(target_name(findings, profile))
+    return [f"not shown to beat fresh weights: {who}, in {join_names(names)}" for who, names in targets.items()]
 
 
 def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
@@ -192,8 +192,8 @@ def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
         held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]
-        lifted = [target_name(findings, row.profile) for row in held if row.lifted]
-        rest = [target_name(findings, row.profile) for row in held if not row.lifted]
+        lifted = [target_name(findings, row.profile) for row in held if row.is_lifted]
+        rest = [target_name(findings, row.profile) for row in held if not row.is_lifted]
         parts = (
             [f"lifted by the tap, beyond its control, each by its own interval: {', '.join(lifted)}"] if lifted else []
         )
@@ -275,7 +275,7 @@ def comparison_page(findings: Findings) -> Page:
             # What an alignment is made for comes before all that was compared.
             *(Sentence(f"{line}.", "strong") for line in describe_lifts(findings, brief)),
             *(outcomes if any(difference.survives for difference in findings.differences) else ()),
-            *filled(Sentence(describe_verdict(findings), "strong")),
+            *nonempty(Sentence(describe_verdict(findings), "strong")),
             Sentence(describe_runs(findings), only="brief"),
             Sentence(
                 f"{describe_runs(findings)}. The tap of each run was chosen without test, every score is read on test. "
@@ -285,7 +285,7 @@ def comparison_page(findings: Findings) -> Page:
             ),
             *beware,
         ),
-        sections=filled(
+        sections=nonempty(
             _tasks(findings),
             _group_scores(findings, brief),
             _alignments(findings, brief),
@@ -293,11 +293,11 @@ def comparison_page(findings: Findings) -> Page:
             Section(
                 "",
                 "",
-                filled(
+                nonempty(
                     _notes(map(describe_similarity, findings.tap_similarities), only="brief"), _more(findings, brief)
                 ),
             ),
-            Section("Runs", "runs", filled(_runs(findings))),
+            Section("Runs", "runs", nonempty(_runs(findings))),
             left_out_section(findings.left_out),
             *_families(findings),
             _tap_maps(findings),
@@ -332,7 +332,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
         Row(
             (
                 target_name(findings, row.profile),
-                unbroken(row.group),
+                nowrap(row.group),
                 row.chosen_tap_text,
                 Number(row.chosen.interval),
                 Number(row.output.interval),
@@ -347,7 +347,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "What each holds, and what its output hides",
         "holds",
-        filled(
+        nonempty(
             Sentence(
                 f"Taps chosen without test, scores read on test; 95 % intervals over test units{seeds}", only="brief"
             ),
@@ -395,7 +395,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "What an alignment gained, and what it cost",
         "alignments",
-        filled(
+        nonempty(
             Sentence("Alignments relative to their base encoder (1: all of it)", only="brief", apart=True),
             *shares_figures(findings, brief),
             Table(columns, tuple(rows), grouped=True),
@@ -421,7 +421,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
 def _over_control(row: Shares) -> Cell:
     if row.over_control is None:
         return "-"
-    return Number(row.over_control, signed=True, mark=" lifted" if row.lifted else "")
+    return Number(row.over_control, signed=True, mark=" lifted" if row.is_lifted else "")
 
 
 def _differences(findings: Findings, brief: Sequence[str]) -> Section:
@@ -442,7 +442,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
         Row(
             (
                 target_name(findings, pair[0]),
-                f"{unbroken(pair[1])} - {unbroken(pair[2])}",
+                f"{nowrap(pair[1])} - {nowrap(pair[2])}",
                 *(
                     Number(row.estimate.interval, signed=True, mark=row.outcome if row.survives else "")
                     for row in differences
@@ -460,7 +460,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "Paired differences",
         "differences",
-        filled(
+        nonempty(
             Sentence(
                 f"Paired differences, after minus before; {survivors}. Along the trunk: where the curves of these "
                 f"encoders differ most, if the difference is significant",
@@ -511,7 +511,7 @@ def _tasks(findings: Findings) -> Section:
     """All tasks over depth, of the first run of each label."""
     names = [name for name in _anchors(findings) if findings.members[0].profiles[name].is_probe]
     first = {group: [members[0].profiles[name] for name in names] for group, members in findings.groups.items()}
-    return Section("All tasks over depth", "tasks", filled(tasks_figure(first)))
+    return Section("All tasks over depth", "tasks", nonempty(tasks_figure(first)))
 
 
 def _families(findings: Findings) -> list[Section]:
@@ -529,4 +529,4 @@ def _tap_maps(findings: Findings) -> Section:
         for i, (names, data) in enumerate(figures.items())
     ]
     notes = _notes(map(describe_similarity, findings.tap_similarities), only="full")
-    return Section("Where taps correspond", "similarity", filled(notes), tuple(maps))
+    return Section("Where taps correspond", "similarity", nonempty(notes), tuple(maps))

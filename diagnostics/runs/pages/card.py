@@ -33,7 +33,7 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
-    filled,
+    nonempty,
 )
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.pages.answer import answer, legend, score_map
@@ -99,7 +99,7 @@ def card_page(run: RunData) -> Page:
     n, units = run.n, max(p.units["test"] for p, _ in read)
     return Page(
         title="Which layer to use",
-        lead=filled(
+        lead=nonempty(
             Sentence(
                 f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit "
                 f"probes and to choose with, {n['test']} to "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics.activations.place import Location
-from diagnostics.errors import DiagnosticsError, enumerated
+from diagnostics.errors import DiagnosticsError, join_names
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.html import write_page
@@ -28,7 +28,7 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
-    filled,
+    nonempty,
 )
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, in_words
@@ -104,7 +104,7 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
         f"{_count(data, 'dataset')}",
         lead=(
             Sentence(
-                f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"
+                f"Hidden gaps of the {len(verdicts)} targets that the runs read: {join_names(counts)}.", "verdict"
             ),
             Sentence(
                 f"{MARKS}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The "
@@ -114,15 +114,15 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
                 f"its run, where there is one."
             ),
         ),
-        sections=filled(
-            Section("All targets", "all", filled(_all_rows(found, reports), _controls(found, reports))),
+        sections=nonempty(
+            Section("All targets", "all", nonempty(_all_rows(found, reports), _controls(found, reports))),
             Section(
                 "Encoders by targets",
                 "matrices",
                 sections=tuple(_matrix(each, i, found, reports) for i, each in enumerate(data)),
             ),
             Section(
-                "Left out", "skipped", filled(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))
+                "Left out", "skipped", nonempty(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))
             ),
         ),
         provenance=(("runs", ", ".join(map(str, runs))),),
@@ -144,7 +144,7 @@ def explore(runs: Sequence[Location], left_out: Mapping[str, str], path: Locatio
     found = [each for of_run in read.values() for each in of_run]
     if not found:
         raise DiagnosticsError(
-            f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, "
+            f"No probe read a target in {join_names(nothing)}, so there is nothing to show: run on data with targets, "
             f"and with a probe among the measures.",
             code="no-target",
         )

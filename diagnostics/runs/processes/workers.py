@@ -33,9 +33,9 @@ from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
-from diagnostics.registry import offered
-from diagnostics.runs.machine import free_bytes, usable_cores, used_bytes
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.registry import plugin_entries
+from diagnostics.runs.machine import free_bytes, resident_bytes, usable_cores
+from diagnostics.runs.setup import select_measures
 from diagnostics.runs.streaming.block_sums import Read
 from diagnostics.runs.streaming.stream import solve_at
 
@@ -58,7 +58,7 @@ WORTH = 10.0
 
 def default_jobs(most: int) -> int:
     """As many processes as there are cores and memory for, each of which builds what this one has built."""
-    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / max(PROCESS_BYTES, used_bytes())))))
+    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / max(PROCESS_BYTES, resident_bytes())))))
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class Solving(Task):
 
 @functools.cache
 def _measure(name: str) -> Measure:
-    return chosen_measures([name])[0][0]
+    return select_measures([name])[0][0]
 
 
 def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Mapping[str, StoredTarget]) -> list[Task]:
     """The tasks of measures that other processes can make by name; whole ones first, since they take longest."""
-    named = offered("measure")
+    named = plugin_entries("measure")
     parts, whole = list[Pair](), list[Pair]()
     for measure in measures:
         if measure.name not in named:

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.errors import enumerated
+from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
 from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval
-from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
+from diagnostics.measures.statistics import OUTLYING, Interval, heaviest_units
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_needed
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
+from diagnostics.report.numbers import (
+    SIGNIFICANT,
+    format_interval,
+    format_number,
+    is_plain,
+    nowrap,
+    number,
+    numbers,
+)
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
 from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
 from diagnostics.runs.results.redraws import NO_REDRAWS, Redraws, redraws_of
@@ -119,8 +127,8 @@ class Profile:
     @property
     def label(self) -> str:
         """The target and what was scored; also by which probe, where that is not the linear one."""
-        probe = "" if self.readout == "linear" or not self.target else f"{unbroken(self.measure)} "
-        return f"{unbroken(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
+        probe = "" if self.readout == "linear" or not self.target else f"{nowrap(self.measure)} "
+        return f"{nowrap(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
 
     @cached_property
     def lines(self) -> dict[str, np.ndarray]:
@@ -255,7 +263,7 @@ class Profile:
         return f"only {' and '.join(few)}: they cannot tell" if few and self.is_probe else ""
 
     @property
-    def skewed(self) -> str:
+    def skew(self) -> str:
         """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing
         where many do.
 
@@ -269,7 +277,7 @@ class Profile:
         at = self.taps.index(str(self.chosen_tap))
         amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
         name, (few, share) = max(
-            ((name, carried_by_few(amount)) for name, amount in amounts.items()),
+            ((name, heaviest_units(amount)) for name, amount in amounts.items()),
             key=lambda item: np.nan_to_num(item[1][1]),
         )
         if math.isnan(share):
@@ -302,7 +310,7 @@ class Profile:
     @property
     def cautions(self) -> list[str]:
         """Why a value or its interval is not to be believed, each in words."""
-        return [caution for caution in (self.few, self.skewed, self.sparse) if caution]
+        return [caution for caution in (self.few, self.skew, self.sparse) if caution]
 
     def over(self, control: str) -> Interval | None:
         """By how much the chosen tap beats a control's chosen tap on test, paired over units.
@@ -465,9 +473,9 @@ class Profile:
         if self.over("shuffled_labels") is None and self._chance == -math.inf:
             remarks.append("chance not tested without the shuffled labels")
         if self.rivals:
-            remarks.append(f"not shown to beat {enumerated(self.rivals)}")
+            remarks.append(f"not shown to beat {join_names(self.rivals)}")
         elif self.near:
-            remarks.append(f"within {1 - NEAR:.0%} of {enumerated(self.near)}")
+            remarks.append(f"within {1 - NEAR:.0%} of {join_names(self.near)}")
         return remarks
 
     @property
@@ -580,7 +588,7 @@ class Profile:
 
     def __str__(self) -> str:
         """The profile on a line: the best tap against the output, or the output alone."""
-        score = unbroken(self.data.attrs.get("score_name", self.measure))
+        score = nowrap(self.data.attrs.get("score_name", self.measure))
         output = f"output {self.output_tap} {format_interval(self.output, SIGNIFICANT)}"
         if self.score is None:
             return f"{self.name} at {len(self.taps)} taps: {output}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from diagnostics.errors import enumerated
+from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
@@ -89,7 +89,7 @@ class Recommendation:
             text += f", output {format_interval(self.output)}"
         also = ""
         if self.also:
-            others = enumerated(self.also) if len(self.also) <= MOST_NAMED else f"{len(self.also)} other taps"
+            others = join_names(self.also) if len(self.also) <= MOST_NAMED else f"{len(self.also)} other taps"
             also = f"; {others} not shown to be worse"
         sure = "" if self.reading.startswith(self.confidence) else f"{self.confidence}: "
         return f"{text}; {sure}{self.reading}{also}."

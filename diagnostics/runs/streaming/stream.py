@@ -23,13 +23,13 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import batches_of
 from diagnostics.activations.parts import Left, Share
 from diagnostics.activations.plan import Plan, ranges_of
-from diagnostics.activations.prepare import prepared_batches
+from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import damaged, explaining
+from diagnostics.errors import damage_error, explaining
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, RidgePath, choose
@@ -195,7 +195,7 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
         blocks = [store.observation(name(dense, block)) for block in range(FOLDS)]
         # A kill while another version writes them anew leaves some of each, and one that is not there.
         if None in blocks or len({stored.state["version"] for stored in blocks if stored}) > 1:
-            raise damaged(store.path, f"observed/{name(dense, 0)}")
+            raise damage_error(store.path, f"observed/{name(dense, 0)}")
     sums: Sums = probe.sums(target)
     solved = sums.solve(dense, without(moments_of(store, dense, sums, tap, {}), None), choice["penalty"])
     for name, values in sums.variants.items():
@@ -252,7 +252,7 @@ class _Passes:
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
         passed = [positions for positions in batches if not self._is_stored(positions)]
-        with contextlib.closing(prepared_batches(encoder, self.dataset, passed, self.workers)) as prepared:
+        with contextlib.closing(prepare_batches(encoder, self.dataset, passed, self.workers)) as prepared:
             for positions in batches:
                 if self._is_stored(positions):
                     for tap in taps:
@@ -365,7 +365,7 @@ class _Passes:
         batches = [batch for at in ranges for batch in self._batches(self._rows(phase, at))]
         self.each(batches, reads, f"reading {phase}", visit)
 
-    def _judged(self, read: Read, phase: str, at: int) -> str:
+    def _left_name(self, read: Read, phase: str, at: int) -> str:
         """The name of what is left of a read."""
         return f"{phase}-{read.dense.measure}-{read.dense.digest}-{self.store.choose_on}-{at}"
 
@@ -373,20 +373,20 @@ class _Passes:
         """The ranges, of some, of which not everything is judged."""
         reads = [read for read in self.reads if read.first is None]
         every = [(read, phase) for read in reads for phase in PHASES]
-        return [at for at in ranges if not all(self.left.has(self._judged(*each, at)) for each in every)]
+        return [at for at in ranges if not all(self.left.has(self._left_name(*each, at)) for each in every)]
 
     def judge_ranges(self, reads: Sequence[Read], ranges: Iterable[int]) -> None:
         """Leaves what is judged of some ranges, by all variants of the readouts."""
         for at in ranges:
             for phase in PHASES:
-                if some := [read for read in reads if not self.left.has(self._judged(read, phase, at))]:
+                if some := [read for read in reads if not self.left.has(self._left_name(read, phase, at))]:
                     self.judge(some, phase, [at])
                 for read in some:
-                    self.left.put(self._judged(read, phase, at), read.pack())
+                    self.left.put(self._left_name(read, phase, at), read.pack())
                     read.judged.clear()
 
     def take(self, reads: Sequence[Read], phase: str) -> None:
         """Takes in what is judged of all ranges, as one process has it."""
         for read in reads:
             for at in range(self.ranges):
-                read.take(self.left.get(self._judged(read, phase, at)))
+                read.take(self.left.get(self._left_name(read, phase, at)))

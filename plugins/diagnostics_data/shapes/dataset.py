@@ -10,11 +10,11 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Question,
     Target,
+    name_error,
     pad_boxes,
     pad_matches,
     pad_phrases,
     split_groups,
-    unknown,
 )
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render, render_views
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
@@ -357,7 +357,7 @@ def _targets(
 
 def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, views: int) -> None:
     if split not in SPLITS_BY:
-        raise unknown("split", split, SPLITS_BY)
+        raise name_error("split", split, SPLITS_BY)
     for name, value, least, most in (
         ("n", n, 10, 1_000_000),
         ("size", size, 32, 512),
