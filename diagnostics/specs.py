@@ -245,7 +245,7 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> T
 
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
-    """What the name in a saved file builds, with whatever weights."""
+    """Builds the name in a saved file, with whatever weights."""
     from diagnostics.encoders.saved.files import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 

@@ -153,7 +153,7 @@ class Observation(ABC):
         return True
 
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
-        """What a batch is made of, of a sample: by default what the encoder prepares of it."""
+        """Reads the part of a sample that batches are made of: by default what the encoder prepares of it."""
         return encoder.preprocess(dataset[sample])
 
     @abstractmethod

@@ -233,7 +233,7 @@ def extract(
         return store.complete and (launched or not (with_tokens and store.tokens_removed))
 
     def usable(folder: Place) -> Store | None:
-        """What is there and can be gone on with; raises where it cannot."""
+        """Returns the part that is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
         if store is not None and share is not None and not store.complete:
             _join(store, share, about or {}, with_tokens)
@@ -492,7 +492,7 @@ def capture_rows(
 
 @dataclass
 class Passed:
-    """What a pass over a batch gives, as it is put where the batch was passed here; the batch itself where wanted."""
+    """Findings of a pass over a batch, as put where the batch was passed here; the batch itself where wanted."""
 
     positions: np.ndarray
     batch: Any = None

@@ -111,7 +111,7 @@ class Folder:
         return map(act, things)
 
     def has_folder(self, name: str) -> bool:
-        """Whether there is a folder of that name."""
+        """True if there is a folder of that name."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._open_handle(name):
             return True
         return False
@@ -314,7 +314,7 @@ class Folder:
 
     # pyrefly: ignore[unsupported-operation]
     def _entries(self, name: str) -> list[tuple[str, bool]]:
-        """What lies in a folder, by name, and whether it is a folder itself."""
+        """Entries of a folder: name -> whether it is a folder itself."""
         with self._open_handle(name) as folder, os.scandir(folder) as entries:
             return sorted((f"{name}/{each.name}".lstrip("/"), each.is_dir(follow_symlinks=False)) for each in entries)
 

@@ -1,4 +1,4 @@
-"""What a store says of itself: its contents and observations, in Zarr groups whose metadata holds digests of itself and
+"""Metadata of a store: its contents and observations, in Zarr groups whose metadata holds digests of itself and
 of their files.
 
 A sealed group has two attributes of this kind, so that a changed byte is detected: `files`, a digest for each file
@@ -34,7 +34,7 @@ MOST_UNSTATED = 2**32
 
 
 class DamagedError(Exception):
-    """What lies on disk is not what was written."""
+    """Raised where what lies on disk is not what was written."""
 
 
 class Sealing:
@@ -151,7 +151,7 @@ def seal(values: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """What a sealed file says; raises DamagedError where it is not what was written."""
+    """Reads a sealed file; raises DamagedError where it is not what was written."""
     try:
         values: dict[str, Any] = json.loads(data)
         written = values.pop("digest")
@@ -168,7 +168,7 @@ def _digest_of(document: Mapping[str, Any]) -> str:
 
 
 def digest(data: bytes) -> str:
-    """What a group keeps of a file of its: a digest, and its length in bytes."""
+    """Digest of a file and its length in bytes, as a group keeps them."""
     return f"{_blake(data)} {len(data)}"
 
 
@@ -271,7 +271,9 @@ _POOLINGS = {"mean", "last", "prefix"}
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What is stored of a target beside its arrays; `grids` are the keys of those that lie on a sample's own axes."""
+    """Facts of a target that are stored beside its arrays; `grids` are the keys of those that lie on a sample's own
+    axes.
+    """
 
     kind: Kind
     units: str
@@ -285,7 +287,7 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a store holds, fixed when it is created except for `complete`.
+    """Contents of a store, fixed when it is created except for `complete`.
 
     `reference_statistics` holds the mean and standard deviation of each tap on the encoder's example (stored as
     `witness`), `files` a digest of each file that was written with the store (metadata, samples and targets), by its

@@ -66,7 +66,7 @@ class SampleFacts:
 def differences(
     first: SampleFacts, second: SampleFacts, words: tuple[str, str] = ("in one", "in the other")
 ) -> Iterator[str]:
-    """What differs, the most telling first; `words` say where the first's and the second's are."""
+    """Differences of two identities, the most telling first; `words` say where the first's and the second's are."""
     ids = set(first.ids), set(second.ids)
     if missing := ids[0] ^ ids[1]:
         yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, for example {min(missing)}"
@@ -97,7 +97,7 @@ def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarr
 
 
 def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -> dict[str, str]:
-    """What the activations depend on: never device, batch size or number of workers."""
+    """Digests of all that the activations depend on: never device, batch size or number of workers."""
     return {
         **encoder.identity,
         "dataset": f"{dataset.name} {dataset.fingerprint}",
@@ -191,7 +191,7 @@ def masks_digest(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
 
 
 def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
-    """What is stored of each target that lies on a sample's own axes: name -> key -> array.
+    """Arrays to store of each target that lies on a sample's own axes: name -> key -> array.
 
     Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal
     extents by the nearest pixels of the smallest; boxes in shares of the covered part, as of `crop_boxes`.
@@ -283,7 +283,7 @@ class _SampleChangedError(DiagnosticsError):
 
 
 def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
-    """Where `SAMPLES` samples, read, prepared and passed twice, are not the same, as a sentence; "" where they are.
+    """Compares `SAMPLES` samples, read, prepared and passed twice: where they are not the same, as a sentence, or "".
 
     What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes
     the sample itself, which is put back.

@@ -1,4 +1,4 @@
-"""What a run's folder holds beside its store: results, and all files that the run lists as its own, with its report and
+"""Files of a run beside its store: results, and all files that the run lists as its own, with its report and
 its controls; a run that takes another's place; and its tokens, most of its bytes, removed to free their space.
 
     results.json                which results are the run's: the digest of an index, written last
@@ -83,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Omission:
-    """What is left out, and why: a measure, a measure of one target, of a control, or a control altogether."""
+    """A result that is left out, and why: a measure, a measure of one target, of a control, or a control altogether."""
 
     reason: str
     key: str = ""
@@ -94,13 +94,14 @@ class Omission:
 
     @property
     def label(self) -> str:
-        """What is left out, in words."""
+        """The result that is left out, in words."""
         return " of ".join(filter(None, (self.key, self.control)))
 
 
 @dataclass(frozen=True)
 class Index:
-    """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last.
+    """Index of the results by encoder and control, of what is left out, and of the calls that gave them, the latest
+    last.
 
     `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their
     file.
@@ -133,8 +134,8 @@ def index_file(store: Store) -> str:
 
 
 def read_index(store: Store) -> Index | None:
-    """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie
-    there.
+    """Reads the index of a run's results; None where there are none yet. Raises where that cannot be read, or another
+    run's lie there.
     """
     with reading(store.path):
         if store.folder.head(index_file(store)) is None:
@@ -294,7 +295,7 @@ def merge_results(
 
 
 def _is_answered(omission: Omission, measures: Collection[str], controls: Collection[str]) -> bool:
-    """Whether a call of these measures and controls has something newer to say."""
+    """True if a call of these measures and controls has something newer to say."""
     measure = omission.key.partition("/")[0]
     if omission.control:
         return omission.control in controls and (not measure or measure in measures)
@@ -311,7 +312,7 @@ def _without_unused_calls(index: Index) -> Index:
 
 
 def _encode(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
-    """What `read_results` reads: of each array its texts, or type, shape and first byte among the numbers of all."""
+    """Index for `read_results`: of each array its texts, or type, shape and first byte among the numbers of all."""
     numbers = bytearray()
 
     def variable(data: xr.Variable) -> dict[str, Any]:
@@ -381,7 +382,7 @@ def _older_results(store: Store, index: Index) -> Results:
 
 
 def group_of(owner: str) -> str:
-    """Where the results of an owner lie in a tree, with a slash at the end."""
+    """Path of an owner's results in a tree, with a slash at the end."""
     return f"{CONTROLS}/{owner}/" if owner else ""
 
 
@@ -444,7 +445,7 @@ def remove(folder: Folder) -> None:
 
 
 def beside(folder: Folder) -> Folder:
-    """Where a run or a store is made that will take the place of this one."""
+    """Folder in which a run or a store is made that will take the place of this one."""
     around, name = folder.parent()
     return around.inside(f".{name}.fresh")
 

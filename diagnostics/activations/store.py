@@ -294,7 +294,7 @@ class Store(Activations):
             raise damage_error(self.path, f"observed/{name}/{error}") from error
 
     def observation_at(self, name: str, tap: str) -> np.ndarray | None:
-        """What an observation recorded at one tap; None where it has nothing there."""
+        """The array of an observation at one tap; None where it has nothing there."""
         stored = self.observation(name)
         if stored is None or tap not in stored.taps:
             return None
@@ -304,7 +304,7 @@ class Store(Activations):
             raise damage_error(self.path, f"observed/{name}/{error}") from error
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
-        """Whether an observation of that many samples is stored, or that in this `state` of the code there is none.
+        """True if an observation of that many samples is stored, or that in this `state` of the code there is none.
 
         What was observed holds on any device and with any torch; but another observation, or version of it, may have
         recorded other numbers under that name.
@@ -317,7 +317,7 @@ class Store(Activations):
         return stored.samples >= samples and all(stored.state.get(key) == state[key] for key in ("by", "version"))
 
     def observation(self, name: str) -> Observed | None:
-        """What is known of an observation, None where nothing was recorded."""
+        """Record of an observation, None where nothing was recorded."""
         try:
             return read_observed(self.folder, self.contents.run.hex(), name)
         except DamagedError as error:
@@ -360,7 +360,7 @@ class Store(Activations):
         return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples, with_tokens=False))
 
     def todo(self, batch: int, with_tokens: bool = True, parts: Iterable[int] | None = None) -> list[Step]:
-        """What is not there yet, of some parts or all, with so many samples in a forward pass."""
+        """Steps that are not there yet, of some parts or all, with so many samples in a forward pass."""
         plan = self.plan if with_tokens else self.plan.without_tokens
         return list(plan.steps(batch, self._count_pooled, self._has_tokens, parts))
 
@@ -400,7 +400,7 @@ class Store(Activations):
         return {part for part, theirs in files.items() if theirs - there}
 
     def _has(self, layout: Layout, shard: int) -> bool:
-        """Whether a shard has its file, of the right length."""
+        """True if a shard has its file, of the right length."""
         file = self.work.head(layout.file(shard))
         return file is not None and file.st_size == layout.length
 
@@ -408,7 +408,7 @@ class Store(Activations):
         return all(self._has(layout, shard) for layout in self._arrays if layout.kind != "pooled")
 
     def _count_pooled(self, shard: int) -> int:
-        """How many of the first rows of a shard of pooled values are there, in the taps' shards or in the journal."""
+        """Number of the first rows of pooled values of a shard, in the taps' shards or in the journal."""
         rows = self.plan.rows_of(shard)
         return rows.stop - rows.start if self._has_pooled(shard) else self._journal_of(shard).rows
 
@@ -490,17 +490,17 @@ class Store(Activations):
 
     @property
     def complete(self) -> bool:
-        """Whether the extraction has finished."""
+        """True if the extraction has finished."""
         return bool(self.attrs["complete"])
 
     @property
     def shared(self) -> bool:
-        """Whether launches extract it together."""
+        """True if launches extract it together."""
         return bool(self.attrs.get(SHARED, False))
 
     @property
     def tokens_removed(self) -> bool:
-        """Whether its tokens were removed, or never written since nothing read them: see `activations.run_files`."""
+        """True if its tokens were removed, or never written since nothing read them: see `activations.run_files`."""
         return bool(self.attrs.get(TOKENS_REMOVED, False))
 
     @property
@@ -534,14 +534,14 @@ class Store(Activations):
 
 
 def is_shared(folder: Place) -> bool:
-    """Whether a folder is a run that launches extract together, as far as it can be read."""
+    """True if a folder is a run that launches extract together, as far as it can be read."""
     with suppress(DamagedError, StrangeFileError):
         return bool(read_document(folder)["attributes"].get(SHARED))
     return False
 
 
 def is_run(folder: Place) -> bool:
-    """Whether a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
+    """True if a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
     for.
     """
     with suppress(OSError, StrangeFileError):

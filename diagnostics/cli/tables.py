@@ -217,7 +217,7 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def print_parts(launch: str, stores: dict[str, Any]) -> None:
-    """What a launch left of each store, by name."""
+    """Prints the rest that a launch left of each store, by name."""
     from diagnostics.activations.plan import in_ranges
 
     print(f"Launch {launch} has done its parts.")

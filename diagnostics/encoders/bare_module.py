@@ -73,7 +73,7 @@ def declare(
 
 
 def _way(owner: str, own: Mapping[str, str], modality: str, given: Mapping[str, Any]) -> str:
-    """How the encoder is named, with what was given of it and dots for what was not."""
+    """Name of the encoder, with what was given of it and dots for what was not."""
     optional = ("variates", "mean", "std") if modality == "series" else ()
     told = {name: "..." if given[name] is None else given[name] for name in NEEDED[modality]}
     told |= {name: given[name] for name in optional if given[name] is not None}
@@ -178,7 +178,7 @@ def _wrap(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.ndarra
 
 
 def _same_size(sample: np.ndarray) -> None:
-    """Where all samples are resized there is nothing to discover anew for those of another size."""
+    """The same encoder: where all samples are resized there is nothing to discover anew for those of another size."""
 
 
 def _check_apart(encoder: TorchEncoder) -> None:

@@ -1,4 +1,4 @@
-"""What a rule that chooses taps loses: the score on test of another tap less that of its own.
+"""Loss of a rule that chooses taps: the score on test of another tap less that of its own.
 
 Two intervals say how sure a mean regret is. That over units keeps the tasks: other samples of the same. That over tasks
 and encoders asks for other tasks; its variance counts each task and each encoder as one draw, so that it also holds

@@ -355,9 +355,10 @@ class Details:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the figures of a section have in common: the lines of controls, by name and number of their style; on full
-    pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether there
-    are reference lines."""
+    """Legend that the figures of a section have in common: the lines of controls, by name and number of their style; on
+    full pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether
+    there are reference lines.
+    """
 
     controls: tuple[tuple[str, int], ...]
     band: bool = True
@@ -368,7 +369,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class MapLegend:
-    """What the marks, the colours and the signs of the picture of all targets mean; `verdicts`: those that it has."""
+    """Meaning of the marks, the colours and the signs of the picture of all targets; `verdicts`: those that it has."""
 
     verdicts: tuple[Verdict, ...]
     only: Length = "full"

@@ -152,8 +152,8 @@ class Cell:
         return Losses(loss, reference, own.counts)
 
     def shares(self, chosen: Any) -> np.ndarray:
-        """How often a rule takes each tap and each tap set, from what it returned; raises where that is neither a
-        candidate nor shares of candidates.
+        """Frequency with which a rule takes each tap and each tap set, from what it returned; raises where that is
+        neither a candidate nor shares of candidates.
         """
         by_tap = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
         names = {*(self.taps[i] for i in self.candidates), *self.sets}
@@ -265,7 +265,7 @@ class Choice:
     left_out: Mapping[str, str]
 
     def regret(self, rule: str) -> RuleRegret:
-        """What one of the rules lost."""
+        """Regret of one of the rules."""
         return next(each for each in self.rules if each.rule == rule)
 
     def __str__(self) -> str:
@@ -307,7 +307,7 @@ class Choice:
 
     @property
     def targets(self) -> int:
-        """How many targets the runs read."""
+        """Number of targets that the runs read."""
         return sum(each.targets for each in self.advice)
 
     @property

@@ -122,8 +122,8 @@ def later_cost(
 
 
 def _dense_clause(setup: Setup, passes: float) -> str:
-    """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
-    reads one.
+    """The way in which dense targets are read in so many passes beside the extraction, and why, in a clause; empty
+    where no measure reads one.
     """
     # Tokens of samples of unequal length are neither stored nor summed.
     if setup.dataset.ragged or not targets_to_stream(setup) or (setup.dense == "streamed" and not passes):

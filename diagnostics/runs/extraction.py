@@ -122,7 +122,7 @@ def extract_part(request: Request, launch: str) -> None:
 
 @contextlib.contextmanager
 def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share]:
-    """What a command does of a shared run; see `Share`."""
+    """The share of a command in a shared run; see `Share`."""
     request = setup.request
     about = {
         "device": kind_of(setup.device),
@@ -239,7 +239,7 @@ class Extraction:
     def _state(
         self, encoder: Encoder, store: Store, measures: Sequence[Measure], *, computed: bool = True
     ) -> dict[str, Any]:
-        """What there is of a store, after this launch's share of what is streamed."""
+        """State of a store, after this launch's share of what is streamed."""
         parts, missing = store.plan.parts, [] if store.complete else store.missing_parts
         state: dict[str, Any] = {"parts": parts, "missing": [part + 1 for part in missing]}
         if self.share is None or store.complete or self.setup.dense != "streamed":
@@ -266,7 +266,7 @@ class Extraction:
         }
 
     def _targets(self, store: Store, *, announced: bool) -> list[StoredTarget]:
-        """What measures may read from sums of a store; `announced`: of the encoder's."""
+        """Targets that measures may read from sums of a store; `announced`: of the encoder's."""
         setup = self.setup
         targets = {name: target for name, target in store.targets().items() if name not in setup.unprobeable}
         more = shuffle(store, targets) if announced and setup.draws else {}
@@ -322,7 +322,7 @@ class Extraction:
             )
 
     def _token_samples(self, control: str, store: Store) -> int:
-        """How many samples of a control keep tokens: those that keep the encoder's."""
+        """Number of samples of a control that keep tokens: those that keep the encoder's."""
         kept = store.plan.token_samples
         return int((self.setup.control_positions < kept).sum()) if control_of(control) in WEIGHTS else kept
 
@@ -511,4 +511,4 @@ class Extraction:
 
 
 class NoControlError(Exception):
-    """Why a control cannot be measured; the run goes on without it."""
+    """Raised where a control cannot be measured; the run goes on without it."""

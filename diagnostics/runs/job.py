@@ -475,7 +475,7 @@ class _Job(Extraction):
 
 
 def _reasons(measured: Measured, measure: str) -> str:
-    """Why a measure gives nothing, of all its targets; equal reasons once."""
+    """The reasons why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
 

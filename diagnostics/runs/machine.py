@@ -42,7 +42,7 @@ def _number(text: str, name: str) -> int:
 
 
 def _limits(name: str) -> list[str]:
-    """What the cgroups that this process is in say, the innermost first; nothing where there are none."""
+    """Limits of the cgroups that this process is in, the innermost first; nothing where there are none."""
     with contextlib.suppress(OSError):
         own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
         return [file.read_text().strip() for each in (own, *own.parents) if (file := each / name).is_file()]

@@ -89,7 +89,7 @@ DEVICES = "cpu, cuda, ... [cuda if there is a GPU]."
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `run` is asked for; see its parameters. A field without an `Option` can be given in Python alone."""
+    """Request to `run`; see its parameters. A field without an `Option` can be given in Python alone."""
 
     encoder: Annotated[str | Encoder | nn.Module, ENCODER]
     dataset: Annotated[

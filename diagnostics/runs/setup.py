@@ -1,4 +1,4 @@
-"""What a request comes to, checked before any work: encoder, dataset, taps and measures, and what it will write."""
+"""A request, resolved and checked before any work: encoder, dataset, taps and measures, and what it will write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, Control
 
 
 class Setup:
-    """What a request comes to. Raises DiagnosticsError for what cannot be.
+    """Resolves a request. Raises DiagnosticsError for what cannot be.
 
     encoder: sized for the samples of the dataset.
     out: place of the run, as it was given; `folder`: the same, a path as an absolute one without links.
@@ -300,8 +300,8 @@ def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
 
 
 def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseTokens) -> tuple[bool, bool]:
-    """Whether any of the measures reads stored tokens of a dataset, and whether a probe may, for which more samples
-    count.
+    """Tells whether any of the measures reads stored tokens of a dataset, and whether a probe may, for which more
+    samples count.
 
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.

@@ -170,7 +170,7 @@ def _file_name(entry: Mapping[str, Any]) -> str:
 
 
 def _folders(of: str) -> Iterator[str]:
-    """Where the images of a set may lie."""
+    """Folders in which the images of a set may lie."""
     yield from (of, f"images/{of}", "images", ".")
 
 

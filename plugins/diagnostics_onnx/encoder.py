@@ -271,7 +271,7 @@ def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[T
 
 
 def _batch_size(session: Any) -> int:
-    """What the file declares, 0 where it leaves it open."""
+    """Batch size that the file declares, 0 where it leaves it open."""
     size = session.get_inputs()[0].shape[0]
     return size if isinstance(size, int) else 0
 

@@ -381,7 +381,7 @@ def _valid(prepared: Prepared, batch: Any, tap: Tap) -> Tensor | None:
 def _covered(
     prepared: Prepared, taps: Sequence[Tap], output: str, shape: tuple[int, ...]
 ) -> tuple[tuple[float, float], ...]:
-    """What the output tap's tokens cover of what all of them would."""
+    """The part that the output tap's tokens cover of what all of them would."""
     covered = prepared.covers(shape)
     tap = next(tap for tap in taps if tap.name == output)
     whole = _whole(tap)
@@ -510,7 +510,7 @@ def _grid(passes: Passes, names: Sequence[str] | None) -> tuple[Grid | None, boo
 
 
 def _order_of_packed(passes: Passes, first: str, grid: Grid) -> tuple[int, ...]:
-    """Where the tokens of an image that is packed into patches lie; nothing for raster order."""
+    """Order of the tokens of an image that is packed into patches; nothing for raster order."""
 
     def tokens(changed: np.ndarray) -> Tensor:
         cell = passes.prepared.extents["y"] // len(changed)

@@ -141,7 +141,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, wanted: Wanted
 
 
 def _most(tower: nn.Module, config: Any, tokenizer: Any) -> int:
-    """How many tokens the model can place."""
+    """Number of tokens that the model can place."""
     positions = setting(
         config, "max_position_embeddings", "n_positions", "max_source_positions", "n_ctx", "max_seq_len"
     )
@@ -400,7 +400,7 @@ class Passes:
         return tensor_at(self.module, Site(layer, when="before"), batch, self.forward)
 
     def discover(self, place: str, extents: Mapping[str, int], **options: Any) -> Discovered:
-        """What discovery finds in the part of that name; raises as `diagnostics.discover`, which has these options."""
+        """Discovers the part of that name; raises as `diagnostics.discover`, which has these options."""
         part = self.module.get_submodule(place)
         return discover(
             part, self.batch, self.name, extents, forward=lambda _, batch: self.forward(self.module, batch), **options

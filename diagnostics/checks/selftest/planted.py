@@ -154,7 +154,7 @@ def target(name: str) -> dict[str, StoredTarget]:
 
 @cache
 def result(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on: ChooseOn = "fit") -> xr.Dataset:
-    """What measuring gives."""
+    """Result of measuring."""
     (data,) = measure_all([Planted()], encoder(name, errors, draw, choose_on), target(name)).results.values()
     return data
 

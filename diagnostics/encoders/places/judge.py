@@ -343,7 +343,7 @@ class Placement:
 
 
 def judge_first(tap: Tap, seen: Movements) -> Placement:
-    """Whether tokens lie as declared at the first tap with a grid, before the trunk mixes them."""
+    """Judges whether tokens lie as declared at the first tap with a grid, before the trunk mixes them."""
     prefix, shape, cells, far = tap.grid.prefix, seen.shape, seen.cells, seen.far[tap.name]
     moved = _Moved(seen.axes, shape, prefix, cells, far, far.argmax(axis=1) - prefix)
     silent, exact = far.max(axis=1) <= 0, moved.exact
@@ -408,7 +408,7 @@ def _scattered(exact: np.ndarray, near: np.ndarray, silent: np.ndarray, in_prefi
 
 
 def _as_site_order(tap: Tap, places: np.ndarray) -> tuple[int, ...]:
-    """What the tap's site needs as its `order` for that: other tokens first, then the grid's."""
+    """The `order` that the tap's site needs for that: other tokens first, then the grid's."""
     grid = [int(place) + tap.grid.prefix for place in places]
     inside = set(grid)
     order = [*(i for i in range(tap.tokens) if i not in inside), *grid]
@@ -437,7 +437,7 @@ class TapGrid:
 
 
 def judge_later(tap: Tap, seen: Movements) -> TapGrid:
-    """Whether tokens lie as declared at a later tap, where a change reaches other tokens too; see `verify_taps`."""
+    """Judges whether tokens lie as declared at a later tap, where a change reaches others too; see `verify_taps`."""
     share = 0.0
 
     def unverified(reason: str) -> TapGrid:

@@ -331,7 +331,8 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
 
 
 def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
-    """What gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands over.
+    """Module that gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands
+    over.
 
     Of a whole pass, not the trunk's `own`, only what is as wide as the last block: the rest may be a head's tokens.
     """
@@ -362,13 +363,13 @@ def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> lis
 
 
 def _after(trace: Trace) -> list[Step]:
-    """What ran after the last block, without the modules that the last block is a part of."""
+    """Modules that ran after the last block, without the modules that the last block is a part of."""
     last = trace.blocks[-1].name
     return [step for step in trace.tail if not last.startswith(f"{step.name}.")]
 
 
 def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
-    """What ran after the trunk's end."""
+    """Modules that ran after the trunk's end."""
     tail = _after(trace)
     moments = [(end.name, end.call) for end in ends]
     after = 1 + max((i for i, step in enumerate(tail) if (step.name, step.call) in moments), default=-1)

@@ -86,7 +86,7 @@ def _on_plane(tap: Tap) -> str:
 
 
 class Views(Observation):
-    """Where each tap finds the points of a target `matches` in the other view, [sample, match, (x, y)]; see
+    """Points of each tap that stand for those of a target `matches` in the other view, [sample, match, (x, y)]; see
     `find_points`.
     """
 
@@ -134,7 +134,7 @@ class Views(Observation):
 
 
 def _hits(found: np.ndarray, truth: np.ndarray, share: float) -> np.ndarray:
-    """Which points were found near enough, bool [..., match], from places [..., match, 2] in shares of the view and
+    """Mask of the points that were found near enough, bool [..., match], from places [..., match, 2] in shares of the view and
     matches [..., 1 + match, column]."""
     size = truth[..., :1, 2:4]
     away = np.linalg.norm((found - truth[..., 1:, 2:4]) * size, axis=-1)

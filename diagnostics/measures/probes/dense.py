@@ -138,7 +138,7 @@ class DenseRows:
         return units[np.searchsorted(every, rows)]
 
     def counts(self) -> dict[str, np.ndarray]:
-        """How many tokens each split has, [tap]; 0 for taps that are not read."""
+        """Number of tokens of each split, [tap]; 0 for taps that are not read."""
         read = np.array([tap.name in self.reads for tap in self.activations.taps])
         by_split = {"train": self.rows.train, "val": self.rows.val, "test": self.rows.test}
         return {f"tokens_{split}": read * int(self.known[rows].sum()) for split, rows in by_split.items()}
@@ -154,7 +154,7 @@ class DenseRows:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """What a readout says of the known tokens of test or val, the truth and the row of each, [token]; loss and
+    """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token]; loss and
     reference [unit, part].
     """
 
@@ -167,7 +167,7 @@ class TokenRead:
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and a start for the last fit."""
+    """Choice for a tap: numbers, their loss and reference on val [unit, part], and a start for the last fit."""
 
     numbers: dict[str, float]
     val: tuple[np.ndarray, np.ndarray]
@@ -200,7 +200,7 @@ class DenseProbe(Probe):
 
     @abstractmethod
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
-        """What train and val choose for a tap."""
+        """Chooses for a tap on train and val."""
 
     @abstractmethod
     def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Readout:
@@ -217,7 +217,7 @@ class DenseProbe(Probe):
         """Attributes of a result, `functional` among them, from the readouts of taps by name."""
 
     def says(self, readout: Any, x: np.ndarray) -> np.ndarray:
-        """What is judged of tokens x [token, feature], [token]."""
+        """Answer for tokens x [token, feature], [token]."""
         return readout.predict(x).reshape(len(x))
 
     def beside(self, dense: DenseRows, readout: Any, test: TokenRead) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class DenseProbe(Probe):
     def read(
         self, dense: DenseRows, tap: Tap, split: Literal["test", "val"], readouts: Sequence[Any]
     ) -> list[TokenRead]:
-        """What each readout says of a split, in one pass."""
+        """Reads a split by each readout, in one pass."""
         of = dense.rows
         rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
         sums: list[Any] = [0.0] * len(readouts)
@@ -419,7 +419,7 @@ Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[Judged
 
 
 class Sums(ABC):
-    """How a target of one kind is read from sums."""
+    """Reader of a target of one kind from sums."""
 
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
     """At most one number of the readout, by name, that the second pass chooses, with its values."""
@@ -436,7 +436,7 @@ class Sums(ABC):
 
     @abstractmethod
     def origin(self, dense: DenseRows) -> np.ndarray:
-        """What is subtracted from the columns [column] before they are summed."""
+        """Offset of the columns [column] that is subtracted before they are summed."""
 
     @abstractmethod
     def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
@@ -447,11 +447,11 @@ class Sums(ABC):
         """Of what a readout says of samples, [row, token, column]."""
 
     def pack(self, judged: Judged) -> Mapping[str, np.ndarray]:
-        """What was judged, as arrays of numbers."""
+        """Packs what was judged as arrays of numbers."""
         return judged
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Judged:
-        """What `pack` made arrays of."""
+        """Unpacks what `pack` made arrays of."""
         return arrays
 
     def second(self, dense: DenseRows) -> tuple[DenseRows, Sums] | None:

@@ -106,7 +106,7 @@ class BoxRows(DenseRows):
         return 1 + int(np.nanmax(self.truth[:, :, CLASS]))
 
     def attributes(self) -> dict[str, Any]:
-        """How many boxes there are, and which are not fitted or not read."""
+        """Numbers of boxes that there are, and of those that are not fitted or not read."""
         boxes, counts = self.truth[: len(self.values), 1:], self.truth[: len(self.values), 1:, ASIDE] == 0
         fitted = np.unique(self.values[self.rows.fit])
         tested = np.unique(boxes[self.rows.test][counts[self.rows.test]][:, CLASS]).astype(int)
@@ -132,7 +132,7 @@ def grids_of(activations: Activations, target: StoredTarget) -> tuple[dict[str, 
 
 
 def assign(boxes: np.ndarray, shape: tuple[int, ...], centre: float = CENTRE) -> tuple[np.ndarray, np.ndarray]:
-    """What each token of a grid stands for, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
+    """Assigns boxes to each token of a grid, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
 
     A token stands for the smallest of the boxes that hold its centre, and whose own centre is within `centre` cells.
     """

@@ -48,7 +48,7 @@ _SMALL = 1e-6
 
 
 def count_words(texts: Sequence[str]) -> np.ndarray:
-    """How often each word stands in each text, over the Euclidean length of that: float64 [text, word]."""
+    """Counts of each word in each text, over the Euclidean length of that: float64 [text, word]."""
     said = [re.findall(r"\w+", text.lower()) for text in texts]
     number = {word: i for i, word in enumerate(sorted({word for words in said for word in words}))}
     counts = np.zeros((len(texts), len(number)))
@@ -137,7 +137,7 @@ class PhraseRows(BoxRows):
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """What a token in the box of a phrase is to give, [class, column]: embedding, counts of words, and 1."""
+        """Values that a token in the box of a phrase is to give, [class, column]: embedding, counts of words, and 1."""
         return np.concatenate([self.texts, self.words, np.ones((len(self.texts), 1))], axis=1)
 
     @cached_property
@@ -244,7 +244,7 @@ CONTROLS = ("other_phrase", "no_phrase", "bag_of_words")
 
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Which boxes [box, 4] have an intersection over union of `LEAST_IOU` with the truth, bool [box]."""
+    """Mask of the boxes [box, 4] that have an intersection over union of `LEAST_IOU` with the truth, bool [box]."""
     low, high = np.maximum(found[:, :2], truth[:, :2]), np.minimum(found[:, 2:], truth[:, 2:])
     both = np.prod(np.maximum(high - low, 0), axis=1)
     areas = sum(np.prod(of[:, 2:] - of[:, :2], axis=1) for of in (found, truth))

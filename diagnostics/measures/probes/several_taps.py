@@ -75,7 +75,7 @@ class _Reader(LinearProbe):
 
 
 class TapSet(ClassOrValueProbe):
-    """What sets of taps read beside the tap that is used alone: its `score` is that of each tap by itself.
+    """Sets of taps beside the tap that is used alone: its `score` is that of each tap by itself.
 
     Along `set`: `set_score` with its interval, `set_gain` over the single tap with its interval, paired over test units,
     `set_width` in features, and which taps it holds, `member` [set, tap]. The attribute `chosen_set` is the set, or

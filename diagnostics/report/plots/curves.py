@@ -305,7 +305,7 @@ def _add_line(
 
 
 def _name_marks(figure: go.Figure, kinds: Collection[MarkKind]) -> None:
-    """What the symbols mean, in no group's colour."""
+    """Names the symbols, in no group's colour."""
     for kind in sorted(kinds):
         name = "layer to use" if kind == "chosen tap" else kind
         marker = {"symbol": SYMBOLS[kind], "size": 10, "color": LINE}

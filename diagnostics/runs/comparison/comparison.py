@@ -149,8 +149,8 @@ def _other_taps(first: Member, other: Member) -> Problems:
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
-    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different
-    ways.
+    """The reason why a profile is left out ("" where it is not); raises where pooled activations were measured in
+    different ways.
     """
     results, other_results = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):

@@ -82,7 +82,7 @@ class CurveDifference:
 
     @property
     def at(self) -> int | None:
-        """Where they differ most, of the depths at which that is shown (0.05); None where it is at none."""
+        """The depth at which they differ most, of those at which that is shown (0.05); None where it is at none."""
         shown = np.flatnonzero(self.p < ALPHA)
         return int(shown[np.abs(self.difference[shown]).argmax()]) if shown.size else None
 
@@ -170,7 +170,7 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """What each unit adds to a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
+    """Share of each unit in a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
     sum over units is the difference, since the score is linear in the loss."""
     whole = reference.sum(axis=0)
     there = whole > 0

@@ -163,12 +163,12 @@ def estimate_sum(
 
 
 def _without_rounding(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """What rounding alone leaves of terms that cancel, a tap minus itself say, is 0."""
+    """Sets to 0 what rounding alone leaves of terms that cancel, a tap minus itself say."""
     return np.where(np.abs(values) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, values)
 
 
 def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """How far an interval reaches over samples and seeds, from how far it does over samples; and its degrees of
+    """Reach of an interval over samples and seeds, from how far it does over samples; and its degrees of
     freedom.
 
     Each side has a standard error of its own, since scores like R2 are skewed; the variance between seeds is added to

@@ -40,7 +40,7 @@ from diagnostics.runs.pages.run import map_figure
 
 
 def describe_runs(findings: Findings) -> str:
-    """Which runs, on what."""
+    """The runs, and their data, in words."""
     n = findings.members[0].run.n
     several = {group: f" ({len(members)} seeds)" * (len(members) > 1) for group, members in findings.groups.items()}
     runs = [f"{group}{seeds}" for group, seeds in several.items()]
@@ -59,7 +59,7 @@ MOST_NAMED = 3
 
 
 def describe_verdict(findings: Findings) -> str:
-    """What differs between the groups, after correction for all that was compared: the largest differences by name.
+    """Differences between the groups, after correction for all that was compared: the largest differences by name.
     First, which runs have equal weights."""
     return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
 
@@ -78,7 +78,7 @@ def _describe_equal(members: Sequence[Member]) -> str:
 
 
 def _identity(member: Member) -> dict[str, str]:
-    """What makes its encoder."""
+    """Digests of its encoder, by name."""
     return {key: member.run.store.identity.get(key, "") for key in ("weights", *BESIDE_WEIGHTS)}
 
 
@@ -133,7 +133,7 @@ def _describe_difference(findings: Findings, difference: Difference) -> str:
 
 
 def cautions(findings: Findings) -> list[str]:
-    """How few units scores rest on, where they do; and of which run's loss a few carry most."""
+    """Cautions about scores that rest on few units; and of which run's loss a few carry most."""
     members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
     few = [member.profiles[name].few for member, name in members]
     skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skew)]
@@ -153,8 +153,9 @@ def describe_families(findings: Findings) -> list[str]:
 
 
 def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Which labels are not shown to beat fresh weights, and in which targets: where an encoder of the same architecture
-    that was never trained reads a target as well, training brought nothing that the probe shows."""
+    """The labels that are not shown to beat fresh weights, and in which targets: where an encoder of the same
+    architecture that was never trained reads a target as well, training brought nothing that the probe shows.
+    """
     targets: dict[str, list[str]] = {}
     for profile in profiles:
         poor: list[str] = []
@@ -170,7 +171,7 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
 
 
 def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """What each group's head throws away: the trunk's last tap minus the head's last."""
+    """Loss in each group's head: the trunk's last tap minus the head's last."""
     drops: dict[str, list[str]] = {group: [] for group in findings.groups}
     for score in findings.group_scores:
         if score.profile in profiles and score.head_drop is not None:
@@ -213,7 +214,7 @@ def describe_uncontrolled(findings: Findings) -> list[str]:
 
 
 def describe_correction(findings: Findings) -> str:
-    """How many differences survive, after which correction, and what the intervals are over."""
+    """Number of differences that survive, after which correction, and what the intervals are over."""
     tested = [difference for difference in findings.differences if not math.isnan(difference.p_corrected)]
     if not tested:
         return "none can be tested"
@@ -227,7 +228,7 @@ def describe_correction(findings: Findings) -> str:
 
 
 def describe_curve(curve: CurveDifference) -> str:
-    """Where along the trunk two groups differ."""
+    """The depths of the trunk at which two groups differ."""
     shown = np.flatnonzero(curve.p < ALPHA)
     if not np.isfinite(curve.p).any():
         return "not tested"
@@ -238,7 +239,7 @@ def describe_curve(curve: CurveDifference) -> str:
 
 
 def describe_similarity(similarity: TapSimilarity) -> str:
-    """How alike two outputs are, and where the first run's taps stand in the second."""
+    """Similarity of two outputs, and where the first run's taps stand in the second."""
     data = similarity.data
     taps = [str(tap) for tap in data["tap"].values]
     known = np.isfinite(similarity.aligned)

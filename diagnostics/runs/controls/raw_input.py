@@ -175,7 +175,7 @@ def _raw_audio(sample: np.ndarray) -> np.ndarray:
 
 
 def _raw_text(sample: np.ndarray) -> np.ndarray:
-    """How often words fall into each bin of a hash, over the number of words."""
+    """Counts of words in each bin of a hash, over the number of words."""
     words = str(sample).lower().split()
     counts = np.bincount([zlib.crc32(word.encode()) % WORDS for word in words], minlength=WORDS)
     return counts / max(1, len(words))

@@ -130,7 +130,7 @@ def _task_curve(profile: Profile) -> TaskCurve | None:
 
 
 def legend_of(profiles: Sequence[Profile]) -> Legend:
-    """What the figures of a family have in common."""
+    """Legend of the figures of a family."""
     controls = {name.replace("_", " "): NAMES.index(name) for p in profiles for name in p.controls}
     return Legend(
         controls=tuple(sorted(controls.items(), key=lambda entry: entry[1])),
@@ -174,7 +174,7 @@ def _row(profile: Profile, read: Recommendation) -> Row:
 
 
 def _notes(profile: Profile, read: Recommendation) -> list[str]:
-    """What a reader of the row must know: too few units, a gap that the rule did not follow, controls, other taps."""
+    """Notes for a reader of the row: too few units, a gap that the rule did not follow, controls, other taps."""
     notes = [profile.few.removeprefix("only ").replace(": they", "")] if profile.few else []
     if read.at_output and profile.hidden_gap and profile.hidden_gap.low > 0 and not profile.few:
         notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, '+.3f')}")
@@ -277,7 +277,7 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _sets(profiles: Sequence[Profile]) -> list[str]:
-    """What several layers read more than one, of each target whose sets were read."""
+    """Gains of several layers over one, of each target whose sets were read."""
     sentences: list[str] = []
     none: list[Profile] = []
     for p in profiles:
@@ -341,7 +341,7 @@ def _named(
 
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
-    """Why values or intervals are not to be believed, each reason once for all that it concerns."""
+    """Reasons why values or intervals are not to be believed, each reason once for all that it concerns."""
     skewed = [str(p.target or p.measure) for p in profiles if "carry" in p.skew]
     sparse = [p.measure for p in profiles if p.sparse]
     cautions: list[str] = []
@@ -360,7 +360,7 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 
 
 def legend(profiles: Sequence[Profile]) -> str:
-    """What the marks mean, and what chose and what scored."""
+    """Meaning of the marks, and what chose and what scored."""
     chosen = ", or on ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
     return (
         f"{MARKS}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; "

@@ -42,7 +42,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Readout:
-    """What a probe of a run read of a target. `data` is the dataset's name and fingerprint; `first`: whether it is the
+    """Reading of a target by a probe of a run. `data` is the dataset's name and fingerprint; `first`: whether it is the
     first probe of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which
     its score rests."""
 
@@ -64,7 +64,7 @@ class Readout:
 
 
 def readouts(run: RunData) -> list[Readout]:
-    """What all probes of a run read of targets."""
+    """Readings of targets by all probes of a run."""
     found: list[Readout] = []
     targets: set[str] = set()
     for profile in without_nonlinear(run.profiles()):

@@ -43,7 +43,7 @@ LOG = logging.getLogger("diagnostics")
 
 
 class Submits(Protocol):
-    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
+    """The method that an executor needs: Dask's, submitit's and Python's own have it."""
 
     def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
         """Has a function called elsewhere; what it returns has `result()`."""
@@ -189,7 +189,7 @@ class Workers:
         return measure_all(measures, activations, targets, asked=asked, what=what, watch=self.watch)
 
     def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
-        """What `solve_at` finds at each tap, where other processes can make the measures of all reads by name."""
+        """Findings of `solve_at` at each tap, where other processes can make the measures of all reads by name."""
         whole = [read for read in reads if read.first is None]
         of = [(read.dense.measure, read.target.name) for read in whole]
         mixed = tuple(read.target.shuffled for read in whole)
@@ -223,7 +223,8 @@ class Workers:
         return found
 
     def deal(self, items: Sequence[Item], here: Callable[[Item], Any], source: Any, ahead: int) -> Generator[Any]:
-        """What becomes of each item, in their order: `here`, and as found by other processes from a source.
+        """Deals items out and yields what becomes of each, in their order: `here`, and as found by other processes from
+        a source.
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """
@@ -389,7 +390,7 @@ def find_packed(source: Source, task: Task) -> list[tuple[tuple[str, str], bytes
 
 
 def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
-    """What `find_packed` found."""
+    """Unpacks the findings of `find_packed`."""
     # Of this run's own processes, or of the caller's executor, which unpickles what tasks return in any case.
     return [(key, pickle.loads(value)) for key, value in found]  # noqa: S301
 

@@ -110,7 +110,7 @@ def spread_of(values: np.ndarray) -> Spread:
 
 @dataclass(frozen=True)
 class Redraws:
-    """What redraws of the split gave: `count` draws have a value, of those that were `asked` for.
+    """Findings of redraws of the split: `count` draws have a value, of those that were `asked` for.
 
     `score` is that of the tap that each draw chose, `gap` of its best tap against the output, both on the draw's own
     test; `choices` counts the draws that chose each tap. `raw_input` is the mean score of that control in the same

@@ -1,4 +1,4 @@
-"""What is read of dense targets from sums, and the sums: gathered by block and range of parts, in the store by block.
+"""Reads of dense targets from sums, and the sums: gathered by block and range of parts, in the store by block.
 
 A block is one of `folds`, of whole groups. Sums are those of ranges of parts, added in their order, so that launches
 which have a range each add up to what one process has, to the last digit.
@@ -75,7 +75,7 @@ class Read:
 
     @property
     def chosen(self) -> dict[str, list[JudgedRows]]:
-        """What was judged by the one variant that is left."""
+        """Rows judged by the one variant that is left."""
         return {tap: judged for tap, (judged,) in self.judged.items()}
 
     def join_first(self) -> None:
@@ -98,7 +98,7 @@ class Read:
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
 
     def pack(self) -> dict[str, np.ndarray]:
-        """What was judged, as arrays by tap, variant, batch and name."""
+        """Packs what was judged as arrays by tap, variant, batch and name."""
         return {
             f"{tap}/{variant}/{i}/{name}": values
             for tap, tried in self.judged.items()
