@@ -284,7 +284,7 @@ SHARES = {
     "profile": "profile", "alignment": "group", "base": "base", "seeds": "seeds", "seeds_of_base": "of_seeds",
     "made_for_it": "purpose", "floor": "floor", "hidden_gap_of_base": "gap", "recovered": "recovered",
     "kept_best": "kept_best", "kept_output": "kept_output", "over_control": "over_control",
-    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "lifted",
+    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "is_lifted",
     "reasons": "reasons",
 }  # fmt: skip
 
