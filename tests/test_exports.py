@@ -14,7 +14,7 @@ from tests.support.functions import exported
 NAMES = {
     "diagnostics": """
         Choice Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
-        Target TorchEncoder __version__ build choose compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
+        Target TorchEncoder __version__ build choose compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run pad_series printable run
         save_encoder silent split_groups stack_taps watcher
     """,
     "diagnostics.measures.dynamics": """

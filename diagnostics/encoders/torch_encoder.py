@@ -186,7 +186,7 @@ class TorchEncoder(Encoder):
     files: tuple[Path, ...] = ()
     """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved
     encoder contains them, so that loading it does not need the folder."""
-    compare_weights: float = 1.0
+    redrawn: float = 1.0
     """Of a control encoder: the share of the encoder's weights that differ in it."""
     note: str = ""
     """Of a control encoder, for reports: which weights do not differ."""

@@ -417,8 +417,8 @@ class Comparison(Findings):
             "groups": [
                 _pick(score, GROUP_SCORE)
                 | {
-                    "select_taps": [tap for tap, _ in score.select_taps],
-                    "chosen_depths": [depth for _, depth in score.select_taps],
+                    "chosen_taps": [tap for tap, _ in score.chosen_taps],
+                    "chosen_depths": [depth for _, depth in score.chosen_taps],
                 }
                 for score in self.group_scores
             ],

@@ -179,7 +179,7 @@ def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """One group in one profile, the mean over its seeds. `select_taps`: the tap to use and its depth, by seed.
+    """One group in one profile, the mean over its seeds. `chosen_taps`: the tap to use and its depth, by seed.
 
     head_drop: the trunk's last tap minus the head's last (the Guillotine curve; Bordes et al. 2023, 2206.13378); None
     where there is no head.
@@ -187,7 +187,7 @@ class GroupScore:
 
     profile: str
     group: str
-    select_taps: tuple[tuple[str, float], ...]
+    chosen_taps: tuple[tuple[str, float], ...]
     chosen: Estimate
     output: Estimate
     hidden_gap: Estimate
@@ -196,8 +196,8 @@ class GroupScore:
     @property
     def chosen_tap_text(self) -> str:
         """The tap chosen, with its depth; of several seeds the most frequent one and how many of them chose it."""
-        (tap, depth), count = Counter(self.select_taps).most_common(1)[0]
-        of = f" {count}/{len(self.select_taps)}" if len(self.select_taps) > 1 else ""
+        (tap, depth), count = Counter(self.chosen_taps).most_common(1)[0]
+        of = f" {count}/{len(self.chosen_taps)}" if len(self.chosen_taps) > 1 else ""
         return f"{tap} ({depth:.2f}){of}"
 
 

@@ -52,7 +52,7 @@ KEPT = {
     "best": "chosen",
     "output": "output",
     "hidden_gap": "hidden_gap",
-    "best_taps": "select_taps",
+    "best_taps": "chosen_taps",
 }
 """Key in results/ -> key of a comparison: the results are older than the rule that chooses a tap, and keep their keys."""
 

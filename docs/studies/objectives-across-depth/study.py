@@ -83,7 +83,7 @@ FRACAST = (
 NOTHING_HIDDEN = "there is nothing to align"
 KEPT = {
     "chosen": "best",
-    "select_taps": "best_taps",
+    "chosen_taps": "best_taps",
     "chosen_depths": "best_depths",
     "chosen_tap": "best_tap",
     "chosen_score": "best_score",
