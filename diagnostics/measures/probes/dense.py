@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -275,6 +275,36 @@ class DenseProbe(Probe):
             if tap.name in dense.reads:
                 readouts[tap.name], losses[tap.name], numbers[tap.name] = self.find_at(activations, target, tap, seed)
         return _result(dense, losses, numbers, self.attributes(dense, readouts), seed)
+
+
+def solve_blocks(
+    dense: DenseRows,
+    sums: Sums,
+    blocks: Mapping[int, Moments],
+    held_out: Iterable[int],
+    path_of: Callable[[int, Moments], RidgePath] = lambda block, rest: RidgePath.from_moments(rest),
+) -> tuple[float, dict[int | None, TokenMap]]:
+    """The penalty that predicts each block that is held out best from the others, and the fits without each and on all
+    (None).
+
+    `path_of`: the fits for all penalties on the sums of all blocks but one.
+    """
+    some = [block for block in held_out if block in blocks]
+    others = {block: sum_blocks(blocks, block) for block in (*some, None)}
+    errors = np.zeros(len(PENALTIES))
+    for block in some:
+        path = path_of(block, others[block])
+        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+    penalty = choose(errors)
+    return penalty, {block: sums.solve(dense, rest, penalty) for block, rest in others.items()}
+
+
+def sum_blocks(blocks: Mapping[int, Moments], but: int | None = None) -> Moments:
+    """The sums of all blocks, or of all but one."""
+    first, *rest = (moments for block, moments in blocks.items() if block != but)
+    for moments in rest:
+        first = first + moments
+    return first
 
 
 def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tokens: str = "streamed") -> xr.Dataset:

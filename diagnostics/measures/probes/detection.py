@@ -38,8 +38,18 @@ from diagnostics.measures.probes.average_precision import (
     summary,
     unpack_matches,
 )
-from diagnostics.measures.probes.dense import DenseRows, Judged, Streamed, Sums, TokenMap, Values, digest_of_bytes
-from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
+from diagnostics.measures.probes.dense import (
+    DenseRows,
+    Judged,
+    Streamed,
+    Sums,
+    TokenMap,
+    Values,
+    digest_of_bytes,
+    result_of_sums,
+    solve_blocks,
+)
+from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, folds
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
 from diagnostics.measures.probes.segmentation import Classes
 from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, LEAST, POOLING, REASON, SEED, store_reasons
@@ -276,7 +286,35 @@ def _drawn_twice() -> float:
     return Curves([_matches(True, True), _matches(False)]).mean(np.array([2.0, 0.0]))
 
 
-class DetectionProbe(Probe):
+class BoxProbe(Probe):
+    """A probe that reads stored tokens from sums, as `runs.streaming` reads those that are not stored."""
+
+    needs = "tokens"
+    standard = False
+
+    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
+        sums = self.sums(target)
+        return read_stored(sums.rows(self.name, activations, target), sums, tap)
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        sums = self.sums(target)
+        dense = sums.rows(self.name, activations, target)
+        found, tokens = activations.streamed.get((self.name, dense.digest)), "streamed"
+        if isinstance(found, DiagnosticsError):
+            raise found
+        if found is None:
+            read = [tap for tap in activations.taps if tap.name in dense.reads]
+            each = {tap.name: self.find_at(activations, target, tap, seed) for tap in read}
+            chosen, judged = ({name: of[k] for name, of in each.items()} for k in (0, 1))
+            found, tokens = (chosen, judged), "stored"
+        return self.result(dense, sums, found, seed, tokens)
+
+    def result(self, dense: Any, sums: Any, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
+        """The result of what was chosen and judged at each tap, of `tokens` that are streamed or stored."""
+        return result_of_sums(dense, sums, found, seed, tokens)
+
+
+class DetectionProbe(BoxProbe):
     """Average precision of boxes that a linear head finds at each tap's grid tokens; see `Boxes`.
 
     `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `recall` (of at most 100 boxes an image) stand beside it,
@@ -287,9 +325,7 @@ class DetectionProbe(Probe):
     name = "detection_probe"
     answers = "Does each token know whose box it lies in, and how far the sides are?"
     source = "FCOS's head (Tian et al. 2019, 1904.01355) without layers; average precision: Lin et al. 2014 (1405.0312)"
-    needs = "tokens"
     kinds = streams = ("boxes",)
-    standard = False
     losses, score_name, metric = "resampled", "AP", "mean_average_precision"
     known_answers = (
         Case(
@@ -305,23 +341,8 @@ class DetectionProbe(Probe):
     def sums(self, target: StoredTarget) -> Boxes:
         return Boxes()
 
-    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
-        sums = self.sums(target)
-        return read_stored(sums.rows(self.name, activations, target), sums, tap)
-
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        sums = self.sums(target)
-        dense = sums.rows(self.name, activations, target)
-        found = activations.streamed.get((self.name, dense.digest))
-        if isinstance(found, DiagnosticsError):
-            raise found
-        more = {} if found is None else {"tokens": "streamed"}
-        if found is None:
-            each = {
-                tap: self.find_at(activations, target, tap, seed) for tap in activations.taps if tap.name in dense.reads
-            }
-            found = {tap.name: of[0] for tap, of in each.items()}, {tap.name: of[1] for tap, of in each.items()}
-        return _result(dense, sums, found, seed, more)
+    def result(self, dense: Any, sums: Any, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
+        return _result(dense, sums, found, seed, tokens)
 
 
 def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float], list[tuple[np.ndarray, Judged]]]:
@@ -342,7 +363,7 @@ def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float],
                 of_block.update(x[mask], columns[mask] + origin)
     numbers, readouts = dict[str, float](), list[dict[int | None, TokenMap]]()
     for (read, of), moments, name in zip(parts, blocks, ("penalty", sums.second_penalty), strict=True):
-        numbers[name], fits = _solve(read, of, {b: each for b, each in moments.items() if each.n}, held_out)
+        numbers[name], fits = solve_blocks(read, of, {b: each for b, each in moments.items() if each.n}, held_out)
         readouts.append(fits)
     first, second = readouts
     joined = {block: sums.join(each, second.get(block, second[None])) for block, each in first.items()}
@@ -383,26 +404,6 @@ def _predictions(
         yield rows, torch.as_tensor(np.stack([said + bias for bias in readout.bias]))
 
 
-def _solve(
-    dense: DenseRows, sums: Sums, blocks: Mapping[int, Moments], held_out: Sequence[int]
-) -> tuple[float, dict[int | None, TokenMap]]:
-    """The penalty, and the readouts without each block that is held out and on all (None)."""
-    some = [block for block in held_out if block in blocks]
-    errors = np.zeros(len(PENALTIES))
-    for block in some:
-        path = RidgePath.from_moments(_without(blocks, block))
-        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-    penalty = choose(errors)
-    return penalty, {block: sums.solve(dense, _without(blocks, block), penalty) for block in (*some, None)}
-
-
-def _without(blocks: Mapping[int, Moments], block: int | None) -> Moments:
-    first, *rest = (moments for i, moments in blocks.items() if i != block)
-    for moments in rest:
-        first = first + moments
-    return first
-
-
 def _place_alone(dense: BoxRows) -> float:
     """The average precision on test of a head that sees a token's place alone: the shares of classes and the mean sides
     there, each with one token of the whole's."""
@@ -417,7 +418,7 @@ def _place_alone(dense: BoxRows) -> float:
     return Curves(matches).mean(np.ones(len(matches)))
 
 
-def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mapping[str, Any]) -> xr.Dataset:
+def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
     """The result of what was chosen and matched at each tap."""
     chosen, judged = found
     rows, activations = dense.rows, dense.activations
@@ -455,7 +456,7 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
         CHOSEN_ON: "fit" if whole else "val",
         REASON: store_reasons(dense_attrs["reasons"]),
         **sums.attributes(dense),
-        **more,
+        **({"tokens": tokens} if tokens == "streamed" else {}),
     }
     return over_taps(
         activations, variables | dense.counts(), attrs, **{name: of.astype(object) for name, of in units.items()}

@@ -244,14 +244,6 @@ def moments_of(
     return blocks
 
 
-def without(blocks: Mapping[int, Moments], block: int | None) -> Moments:
-    """The sums of all blocks but one, or of all."""
-    first, *rest = (moments for i, moments in blocks.items() if i != block)
-    for moments in rest:
-        first = first + moments
-    return first
-
-
 class BlockSums:
     """Sums of some blocks at all taps, in memory: those that the store does not have.
 

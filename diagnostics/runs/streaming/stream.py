@@ -31,8 +31,8 @@ from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import damage_error, explaining
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap
-from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, RidgePath, choose
+from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap, solve_blocks, sum_blocks
+from diagnostics.measures.probes.least_squares import FOLDS, Moments, RidgePath
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.runs.streaming.block_sums import (
@@ -50,7 +50,6 @@ from diagnostics.runs.streaming.block_sums import (
     origins_of,
     products_name,
     reads_of,
-    without,
 )
 from diagnostics.vocabulary import ChooseOn
 
@@ -169,14 +168,13 @@ def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]
     solved, grams, paths = dict[int, Solved](), dict[str, Features | None](), dict[str, RidgePath]()
     for i, read in enumerate(reads):
         if blocks := moments_of(store, read.dense, read.sums, tap, grams):
-            errors, some = np.zeros(len(PENALTIES)), [block for block in _held_out(store) if block in blocks]
-            others = {block: without(blocks, block) for block in (*some, None)}
-            for block in some:
-                rest, key = others[block], gram_name(read.dense, block)
-                path = paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
-                errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-            penalty = choose(errors)
-            fits = {block: read.sums.solve(read.dense, rest, penalty) for block, rest in others.items()}
+
+            def path_of(block: int, rest: Moments, dense: DenseRows = read.dense) -> RidgePath:
+                key = gram_name(dense, block)
+                paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
+                return paths[key]
+
+            penalty, fits = solve_blocks(read.dense, read.sums, blocks, _held_out(store), path_of)
             solved[i] = {"penalty": penalty}, fits
     return solved
 
@@ -197,7 +195,7 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
         if None in blocks or len({stored.state["version"] for stored in blocks if stored}) > 1:
             raise damage_error(store.path, f"observed/{name(dense, 0)}")
     sums: Sums = probe.sums(target)
-    solved = sums.solve(dense, without(moments_of(store, dense, sums, tap, {}), None), choice["penalty"])
+    solved = sums.solve(dense, sum_blocks(moments_of(store, dense, sums, tap, {})), choice["penalty"])
     for name, values in sums.variants.items():
         solved = solved.at(list(values).index(choice[name]))
     return EachToken(solved, tap.grid, dense.grid)
