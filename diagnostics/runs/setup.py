@@ -135,7 +135,13 @@ def as_list(names: str | Sequence[Any] | None) -> list[Any] | None:
 
 
 def _check(request: Request) -> None:
+    flags = {
+        field.name: getattr(request, field.name)
+        for field in dataclasses.fields(request)
+        if isinstance(field.default, bool)
+    }
     refuse_values(
+        *((not isinstance(flag, bool), f"{name} is {flag!r}: give True or False.") for name, flag in flags.items()),
         (
             request.control_draws < 1,
             f"The number of draws of a control is {request.control_draws}: give 1 or more, or --no-controls.",

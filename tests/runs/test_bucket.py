@@ -43,7 +43,6 @@ OPTIONS: dict[str, Any] = {
     "measures": ["rankme", "massive_activations"],
     "token_budget": "20kB",
     "batch_size": 16,
-    "controls": ["fresh_weights"],
     "control_measures": "all",
 }
 PROBE: dict[str, Any] = {"measures": ["rankme", "knn_probe", "massive_activations"], "token_budget": None}

@@ -35,7 +35,6 @@ def few():
 """
 OPTIONS: dict[str, Any] = {
     "measures": ["rankme", "knn_probe"],
-    "controls": ["fresh_weights"],
     "report": False,
     "watch": dx.silent,
     "batch_size": 16,

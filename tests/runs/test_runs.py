@@ -521,7 +521,6 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
         measures=["linear_probe"],
         token_budget=0,
         taps=["embed", "block.3", "block.9"],
-        controls=["fresh_weights", "permuted_weights", "raw_input", "shuffled_labels"],
     )
     z = run.profile("linear_probe/hidden_z")
     read = [p.target for p in run.profiles() if p.measure == "linear_probe"]
