@@ -61,12 +61,13 @@ print(*sys.argv[2:], "come from the wheel, and all plugins load")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, format, which room may import which, and how many tests compare sentences."""
+    """Style, format, which room may import which, how many tests compare sentences, and how functions are named."""
     session.run(f"{BIN}/ruff", "check")
     session.run(f"{BIN}/ruff", "format", "--check")
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins")))
     session.run(f"{BIN}/lint-imports", "--no-cache", "--no-logo", env={"PYTHONPATH": paths})
     session.run(sys.executable, "tests/support/sentences.py")
+    session.run(sys.executable, "tests/support/naming_shares.py")
 
 
 @nox.session
