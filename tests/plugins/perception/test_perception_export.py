@@ -300,7 +300,7 @@ def test_nothing_half_written_stays(
 
 def run(*words: object) -> Any:
     app = typer.Typer()
-    app.command()(cli.guarded(export_meta, "perception"))
+    app.command()(cli.guard(export_meta, "perception"))
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

@@ -192,7 +192,7 @@ def test_metas_file_has_no_reduced_vocabulary(tmp_path: Path) -> None:
 
 def run(command: Any, *words: object) -> Any:
     app = typer.Typer()
-    app.command()(cli.guarded(command, "pretraining"))
+    app.command()(cli.guard(command, "pretraining"))
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

@@ -42,7 +42,7 @@ def command() -> typer.Typer:
     from diagnostics_training.plugin import train_objectives
 
     app = typer.Typer()
-    app.command()(cli.guarded(train_objectives, "training"))
+    app.command()(cli.guard(train_objectives, "training"))
     return app
 
 
