@@ -113,11 +113,11 @@ def usable(
     `check(i)` decodes every file once, now, since ids and splits are fixed before the first forward pass; what is left
     out is said on stderr. Raises where nothing is left.
     """
-    if on_error not in ("stop", "skip"):
+    if on_error not in ("stop", "skip", "replace"):
         raise DiagnosticsError(
             f"Option on_error={on_error} of {source} is unknown: give stop or skip.", code="bad-value"
         )
-    if on_error == "stop":
+    if on_error != "skip":
         return range(len(names)), {}
     kept: list[int] = []
     left_out: dict[str, Unusable] = {}
