@@ -15,7 +15,7 @@ import mmap
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,14 @@ class Index:
     be decoded, `undecodable` by number.
     """
 
-    def __init__(self, archive: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.archive, self.about, self.arrays = archive, about, arrays
+    def __init__(
+        self,
+        archive: Path,
+        about: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        release: Callable[[], object] = bool,
+    ) -> None:
+        self.archive, self.about, self.arrays, self._release = archive, about, arrays, release
         self.kinds, self.places, self.ends = arrays["kinds"], arrays["places"], arrays["ends"]
 
     def __len__(self) -> int:
@@ -172,6 +178,7 @@ class Index:
     def list_keys(self) -> list[str]:
         """The names of all samples, without their extensions."""
         keys, ends = self.arrays["keys"].tobytes(), self.ends.tolist()
+        self._release()
         return [keys[first:last].decode() for first, last in zip([0, *ends], ends, strict=False)]
 
     def key(self, i: int) -> str:
@@ -244,9 +251,11 @@ def _mapped(archive: Path, path: Path) -> Index:
     check = about.pop("check")
     if about["format"] != FORMAT or about["digest"] != _digest(arrays) or check != _check(about):
         raise ValueError("its bytes are not those that were written")
-    # What was read to make sure is not held.
-    mapped._mmap.madvise(mmap.MADV_DONTNEED)  # pyrefly: ignore[missing-attribute]  (the stubs do not know it)
-    return Index(archive, about, arrays)
+    # What was read as a whole is not held; the stubs do not know the attribute.
+    # pyrefly: ignore[missing-attribute]
+    release = functools.partial(mapped._mmap.madvise, mmap.MADV_DONTNEED)
+    release()
+    return Index(archive, about, arrays, release)
 
 
 def _check(about: Mapping[str, Any]) -> str:

@@ -120,7 +120,7 @@ def build(
             means if targets else "",
             how,
             cut,
-            sentence(left_out | pairs.broken, len(names) + len(pairs.broken)),
+            sentence({**left_out, **pairs.broken}, len(names) + len(pairs.broken)),
         ),
         files={name: at for name, at in pairs.files.items() if name not in left_out},
         options="" if pairs.shards is None else f"caption={caption}",
@@ -158,7 +158,8 @@ class ArchiveDataset(FileDataset):
             texts=samples.captions,
             exchangeable=exchangeable,
         )
-        self.ids = self.groups = LazySamples(count, samples.id)
+        on_demand: Any = LazySamples(count, samples.id)
+        self.ids = self.groups = on_demand
 
     def _check(self) -> None:
         """Nothing: the indexes give unique ids, and reading them all would be the work that is to be saved."""

@@ -9,7 +9,7 @@ import math
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -370,7 +370,7 @@ SPECIAL = ("id", "group", "split")
 """Columns with a meaning of their own; all others become targets."""
 
 
-def by_id(ids: Collection[str], seed: int, name: str) -> tuple[list[str], str, bool | Literal["fit"]]:
+def by_id(ids: Iterable[str], seed: int, name: str) -> tuple[list[str], str, bool | Literal["fit"]]:
     """The split of each sample, a function of its id and the seed alone; the rest as `complete_splits` gives it.
 
     So what is added or left out, as archives are, moves no other sample to another split: nothing that was trained on
@@ -382,7 +382,7 @@ def by_id(ids: Collection[str], seed: int, name: str) -> tuple[list[str], str, b
     numbers = np.frombuffer(digests, np.uint8).reshape(-1, 6).astype(np.int64) @ 256 ** np.arange(5, -1, -1)
     drawn = np.searchsorted([*_SHARES.values()], numbers / 256**6, "right")
     if seed < 0 or len(np.unique(drawn)) < len(_SHARES):
-        return complete_splits([""] * len(ids), list(ids), seed, name)
+        return complete_splits([""] * len(drawn), list(ids), seed, name)
     splits = np.array([*_SHARES], object)[drawn].tolist()
     return splits, "the split of each drawn by its id", True
 

@@ -218,6 +218,13 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
     return whole
 
 
+def extended(rows: Tensor, vocabulary: Vocabulary, more: Vocabulary) -> Tensor:
+    """A table of a vocabulary as one of another that keeps all its tokens: what is new starts at the row of the
+    unknown, so that no text has another embedding yet."""
+    whole = whole_table(rows, vocabulary)
+    return torch.stack([rows[vocabulary.unknown] if row is None else whole[row] for row in more.rows()])
+
+
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
     """The embeddings of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
     [text, embedding].
