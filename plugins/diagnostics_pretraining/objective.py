@@ -91,7 +91,7 @@ def flattened(batch: Batch) -> Tensor:
     pixels = torch.cat([pixels, batch[FRAMES].flatten(0, 1)]) if FRAMES in batch else pixels
     if pixels.is_floating_point():
         return pixels
-    pixels = pixels.float().div_(255)
+    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     if COLOUR in batch:
         pixels = recoloured(pixels, batch[COLOUR])
     return pixels.sub_(0.5).div_(0.5)
@@ -119,13 +119,13 @@ def pictures(
     (`PictureChanges.draw`) says which box of each is seen instead, and whether mirrored. `reader` is who refuses other
     arrays.
     """
-    pixels = np.empty((len(samples), 3, size, size), np.uint8)
+    pixels = np.empty((len(samples), size, size, 3), np.uint8)
     for i, sample in enumerate(samples):
         image = image_of(sample, reader)
         box = None if drawn is None else _box(image, drawn["half"][i], drawn["centre"][i])
         seen = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
-        pixels[i] = (seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen).transpose(2, 0, 1)
-    return torch.from_numpy(pixels)
+        pixels[i] = seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def _box(image: Image.Image, half: np.ndarray, centre: np.ndarray) -> tuple[float, float, float, float]:

@@ -84,13 +84,13 @@ class Vocabulary:
         """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their
         end.
         """
-        tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
+        tokens, cut, strange = np.zeros((len(texts), self.context), np.int64), 0, self.unknown
         places = None if self.kept is None else _places(self.kept)
         for row, text in zip(tokens, texts, strict=True):
             whole = _tokens(text)
             cut += len(whole) > self.context
             whole = whole if len(whole) <= self.context else (*whole[: self.context - 1], END)
-            row[: len(whole)] = whole if places is None else [places.get(token, self.size - 3) for token in whole]
+            row[: len(whole)] = whole if places is None else [places.get(token, strange) for token in whole]
         return torch.from_numpy(tokens), cut
 
 
