@@ -90,7 +90,7 @@ def timed(what: str, data: Dataset, size: int) -> list[bool]:
     return [verdict(f"{what}, throughput to that of reading and squashing alone", ratio, SHARE, at_least=True)]
 
 
-def pack(folder: Path, count: int) -> None:
+def pack(folder: Path, count: int, archives: int) -> None:
     """Tars of tiny pairs, written by hand: a library takes longer for a million of them than the index does."""
     picture = jpeg(0, 8)
 
@@ -99,9 +99,9 @@ def pack(folder: Path, count: int) -> None:
         info.size = len(data)
         return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
-    for first in range(0, count, count // ARCHIVES):
+    for first in range(0, count, count // archives):
         with (folder / f"{first:09d}.tar").open("wb") as tar:
-            for number in range(first, first + count // ARCHIVES):
+            for number in range(first, first + count // archives):
                 tar.write(member(f"{number:09d}.jpg", picture) + member(f"{number:09d}.txt", b"number %d" % number))
             tar.write(bytes(2 * tarfile.BLOCKSIZE))
 
@@ -126,7 +126,7 @@ def resident() -> int:
 def million() -> list[bool]:
     """Pairs that are indexed once, and what a process that starts or resumes then takes."""
     with tempfile.TemporaryDirectory() as folder:
-        pack(Path(folder), MILLION)
+        pack(Path(folder), MILLION, ARCHIVES)
         begun = cpu()
         for path in sorted(Path(folder).glob("*.tar")):
             index_of(path, "caption")

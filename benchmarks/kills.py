@@ -122,7 +122,7 @@ def same_after_kills(work: Callable[[Path], None], data: Path) -> int:
 def main() -> None:
     held: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
-        pack(Path(folder), 40)
+        pack(Path(folder), 40, 4)
         path = next(iter(sorted(Path(folder).glob("*.tar"))))
         whole = bytearray(path.read_bytes())
         whole[512 + 40 : 512 + 200] = bytes(160)

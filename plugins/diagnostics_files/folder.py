@@ -53,7 +53,11 @@ def need(module: str, package: str, wanted: str) -> Any:
 
 def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusable:
     """The error for a file that cannot be decoded; returned, not raised."""
-    why = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(_ADDRESS.sub('', str(error)).split())}".rstrip(":. ")
+    why = (
+        error
+        if isinstance(error, str)
+        else f"{type(error).__name__}: {' '.join(_ADDRESS.sub('', str(error)).split())}".rstrip(":. ")
+    )
     remedy = "repair or remove it" if skip else "repair it or write it again"
     return Unusable(name, f"cannot be decoded ({why})", remedy, skip, damage=True)
 

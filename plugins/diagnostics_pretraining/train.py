@@ -298,7 +298,7 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         f"--samples, --batch and --lr yourself",
         f"trains on {len(rows):,} of {len(dataset):,} samples, {'the train split' if job.split == 'train' else 'all'}",
         explain_left_out(left_out, dataset),
-        *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
+        *describe_texts(dataset, rows, feed.order.part(0, 0, processes)[0], vocabulary),
     ]
     first = round(recipe.mask_from * settings.steps)
     batches = TaughtBatches(feed, teacher) if teacher else Batches(feed, one.patch, recipe.mask, recipe.hidden, first)
