@@ -84,7 +84,7 @@ class Vocabulary:
         """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their
         end.
         """
-        tokens, cut, strange = np.zeros((len(texts), self.context), np.int64), 0, self.unknown
+        tokens, cut, strange = np.zeros((len(texts), self.context), np.int64), 0, self.size - 3
         places = None if self.kept is None else _places(self.kept)
         for row, text in zip(tokens, texts, strict=True):
             whole = _tokens(text)
