@@ -48,10 +48,9 @@ def read(name: str) -> Any:
     return book
 
 
-def run(name: str, folder: Path, commands: Path = Path(sys.executable).parent) -> Any:
-    """The tutorial's notebook with the outputs of its cells, run in a folder with the `diagnostics` that lies in `commands`. Raises
+def run(book: Any, folder: Path, commands: Path = Path(sys.executable).parent) -> Any:
+    """A tutorial's notebook with the outputs of its cells, run in a folder with the `diagnostics` that lies in `commands`. Raises
     nbclient's error where a cell raises."""
-    book = read(name)
     # As at a user's: within a test the package would show no progress, and say less.
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     path = os.pathsep.join([str(commands), os.environ["PATH"]])
@@ -153,7 +152,7 @@ def write(name: str) -> None:
     """Runs a tutorial and writes its page, pictures and notebook."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        book = run(name, Path(folder))
+        book = run(read(name), Path(folder))
     took = time.perf_counter() - begun
     home = FOLDER / name
     seconds = f"{5 * max(1, round(took / 5))} seconds" if took < 100 else f"{took / 60:.0f} minutes"

@@ -21,10 +21,10 @@ from urllib.parse import unquote, urldefrag, urlparse
 import pytest
 
 import diagnostics as dx
+from tests.support.browser import NEEDS_CHROMIUM, open_browser
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-CHROMIUM = Path("/usr/bin/chromium")
 
 pytestmark = [
     pytest.mark.slow,
@@ -151,16 +151,14 @@ CUT = """[...document.querySelectorAll('.language-console code')]
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@NEEDS_CHROMIUM
 def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_elsewhere(
     site: Path, address: str
 ) -> None:
     """As wide as phones and as a laptop; every other page in light colours and in dark ones, which one script chooses for all."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     schemes: tuple[tuple[Any, str], ...] = (("light", "default"), ("dark", "slate"))
     wrong: list[str] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as browser:
         files = sorted(site.rglob("index.html"))
         for start, (scheme, named) in enumerate(schemes):
             page = browser.new_page(color_scheme=scheme)
@@ -179,5 +177,4 @@ def test_browsers_show_every_page_without_error_scrolling_sideways_or_asking_els
                         wrong.append(f"{page.url}: {shown}")
                     if cut := page.evaluate(CUT):
                         wrong.append(f"{page.url}: commands cut at {width}: {cut}")
-        browser.close()
     assert not wrong

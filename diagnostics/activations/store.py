@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -341,9 +342,11 @@ class Store(Activations):
                 f"samples: give the same `diagnostics run` command again to finish it.",
                 code="unfinished",
             )
-        lengths = self.folder.lengths(layout.file(i) for layout in self._arrays for i in range(layout.shards))
-        for layout in self._arrays:
-            for name in map(layout.file, range(layout.shards)):
+        wanted = ((layout, layout.file(i)) for layout in self._arrays for i in range(layout.shards))
+        # Some at a time: a plan from outside may ask for more files than there is time to look for.
+        while some := list(islice(wanted, 1 << 14)):
+            lengths = self.folder.lengths(name for _, name in some)
+            for layout, name in some:
                 if lengths.get(name) != layout.length and (layout.kind == "pooled" or not self.tokens_removed):
                     raise damaged(self.path, name)
 

@@ -19,7 +19,7 @@ def main() -> None:
         if others:
             print(
                 f"diagnostics: the package diagnostics that is imported here is that of {', '.join(others)}, not of "
-                f"encoder-diagnostics: pip uninstall {' '.join(others)}, then install encoder-diagnostics again.",
+                f"encoder-diagnostics: pip uninstall {' '.join(others)}, then install this project again.",
                 file=sys.stderr,
             )
             sys.exit(2)

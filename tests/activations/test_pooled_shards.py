@@ -355,9 +355,9 @@ for budget in (0, 6200):
 @pytest.mark.slow
 def test_killed_at_any_file_operation_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
     """SIGKILL before the k-th time that a file of the run is opened, renamed or removed, for k from the first to the last."""
-    code = KILLED.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path), first=0, step=29)
+    code = KILLED.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path), first=0, step=61)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert sum(status == "-9" for status, _ in lines) > 25
-    assert sum(between == "True" for _, between in lines) >= 4, "kills between the first and the last pooled shard"
+    assert sum(status == "-9" for status, _ in lines) > 12
+    assert sum(between == "True" for _, between in lines) >= 2, "kills between the first and the last pooled shard"

@@ -339,7 +339,7 @@ def test_the_bound_is_below_the_largest_gap_in_at_most_2_5_percent_of_draws() ->
         found = paired_differences(test.at(range(11)), test.at([11]), 0, run)
         wrong += largest_upper_end(found) < 0.1
         naive += found[int(val.scores[:-1].argmax())].high < 0.1
-    # 2.5 % and two standard errors of 400 runs.
+    # 2.5 % and two standard errors of so many runs.
     assert wrong / runs <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / runs)
     assert naive / runs > 0.1, "the test would not notice a bound by the gap of one tap"
 
@@ -365,7 +365,7 @@ def test_the_bound_is_below_the_gap_of_two_taps_in_at_most_2_5_percent_of_draws(
 
 
 # The winner's curse: 12 taps that carry the same signal with the same noise, through the whole protocol.
-TAPS, RUNS, WIDTH, SIGNAL = 12, 400, 24, 6
+TAPS, RUNS, WIDTH, SIGNAL = 12, 120, 24, 6
 
 
 def equal_taps(rng: np.random.Generator, n: int = 200) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -410,7 +410,7 @@ def test_equal_taps_show_a_hidden_gap_in_at_most_about_5_percent_of_runs() -> No
         gap, cursed = paired_differences(test.at(pair), test.at([TAPS - 1]), 160, run)
         excluded += not gap.low <= 0 <= gap.high
         naive += cursed.low > 0
-    # 5 % and two standard errors of 400 runs.
+    # 5 % and two standard errors of so many runs.
     assert excluded / RUNS <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / RUNS)
     assert naive / RUNS > 0.1, "the test would not notice the winner's curse"
 

@@ -12,13 +12,12 @@ import pytest
 
 from diagnostics.report.html import write_page
 from diagnostics.runs.pages.run import run_page
+from tests.support.browser import CHROMIUM, NEEDS_CHROMIUM, OPTIONS, open_browser
 from tests.support.profiles import finished_run, uneven_probes
 
-CHROMIUM = Path("/usr/bin/chromium")
-OPTIONS = ["--no-sandbox", "--disable-gpu"]
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium"),
+    NEEDS_CHROMIUM,
 ]
 TARGETS = [f"mean_wall_shear_stress_at_the_inlet_x{i:03}" for i in range(10)]
 TAPS = [f"encoder.transformer.layers.{i}.attention.output" for i in range(12)]
@@ -38,11 +37,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=OPTIONS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 def shown(browser: Any, path: Path, width: int, **options: Any) -> Any:

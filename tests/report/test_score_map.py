@@ -32,9 +32,9 @@ from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.curves import COLOURS
 from diagnostics.report.plots.profile import CONTROL_COLOURS, relative_scores
 from diagnostics.report.plots.style import FOUND, INK, LINE, MOST_TICKS, NOT_FOUND
+from tests.support.browser import NEEDS_CHROMIUM, open_browser
 
 NAN = np.nan
-CHROMIUM = Path("/usr/bin/chromium")
 SCORES = np.array([[0.5, 0.9, 0.7], [-3.0, 0.2, 0.1], [0.0, 0.3, NAN]])
 MAP = ScoreMap(
     targets=["shape <b>", "z", "noise"],
@@ -140,10 +140,9 @@ def test_findings_have_signs_and_lead_to_their_figures_and_numbers_keep_their_di
     )
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@NEEDS_CHROMIUM
 @pytest.mark.browser
 def test_fifty_taps_have_labels_that_do_not_touch(tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     values, taps = np.linspace(0, 1, 50), [f"encoder.blocks.{i}" for i in range(50)]
     profile = ProfileFigure("m", "R2", True, taps, values, values, values, values, (taps[-1], 1.0))
     rows = np.stack([values] * 3)
@@ -161,8 +160,7 @@ def test_fifty_taps_have_labels_that_do_not_touch(tmp_path: Path) -> None:
     sections = (Section("Short", "short", (picture,)), Section("All", "f", sections=(Section("m", "s0", (profile,)),)))
     path = write_page(Page("t", (), sections, ()), tmp_path / "page.html")
     distances: list[list[float]] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as browser:
         page = browser.new_page()
         for width in (1300, 400):
             page.set_viewport_size({"width": width, "height": 900})
@@ -172,7 +170,6 @@ def test_fifty_taps_have_labels_that_do_not_touch(tmp_path: Path) -> None:
             distances += page.evaluate("""[...document.querySelectorAll('.js-plotly-plot')].map(x => {
                 const ends = [...x.querySelectorAll('.xtick text')].map(t => t.getBoundingClientRect().right).sort((a, b) => a - b);
                 return ends.slice(1).map((end, i) => end - ends[i]); })""")
-        browser.close()
     assert len(distances) == 4 and all(len(each) >= 4 for each in distances)
     # Lines of 11 pixels at 45 degrees.
     assert min(map(min, distances)) > 11 * 2**0.5

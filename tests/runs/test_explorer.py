@@ -13,11 +13,10 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.report.html import write_page
 from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.pages.explorer import explorer_page, readouts
+from tests.support.browser import NEEDS_CHROMIUM, open_browser
 from tests.support.commands import diagnose, refused
 from tests.support.profiles import finished_run, profile
 from tests.support.tiny import tiny_dataset, tiny_image_encoder
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 def planted(path: Path, encoder: str, dataset: str, *gaps: float) -> Any:
@@ -65,12 +64,10 @@ def test_the_page_has_a_row_for_each_probe_of_a_target_and_a_matrix_for_each_dat
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@NEEDS_CHROMIUM
 def test_a_reader_sorts_searches_and_narrows(page: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     errors: list[str] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as browser:
         tab = browser.new_page(viewport={"width": 1300, "height": 900})
         tab.on("console", lambda message: errors.append(message.text))
         tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -96,7 +93,6 @@ def test_a_reader_sorts_searches_and_narrows(page: Path) -> None:
         assert "1 of 7 rows" in tab.inner_text(".tools")
         tab.set_viewport_size({"width": 400, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth") <= 400
-        browser.close()
     assert not errors
 
 

@@ -29,10 +29,9 @@ from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import cautions
 from diagnostics.runs.pages.run import run_page
 from diagnostics.runs.profile import CUT, INTERVALS
+from tests.support.browser import NEEDS_CHROMIUM, open_browser
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 class Eraser(nn.Module):
@@ -423,14 +422,12 @@ def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
     assert {"fresh weights", "shuffled labels", "output tap"} <= {trace.name for trace in figure.data}
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@NEEDS_CHROMIUM
 @pytest.mark.browser
 def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     requests: list[str] = []
     errors: list[str] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as browser:
         page = browser.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -445,7 +442,6 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
         maps = page.evaluate("document.querySelectorAll('.hm image').length")
         buttons = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(x => x.dataset.title)")
         alerts = page.evaluate("document.title")
-        browser.close()
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
     assert errors == []
     assert len(drawn) == len(run.profiles()) + len(run.similarity()) + 2, "and the pictures of all targets and tasks"
@@ -455,13 +451,11 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
     assert "script" in alerts, "the title is text"
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@NEEDS_CHROMIUM
 @pytest.mark.parametrize("width", [1100, 800])
 @pytest.mark.browser
 def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as browser:
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto(run.report().as_uri())
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 0")
@@ -470,7 +464,6 @@ def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int)
         # How far each bar reaches below the top of the drawing, in which the legend and the map are.
         over = page.evaluate("""[...document.querySelectorAll('.js-plotly-plot')].map(x =>
             x.querySelector('.modebar').getBoundingClientRect().bottom - x.querySelector('.main-svg').getBoundingClientRect().top)""")
-        browser.close()
     assert len(beyond) == 3
     if width == 1100:
         assert max(beyond) == 0
@@ -478,12 +471,10 @@ def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int)
     assert max(over) <= 0
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@NEEDS_CHROMIUM
 @pytest.mark.browser
 def test_the_report_in_the_dark_on_a_phone_on_paper_and_as_csv(run: Run) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as browser:
         page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
         page.goto(run.report().as_uri())
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 0")
@@ -505,7 +496,6 @@ def test_the_report_in_the_dark_on_a_phone_on_paper_and_as_csv(run: Run) -> None
             const box = x.querySelector('.main-svg').getBoundingClientRect();
             return box.right > innerWidth || box.height > 1024 || getComputedStyle(x).breakInside !== 'avoid'; }).length""")
         across = page.evaluate("[...document.querySelectorAll('table')].filter(x => x.scrollWidth > innerWidth).length")
-        browser.close()
     assert wide == 400, "nothing scrolls sideways but tables"
     assert dark == ["rgb(20, 25, 31)", "rgb(223, 230, 237)"]
     assert paper == "rgb(255, 255, 255)"
