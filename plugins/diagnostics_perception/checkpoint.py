@@ -388,7 +388,7 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
         len(tensors),
         bytes=file.stat().st_size,
         left_out=left_out,
-        code=_metas_line(known, size, str(out), text is not None),
+        code=metas_line(known, size, str(out), text is not None),
     )
 
 
@@ -396,11 +396,13 @@ _METAS = {"depth": "layers", "layer_scale": "ls_init_value", "img_size": "image_
 """Options of `pe:` -> those of Meta's classes."""
 
 
-def _metas_line(known: Known, size: Mapping[str, object], file: str, whole: bool) -> str:
+def metas_line(known: Known, size: Mapping[str, object], file: str, whole: bool) -> str:
+    """What one types for Meta's code to read a file, with the options of a cut encoder; "" where it cannot."""
     options = {**size, **known.options}
-    if not known.architecture.timm or not file.endswith(".pt") or not options.keys() <= _METAS.keys():
+    parts = known.model.split("-")
+    if parts[0] not in ("core", "lang", "spatial") or not file.endswith(".pt") or not options.keys() <= _METAS.keys():
         return ""
-    name = "-".join(["PE", *(part.capitalize() for part in known.model.split("-"))])
+    name = "-".join(["PE", *(part.capitalize() for part in parts)])
     more = "".join(f", {_METAS[key]}={value or None}" for key, value in options.items())
     kind = "CLIP" if whole else "VisionTransformer"
     return f"pe.{kind}.from_config({name!r}, pretrained=True, checkpoint_path={file!r}{more})"

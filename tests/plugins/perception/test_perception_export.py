@@ -20,7 +20,7 @@ pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
 from diagnostics_perception import checkpoint as exporting
-from diagnostics_perception.checkpoint import export
+from diagnostics_perception.checkpoint import Known, export, metas_line
 from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_perception.plugin import build, export_meta
 from timm.models.eva import Eva
@@ -367,3 +367,19 @@ def test_the_loader_names_the_options_that_a_file_needs(tmp_path: Path) -> None:
     written = export(cut_encoder(aligned(name), "blocks.1"), tmp_path / "written.pt")
     with refusal("other-weights", "pe:tiny-lang?depth=2"):
         build("tiny-core", checkpoint=written.file)
+
+
+def test_the_line_for_metas_code_has_the_options_of_a_cut_encoder() -> None:
+    def line(model: str, file: str = "l.pt", whole: bool = False, **options: object) -> str:
+        return metas_line(Known(model, ARCHITECTURES[model], options), {}, file, whole)
+
+    assert line("core-l14-336", whole=True) == (
+        "pe.CLIP.from_config('PE-Core-L14-336', pretrained=True, checkpoint_path='l.pt')"
+    )
+    cut = line("lang-l14-448-tiling", depth=20, layer_scale=0)
+    assert cut == (
+        "pe.VisionTransformer.from_config('PE-Lang-L14-448-Tiling', pretrained=True, checkpoint_path='l.pt', "
+        "layers=20, ls_init_value=None)"
+    )
+    # What Meta's code does not know, cannot read or has no option for.
+    assert [line("nano"), line("core-l14-336", "l.safetensors"), line("core-l14-336", rope="false")] == [""] * 3
