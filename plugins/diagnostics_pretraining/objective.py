@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,8 +145,8 @@ class Samples:
     in the batch.
     """
 
-    raw: list[np.ndarray]
-    texts: list[str]
+    raw: Sequence[np.ndarray]
+    texts: Sequence[str]
     places: np.ndarray
 
 
@@ -218,47 +218,39 @@ class Feed:
         """Of the samples of that part of the batch, in its order."""
         if self.broken is not None:
             self.broken.read()
-        return [self.dataset.ids[self._unbroken(step, row, at)[0]] for row, at in self._part(step, rank, world)]
+        return [self.dataset.ids[next(self._candidates(step, row, at), row)] for row, at in self._part(step, rank, world)]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         return self.collate(self.samples(step, rank, world), step)
 
     def samples(self, step: int, rank: int = 0, world: int = 1) -> Samples:
         """That part of the batch as the dataset holds it, images first."""
-        raw: list[np.ndarray] = []
-        texts: list[str] = []
         part = self._part(step, rank, world)
-        for row, at in part:
-            image, text = self._read(step, row, at)
-            raw.append(image)
-            texts.append(text)
+        raw, texts = zip(*(self._read(step, row, at) for row, at in part), strict=True)
         return Samples(raw, texts, np.array([at for _, at in part]))
 
     def _read(self, step: int, row: int, at: int) -> tuple[np.ndarray, str]:
         """Image and text of a sample, or of what replaces it."""
-        later = 0
-        while True:
+        wrong: DiagnosticsError | None = None
+        for each in self._candidates(step, row, at):
             try:
-                row, later = self._unbroken(step, row, at, later)
-                return self.dataset[row], self.dataset.texts[row]
+                return self.dataset[each], self.dataset.texts[each]
             except DiagnosticsError as error:
-                if self.broken is None or later + 1 >= self._steps_an_epoch:
+                if self.broken is None:
                     raise
-                self.broken.note(row, error)
+                self.broken.note(each, wrong := error)
+        raise wrong or DiagnosticsError(f"No pair of {self.dataset.name} can be read.", code="bad-data")
 
-    def _unbroken(self, step: int, row: int, at: int, later: int = 0) -> tuple[int, int]:
-        """The sample at a place of the batch, or the first at that place of the epoch's following batches that is not
-        known to be broken; and how many batches later."""
-        while self.broken is not None and row in self.broken.rows and later + 1 < self._steps_an_epoch:
-            later += 1
-            epoch, of_epoch = divmod(step, self._steps_an_epoch)
-            place = (of_epoch + later) % self._steps_an_epoch * self.batch + at
-            row = int(self.order.rows_at(epoch, np.array([place]))[0])
-        return row, later
-
-    @property
-    def _steps_an_epoch(self) -> int:
-        return len(self.order.rows) // self.batch
+    def _candidates(self, step: int, row: int, at: int) -> Iterator[int]:
+        """A sample of the batch, and those at its place of the epoch's following batches; none that is known to be
+        broken."""
+        steps = len(self.order.rows) // self.batch
+        epoch, first = divmod(step, steps)
+        for later in range(steps):
+            if later:
+                row = int(self.order.rows_at(epoch, np.array([(first + later) % steps * self.batch + at]))[0])
+            if self.broken is None or row not in self.broken.rows:
+                yield row
 
     def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
         """Tensors of these samples, as the part of the step's batch that they are."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,23 +102,18 @@ class Broken:
 
     def read(self) -> None:
         """Takes in what other processes found since."""
-        for line in self._lines():
-            try:
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read_until)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read_until += len(whole)
+        for line in whole.splitlines():
+            # What a kill cut short is found again when its turn comes.
+            with contextlib.suppress(ValueError, TypeError, KeyError):
                 found = json.loads(line)
                 if found["data"] == self.data:
                     self.rows[int(found["row"])] = str(found["why"])
-            except (ValueError, TypeError, KeyError):
-                # A kill cut it short; its pair is found again when its turn comes.
-                continue
-
-    def _lines(self) -> Iterator[bytes]:
-        if self.path.is_file():
-            with self.path.open("rb") as file:
-                file.seek(self._read_until)
-                for line in file:
-                    if line.endswith(b"\n"):
-                        self._read_until += len(line)
-                        yield line
 
     def note(self, row: int, error: DiagnosticsError) -> None:
         """Lists a pair that could not be read; raises that error where it is not the pair's fault."""
@@ -133,11 +127,8 @@ class Broken:
             line = {"data": self.data, "row": row, "id": self.dataset.ids[row], "why": str(error)}
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One write, so that lines of several processes do not mix.
-            opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(opened, f"{json.dumps(line)}\n".encode())
-            finally:
-                os.close(opened)
+            with self.path.open("ab", buffering=0) as file:
+                file.write(f"{json.dumps(line)}\n".encode())
             self.rows[row] = str(error)
         if len(self.rows) > self.most:
             raise DiagnosticsError(

@@ -397,6 +397,11 @@ TIMES = "time/"
 """What the keys of a line begin with that no other training of the same numbers has."""
 
 
+def times(batch: int, steps: int, seconds: float, waited: float) -> dict[str, float]:
+    """Of the steps of a line: seconds that each waited for its batch, and samples a second over all processes."""
+    return {f"{TIMES}data": waited / steps, f"{TIMES}samples": batch * steps / seconds}
+
+
 def lines(folder: Path, times: bool = False) -> list[dict[str, Any]]:
     """All that was logged, in order, without times unless asked for; a last line that a kill cut short is left out.
     Raises DiagnosticsError for another that is none.

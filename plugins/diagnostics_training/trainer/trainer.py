@@ -38,7 +38,6 @@ from diagnostics_training.trainer.objective import Batch, Objective, World, barr
 from diagnostics_training.trainer.record import (
     ESTIMATE_AFTER,
     STEPS,
-    TIMES,
     Finite,
     Look,
     Monitor,
@@ -51,6 +50,7 @@ from diagnostics_training.trainer.record import (
     make_folder,
     resumable,
     say,
+    times,
     to_numbers,
 )
 from diagnostics_training.trainer.settings import Settings
@@ -252,10 +252,12 @@ def fit(
         started, measured = time.perf_counter(), 0.0
         steps, finite = range(first, settings.steps), Finite(world.device)
         coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
-        saver, pace = stack.enter_context(contextlib.closing(Saver(out, identity))), Pace(settings.batch)
+        saver = stack.enter_context(contextlib.closing(Saver(out, identity)))
+        logged, since, waited = first, started, 0.0
         for step in steps:
-            with pace.wait():
-                made = next(coming)
+            begun = time.perf_counter()
+            made = next(coming)
+            waited += time.perf_counter() - begun
             batch = {key: value.to(world.device, non_blocking=True) for key, value in made.items()}
             objective.before_step(step)
             if step == first:
@@ -280,7 +282,8 @@ def fit(
             )
             if logs or looks or evaluates or watches or saves or keeps:
                 finite.check(done, name, saver, getattr(batches, "ids", None))
-                scalars = to_numbers(values) | pace.figures()
+                scalars = to_numbers(values) | times(settings.batch, done - logged, time.perf_counter() - since, waited)
+                logged, since, waited = done, time.perf_counter(), 0.0
                 if monitor:
                     seen = look_at_output(objective, batch, done, settings) if looks else None
                     heads = see_heads(objective, batch, settings) if watches else {}
@@ -300,30 +303,6 @@ def fit(
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
     return Fitted(settings.steps, kept, loss, seconds, seen)
-
-
-class Pace:
-    """Times of the steps since they were last asked for."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch, self.steps, self.waited, self.since = batch, 0, 0.0, time.perf_counter()
-
-    @contextlib.contextmanager
-    def wait(self) -> Generator[None]:
-        """A context in which a step waits for its batch."""
-        begun = time.perf_counter()
-        yield
-        self.steps, self.waited = self.steps + 1, self.waited + time.perf_counter() - begun
-
-    def figures(self) -> dict[str, float]:
-        """`time/data`, seconds that a step waited for its batch, and `time/samples`, samples a second over all
-        processes."""
-        each = {
-            "data": self.waited / self.steps,
-            "samples": self.batch * self.steps / (time.perf_counter() - self.since),
-        }
-        self.steps, self.waited, self.since = 0, 0.0, time.perf_counter()
-        return {f"{TIMES}{key}": value for key, value in each.items()}
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:

@@ -323,6 +323,7 @@ def test_the_command_says_what_it_wrote_and_how_to_read_it(tmp_path: Path) -> No
         "tensors": 55,
         "bytes": (tmp_path / "two.safetensors").stat().st_size,
         "left_out": [],
+        "code": "",
     }
     refused = run("pe:tiny-core?pretrained=false", "--out", tmp_path / "one.pt", "--json")
     assert (refused.exit_code, refused.stdout) == (2, "")
