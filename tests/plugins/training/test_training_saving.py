@@ -14,7 +14,7 @@ from diagnostics_training.trainer.objective import Objective, World
 from diagnostics_training.trainer.settings import Settings
 from torch import nn
 
-from diagnostics import StorageError
+from diagnostics.plugin import StorageError
 
 
 def trained() -> tuple[nn.Linear, torch.optim.Optimizer]:
