@@ -17,7 +17,7 @@ from _recommend_rules import RULE, choices, clipped, favour, today
 from _recommend_sets import of_draw
 
 import diagnostics as dx
-from diagnostics.measures.probes.least_squares import PENALTIES, standardised
+from diagnostics.measures.probes.least_squares import PENALTIES, standardise
 from diagnostics.measures.tap_choice import confidence_set
 
 from _common import verdict
@@ -42,7 +42,7 @@ class Ridge:
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, weight: np.ndarray | float = 1.0) -> Ridge:
         """x [row, feature], y [row, target]; `weight` [feature] scales the standardised features."""
-        mean, scale, z = (part.numpy() for part in standardised(torch.from_numpy(x)))
+        mean, scale, z = (part.numpy() for part in standardise(torch.from_numpy(x)))
         u, singular, vt = np.linalg.svd(z * weight, full_matrices=False)
         return cls(mean, scale * weight, y, u, singular, vt)
 

@@ -15,7 +15,7 @@ from diagnostics.measures.statistics import (
     interval,
     profile_intervals,
     resample_counts,
-    resampled_scores,
+    resample_scores,
     scores,
 )
 from diagnostics.measures.tap_choice import confidence_set
@@ -61,8 +61,8 @@ def bounds(test: Losses, fit_units: int, share: bool) -> tuple[float, float, flo
     that of one bootstrap of the largest."""
     units, output = test.loss.shape[1], len(test.loss) - 1
     counts = resample_counts(units, 0)
-    ours = resampled_scores(test.loss[:output], test.reference[:output], counts, 0, share)
-    theirs = resampled_scores(test.loss[output:], test.reference[output:], counts, 0, share, stream=1)
+    ours = resample_scores(test.loss[:output], test.reference[:output], counts, 0, share)
+    theirs = resample_scores(test.loss[output:], test.reference[output:], counts, 0, share, stream=1)
     score, effective = scores(test.loss, test.reference), effective_units(test.reference, share)
     gap, drawn = score[:output] - score[output], ours - theirs
     _, students = interval(gap, drawn, units, fit_units, effective, student=True)

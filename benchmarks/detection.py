@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from diagnostics.datasets.boxes import covered_boxes, pad_boxes
-from diagnostics.measures.probes.average_precision import Curves, Found, Matches, drawn_precision, match
+from diagnostics.datasets.boxes import crop_boxes, pad_boxes
+from diagnostics.measures.probes.average_precision import Curves, Found, Matches, match, precision_draws
 from diagnostics.measures.statistics import Losses
 from diagnostics.measures.verdict import paired_differences
 
@@ -47,7 +47,7 @@ def find(rng: np.random.Generator, boxes: np.ndarray, away: float) -> Found:
 def simulate(images: int, away: float, name: str) -> list[bool]:
     rng = np.random.default_rng(0)
     rows = [boxes_of(rng) for _ in range(MANY)]
-    truth = covered_boxes(pad_boxes(rows, [(SIDE, SIDE)] * MANY), lambda extent: tuple((0.0, float(n)) for n in extent))
+    truth = crop_boxes(pad_boxes(rows, [(SIDE, SIDE)] * MANY), lambda extent: tuple((0.0, float(n)) for n in extent))
     matches: list[list[Matches]] = [
         [match(find(rng, boxes, away), seen, CLASSES, 1) for boxes, seen in zip(rows, truth, strict=True)]
         for _ in range(2)
@@ -59,7 +59,7 @@ def simulate(images: int, away: float, name: str) -> list[bool]:
         some = rng.choice(MANY, images, replace=False)
         curves = [Curves([of[i] for i in some]) for of in matches]
         start = cpu()
-        drawn = drawn_precision(curves, units)
+        drawn = precision_draws(curves, units)
         seconds += (cpu() - start) / 2
         losses = Losses(np.ones((2, images)), np.ones((2, images)), drawn=drawn)
         _, low, high = losses.intervals(4 * images, 0)

@@ -28,7 +28,7 @@ class Observed(Arrays):
 
     modality = "image"
 
-    def observed(self, name: str) -> dict[str, np.ndarray]:
+    def observation_arrays(self, name: str) -> dict[str, np.ndarray]:
         return self.values
 
 

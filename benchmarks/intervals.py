@@ -2,7 +2,7 @@
 
 Readouts are fixed and `fit_units` is 4 times the test units, as the bundled splits have it. So the spread for the training
 set's share, a factor of 1.118, is in the intervals and what it stands for is not in the draws: where all is well .972 holds.
-Beside each: the bootstrap alone, without what `diagnostics.measures.statistics.resampled_scores` adds for shares.
+Beside each: the bootstrap alone, without what `diagnostics.measures.statistics.resample_scores` adds for shares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from diagnostics.measures.statistics import OUTLYING, carried_by_few, profile_intervals
+from diagnostics.measures.statistics import OUTLYING, heaviest_units, profile_intervals
 
 from _common import ARGUMENTS, SMALLEST, finish, paired_difference, verdict
 
@@ -158,7 +158,7 @@ def coverage(setting: Setting, share: bool) -> tuple[float, float]:
 def noticed(setting: Setting) -> float:
     """How often "Beware" is said of a loss that few units carry."""
     rng = np.random.default_rng(0)
-    return float(np.mean([max(carried_by_few(x)[1] for x in setting.draw(rng)) > OUTLYING for _ in range(DRAWS)]))
+    return float(np.mean([max(heaviest_units(x)[1] for x in setting.draw(rng)) > OUTLYING for _ in range(DRAWS)]))
 
 
 def two(

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 
 import diagnostics as dx
-from diagnostics.runs.workers import Workers
+from diagnostics.runs.processes.workers import Workers
 
 from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict
 

@@ -17,7 +17,7 @@ from diagnostics.activations.plan import plan
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.statistics import profile_intervals
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.setup import select_measures
 
 from _common import SMALLEST, apart, finish, images, verdict, vit_tiny
 
@@ -75,7 +75,7 @@ class OnDisk(Activations):
 
 def of_measuring(data: OnDisk) -> float:
     """Of a process that measures what another one wrote, in MB."""
-    measure_all(chosen_measures(None)[0], data, data.targets)
+    measure_all(select_measures(None)[0], data, data.targets)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

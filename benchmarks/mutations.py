@@ -42,9 +42,9 @@ NEAREST = {
     "measures/result.py": "tests/measures/test_result.py tests/measures/test_tap_choice.py",
     "measures/probes/least_squares.py": "tests/measures/test_out_of_fold.py",
     "measures/probes/softmax.py": "tests/measures/test_out_of_fold.py tests/measures/test_probes.py",
-    "runs/profile.py": "tests/runs/test_verdict.py tests/runs/test_runs.py tests/runs/test_overview.py",
-    "runs/recommendation.py": "tests/runs/test_recommendation.py tests/runs/test_verdict.py",
-    "runs/redraws.py": "tests/runs/test_redraws.py",
+    "runs/results/profile.py": "tests/runs/test_verdict.py tests/runs/test_runs.py tests/runs/test_overview.py",
+    "runs/results/recommendation.py": "tests/runs/test_recommendation.py tests/runs/test_verdict.py",
+    "runs/results/redraws.py": "tests/runs/test_redraws.py",
     "runs/comparison/differences.py": "tests/runs/test_comparison.py",
     "runs/comparison/estimates.py": "tests/runs/test_comparison.py",
 }

@@ -48,7 +48,7 @@ class Pooled(Activations):
     def feature_blocks(self, tap: str):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
-    def observed(self, name: str):  # type: ignore[no-untyped-def]
+    def observation_arrays(self, name: str):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
 

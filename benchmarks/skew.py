@@ -16,7 +16,7 @@ import numpy as np
 
 from diagnostics.measures.statistics import (
     OUTLYING,
-    carried_by_few,
+    heaviest_units,
     interval,
     profile_intervals,
     resample_counts,
@@ -77,7 +77,7 @@ def simulate(target: str, units: int, draws: int) -> tuple[np.ndarray, np.ndarra
     ours = 0.25 * (first * size) ** 2
     for share, scale, gap in ((0.25, size, 0.0), (0.25, growing, 0.0), (0.45, size, 0.2)):
         held.append(gap_holds(ours, share * (second * scale) ** 2, reference, gap, units))
-    return np.array([carried_by_few((values - values.mean()) ** 2)[1] for values in known]), np.array(held)
+    return np.array([heaviest_units((values - values.mean()) ** 2)[1] for values in known]), np.array(held)
 
 
 def main() -> None:

@@ -1,28 +1,33 @@
 """Whether two checkouts offer the same and find the same: `python benchmarks/unchanged.py BEFORE AFTER` [--smallest].
 
 Of each it reads the help of every command, `list --json`, and the JSON of three small runs, of a comparison, and of trainings
-and alignments of a few steps, on the same seed and one thread. A command, option or key that is gone or of another kind, and any number that differs in its last digit,
+and alignments of a few steps, on the same seed and one thread, in copies of a process that has imported the checkout (tests/support/warm.py):
+about 4 minutes of a core a checkout. A command, option or key that is gone or of another kind, and any number that differs in its last digit,
 is printed, and the status is 1. What is new, and sentences that say the same numbers in other words, are printed and pass.
 `--smallest` compares this checkout with itself, by the help of one command and by `list --json`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support import warm
+
 RUNS = {
-    "series": ("fracast", "lorenz?n=60"),
-    "trained": ("objectives:lorenz-jepa", "lorenz?n=60"),
-    "images": ("timm:vit_tiny_patch16_224?pretrained=false&img_size=64", "shapes?n=60&size=64"),
+    "series": ("fracast", "lorenz?n=40"),
+    "trained": ("objectives:lorenz-jepa", "lorenz?n=40"),
+    "images": ("timm:vit_tiny_patch16_224?pretrained=false&img_size=64", "shapes?n=40&size=64"),
 }
 COMPARED = ("series", "trained")
 SERIES, SCENES = "lorenz?n=40&seed=3&length=64", "shapes?n=40&seed=3&size=32"
@@ -44,6 +49,18 @@ SMALLEST = "--smallest" in sys.argv
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
 
 
+@contextlib.contextmanager
+def starting(environment: Mapping[str, str]) -> Iterator[None]:
+    """Processes that begin meanwhile have this environment."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 class Checkout:
     """The command line of a checkout, in a folder of its own."""
 
@@ -60,6 +77,9 @@ class Checkout:
             "TERM": "dumb",
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
+        with starting(self.environment):
+            self.server = warm.begin(folder)
+            self.python = next(self.server)
         origin = self._python("-c", "import diagnostics; print(diagnostics.__file__)").strip()
         assert Path(origin).is_relative_to(self.path), f"{origin} is not in {self.path}"
 
@@ -69,7 +89,7 @@ class Checkout:
 
     def _python(self, *args: str) -> str:
         done = subprocess.run(
-            [sys.executable, *args], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            [self.python, *args], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             sys.exit(f"{self.path}: {' '.join(args)} ended with status {done.returncode}.\n{done.stderr}")

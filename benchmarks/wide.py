@@ -16,7 +16,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.apply import measure_all
 from diagnostics.progress import Cost, Progress
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.setup import select_measures
 
 from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict
 
@@ -75,7 +75,7 @@ def main() -> None:
     for tap in data.taps:
         torch.linalg.svd(torch.from_numpy(data.pooled(tap.name)), full_matrices=False)
     decompositions = (cpu() - start) / TAPS
-    measures, _ = chosen_measures(None)
+    measures, _ = select_measures(None)
     start = cpu()
     measured = measure_all(measures, data, data.targets, watch=watch)
     whole = (cpu() - start) / TAPS

@@ -4,7 +4,7 @@ from diagnostics import sklearn as sklearn
 from diagnostics.datasets.dataset import Dataset as Dataset
 from diagnostics.datasets.dataset import Question as Question
 from diagnostics.datasets.dataset import complete_splits as complete_splits
-from diagnostics.datasets.dataset import padded as padded
+from diagnostics.datasets.dataset import pad_series as pad_series
 from diagnostics.datasets.dataset import split_groups as split_groups
 from diagnostics.datasets.target import LazySamples as LazySamples
 from diagnostics.datasets.target import Target as Target

@@ -210,13 +210,13 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
 
 
-def enumerated(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Some names in a sentence: `a`, `a and b`, `a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
+def name_error(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
     """The error for a name that nobody offers, with the nearest names that somebody does.
 
     Returned, not raised: `raise unknown("tap", "blok.3", taps)`.
@@ -234,9 +234,9 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Diagn
 
 
 def check_known(kind: str, name: str, known: Collection[str], hint: str = "") -> None:
-    """Raises `unknown` for a name that is not among those known."""
+    """Raises `name_error` for a name that is not among those known."""
     if name not in known:
-        raise unknown(kind, name, known, hint)
+        raise name_error(kind, name, known, hint)
 
 
 def unwritable(path: PurePath, error: OSError, when: str = "") -> StorageError:
@@ -253,7 +253,7 @@ def unwritable(path: PurePath, error: OSError, when: str = "") -> StorageError:
     )
 
 
-def damaged(path: PurePath, part: str) -> StorageError:
+def damage_error(path: PurePath, part: str) -> StorageError:
     """The error for a finished run, of which a part cannot be read."""
     return StorageError(
         f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run again.",

@@ -55,7 +55,8 @@ def working() -> Generator[None]:
 
 
 def _end_with_reader(ends: bool) -> None:
-    """Whether this process ends, in silence and as other tools do, when whoever reads its output is gone (`| head`).
+    """Sets whether this process ends, in silence and as other tools do, when whoever reads its output is gone (`|
+    head`).
 
     Not while it works: what its workers and libraries write to is not for them to end it by.
     """

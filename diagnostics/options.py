@@ -47,7 +47,7 @@ class Option:
     complete: Callable[[str], list[str]] | None = None
 
     @property
-    def typed(self) -> str:
+    def flag(self) -> str:
         """Its name as it is typed, with its dashes, as `--batch-size`; "" for an argument."""
         return self.names[0].partition("/")[0] if self.names else ""
 

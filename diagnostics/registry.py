@@ -138,7 +138,7 @@ def plugins() -> tuple[Plugin, ...]:
         return tuple(_load(point) for point in points)
 
 
-def offered(kind: EntryKind) -> dict[str, tuple[Plugin, Entry]]:
+def plugin_entries(kind: EntryKind) -> dict[str, tuple[Plugin, Entry]]:
     """Name -> (plugin, entry) over all plugins; an entry whose name two plugins claim raises when it is called."""
     entries: dict[str, tuple[Plugin, Entry]] = {}
     for plugin in plugins():

@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 
 from diagnostics.encoders.bare_module import Numbers, wrap
-from diagnostics.encoders.encoder import Encoder, first_shape, pinned_to
-from diagnostics.encoders.modules import chosen_poolings
+from diagnostics.encoders.encoder import Encoder, first_shape, pin_to
+from diagnostics.encoders.modules import select_poolings
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import taps_together
 from diagnostics.errors import DiagnosticsError
@@ -103,7 +103,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
             )
         encoder = self._built(X)
         self.shape_ = () if X is None else first_shape(encoder, X)
-        self.encoder_ = pinned_to(encoder, self.shape_)
+        self.encoder_ = pin_to(encoder, self.shape_)
         self._names(self.encoder_)
         return self
 
@@ -121,7 +121,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         name, pooling = self._read(encoder)
         own = encoder.side_by_side or [encoder.output_tap]
         names = own if name is None else [name] if isinstance(name, str) else taps_together(name)
-        taps, poolings = [encoder.tap(each) for each in names], chosen_poolings(pooling, encoder.poolings)
+        taps, poolings = [encoder.tap(each) for each in names], select_poolings(pooling, encoder.poolings)
         return [f"{tap.name}_{pooling}_{i}" for tap in taps for pooling in poolings for i in range(tap.features)]
 
     def _read(self, encoder: Encoder) -> tuple[str | Sequence[str] | None, str | Sequence[str] | None]:
@@ -161,7 +161,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         """The encoder that `fit` made; made now where it was not called, since nothing is fitted."""
         if not hasattr(self, "encoder_"):
             # A pickle has kept the shape of the samples that it was fitted with.
-            self.encoder_ = pinned_to(self._built(X), getattr(self, "shape_", ()))
+            self.encoder_ = pin_to(self._built(X), getattr(self, "shape_", ()))
         return self.encoder_
 
     def _built(self, X: Any) -> Encoder:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from diagnostics.errors import DiagnosticsError, explaining, few, unknown
+from diagnostics.errors import DiagnosticsError, explaining, few, name_error
 from diagnostics.options import hints_of
-from diagnostics.registry import ClaimedTwice, offered, plugins
+from diagnostics.registry import ClaimedTwice, plugin_entries, plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,7 +196,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
     """
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
     from diagnostics.encoders.saved import files
-    from diagnostics.encoders.saved.cut import shortened
+    from diagnostics.encoders.saved.cut import end_at_tap
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     file, trust_code = files.encoder_file(path), trust_code or trusting()
@@ -208,7 +208,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         skeleton = skeleton.replace(files.FILES, files.unpack_files(json.dumps(about.files), str(file)).name)
     encoder = _build_skeleton(skeleton, file, trust_code)
     if about.cut is not None:
-        encoder = shortened(encoder, about.cut, about.absent)
+        encoder = end_at_tap(encoder, about.cut, about.absent)
     files.fill(encoder.module, about, file)
     encoder = _as_saved(encoder, encoder.module, about)
     if about.cut is not None and encoder.resizable:
@@ -217,7 +217,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
             sized = _build_skeleton(skeleton, file, trust_code).sized_for(sample)
             assert isinstance(sized, TorchEncoder)
             assert about.cut is not None
-            sized = shortened(sized, about.cut, about.absent)
+            sized = end_at_tap(sized, about.cut, about.absent)
             # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
             sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
             # Its own way would start from the module from which parts are gone.
@@ -245,7 +245,7 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> T
 
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
-    """What the name in a saved file builds, with whatever weights."""
+    """Builds the name in a saved file, with whatever weights."""
     from diagnostics.encoders.saved.files import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
@@ -291,7 +291,7 @@ def _no_saved_encoder(path: str, file: Path) -> DiagnosticsError:
     else:
         sentence = f"Folder {path} holds no {file.name}, so it is no saved encoder"
     hints: list[str] = []
-    for _, entry in offered("encoder").values():
+    for _, entry in plugin_entries("encoder").values():
         # A plugin's failure to explain must not hide what it was asked to explain.
         with contextlib.suppress(Exception):
             hints.append(entry.path_hint(path) if entry.path_hint else "")
@@ -328,7 +328,7 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return path, _from_file(Path(path), function), ()
-    entries = offered(what)
+    entries = plugin_entries(what)
     scheme, colon, rest = name.partition(":")
     whole = name in entries and not name.endswith(":")
     key, args = (name, ()) if whole else (scheme + colon, (rest,))
@@ -353,7 +353,7 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
     if name.endswith(".py"):
         hint = f"To use a file, name the function in it: {name}:build."
-    raise unknown(what, name, entries, hint)
+    raise name_error(what, name, entries, hint)
 
 
 def _from_file(path: Path, function: str) -> Callable[..., Any]:
@@ -381,7 +381,7 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
             for key, value in vars(module).items()
             if getattr(value, "__module__", "") == spec.name or isinstance(value, nn.Module)
         ]
-        raise unknown(f"function in {path}:", function, [key for key in own if callable(getattr(module, key))])
+        raise name_error(f"function in {path}:", function, [key for key in own if callable(getattr(module, key))])
     if isinstance(make, nn.Module):
         # Callable too, but with samples: the module is what is meant.
         return _returning(make, function)
@@ -405,9 +405,9 @@ def _call_for_encoder(
     """
     from torch import nn
 
-    from diagnostics.encoders.bare_module import declared
+    from diagnostics.encoders.bare_module import declare
 
-    known, of_module = _parameters(make, len(args)), _parameters(declared, 3)
+    known, of_module = _parameters(make, len(args)), _parameters(declare, 3)
     for key in options:
         # Misspelt, and not one of the function's own, which it is told of when it is called.
         if (
@@ -415,16 +415,16 @@ def _call_for_encoder(
             and not difflib.get_close_matches(key, known)
             and difflib.get_close_matches(key, of_module)
         ):
-            raise unknown(f"option of this {what}", key, of_module)
+            raise name_error(f"option of this {what}", key, of_module)
     own = {key: text for key, text in options.items() if key in known or key not in of_module}
     built = call(make, args, own, owner, what)
     if isinstance(built, nn.Module):
         named = f"{owner}:{getattr(make, '__name__', 'function')}"
         about = {key: text for key, text in options.items() if key in of_module}
         alone = {key: text for key, text in own.items() if key not in of_module}
-        return call(functools.partial(declared, built, named, alone), (), about, owner, what)
+        return call(functools.partial(declare, built, named, alone), (), about, owner, what)
     if unread := [key for key in options if key not in own]:
-        raise unknown(f"option of this {what}", unread[0], known)
+        raise name_error(f"option of this {what}", unread[0], known)
     return built
 
 
@@ -447,7 +447,7 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
     for key, text in options.items():
         if key not in known:
             hint = "The encoder brings samples to its size." if (what, key) == ("dataset", "size") else ""
-            raise unknown(f"option of this {what}", key, known, hint)
+            raise name_error(f"option of this {what}", key, known, hint)
         converted[key] = _convert(key, text, _annotation(make, key))
     with explaining(f"{owner} failed to make the {what}"):
         return make(*args, **converted)

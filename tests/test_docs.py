@@ -23,7 +23,7 @@ import typer.main
 import diagnostics as dx
 from diagnostics import registry
 from diagnostics.cli.main import app
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.pages.run import run_page
@@ -178,7 +178,7 @@ def measure_sections() -> dict[str, str]:
     for page in MEASURE_PAGES:
         _, *sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.M)
         for heading, _, text in (section.partition("\n") for section in sections):
-            if heading in bundled():
+            if heading in load_bundled():
                 assert heading not in found, f"{heading} has two sections"
                 found[heading] = text
     return found
@@ -186,8 +186,8 @@ def measure_sections() -> dict[str, str]:
 
 def test_every_measure_has_a_section_that_cites_its_sources() -> None:
     sections = measure_sections()
-    assert set(sections) == set(bundled())
-    for name, measure in bundled().items():
+    assert set(sections) == set(load_bundled())
+    for name, measure in load_bundled().items():
         for number in re.findall(r"\b\d{4}\.\d{5}\b", measure.source):
             assert f"arxiv.org/abs/{number}" in sections[name], f"{name} does not cite {number}"
 
@@ -199,7 +199,9 @@ def test_every_measure_stands_in_the_table_of_its_suite_with_a_link_to_its_secti
     }
     for heading, standard in (("The standard suite", True), ("All", False)):
         rows = re.findall(r"^\|[^|\n]*\|? *\[`(\w+)`\]\((\S+)\)", of_suite[heading], re.M)
-        assert sorted(name for name, _ in rows) == sorted(n for n, m in bundled().items() if m.standard is standard)
+        assert sorted(name for name, _ in rows) == sorted(
+            n for n, m in load_bundled().items() if m.standard is standard
+        )
         for name, link in rows:
             page, _, anchor = link.partition("#")
             assert anchor == name

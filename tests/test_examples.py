@@ -47,7 +47,7 @@ NOT_CALLED = {
     "diagnostics.LayerProfiles.for_lightning",
     "diagnostics.LayerProfiles.for_transformers",
     # `Run.profile` makes one.
-    "diagnostics.runs.profile.Profile.of",
+    "diagnostics.runs.results.profile.Profile.of",
     # pytest calls them.
     "diagnostics.checks.encoder_tests.EncoderTests.subject",
     "diagnostics.checks.encoder_tests.EncoderTests.teardown_class",

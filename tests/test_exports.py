@@ -7,14 +7,14 @@ import importlib
 import pytest
 
 from diagnostics import registry
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.plugin import EncoderTests
 from tests.support.functions import exported
 
 NAMES = {
     "diagnostics": """
         Choice Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles LazySamples Measure Progress Question Run Site Tap
-        Target TorchEncoder __version__ build choose compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
+        Target TorchEncoder __version__ build choose compare complete_splits dataset discover encoder encoder_of frames_of hookimpl load_encoder measure open_run pad_series printable run
         save_encoder silent split_groups stack_taps watcher
     """,
     "diagnostics.measures.dynamics": """
@@ -70,7 +70,7 @@ def test_a_module_exports_these_names(module: str) -> None:
 
 @pytest.mark.smoke
 def test_these_measures_are_bundled() -> None:
-    assert sorted(bundled()) == MEASURES.split()
+    assert sorted(load_bundled()) == MEASURES.split()
 
 
 @pytest.mark.smoke

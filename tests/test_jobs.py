@@ -108,7 +108,7 @@ def test_the_help_shows_what_the_fields_declare() -> None:
 
 def test_what_does_not_decide_stands_in_no_identity() -> None:
     assert deciding(Mine) == ["model", "steps", "target", "out", "taps", "kind", "teacher", "control", "mean"]
-    assert [option.typed for option in options(Mine).values()][:4] == ["", "--steps", "--device", "--for"]
+    assert [option.flag for option in options(Mine).values()][:4] == ["", "--steps", "--device", "--for"]
 
 
 def test_run_has_the_parameters_of_its_request() -> None:

@@ -86,6 +86,11 @@ def test_the_ground_floor_has_at_most_twelve_files_and_eight_rooms() -> None:
     assert len([path for path in entries if path.is_dir()]) <= 8
 
 
+@pytest.mark.parametrize(("room", "most"), [("runs", 15), ("encoders", 20)])
+def test_a_room_has_few_files_beside_its_folders(room: str, most: int) -> None:
+    assert len(list((ROOT / "diagnostics" / room).glob("*.py"))) <= most
+
+
 def test_no_module_is_longer_than_600_lines() -> None:
     lengths = {
         str(path): len(path.read_text(encoding="utf-8").splitlines()) for p in PACKAGES for path in p.rglob("*.py")

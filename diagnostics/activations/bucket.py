@@ -14,6 +14,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,14 @@ class Bucket:
         return sum(length for _, length in self._below(""))
 
     def each(self, act: Callable[[S], T], things: Iterable[S]) -> Iterator[T]:
+        things = iter(things)
+        if len(first := [*islice(things, 2)]) < 2:
+            # Threads would take longer to start than one answer takes.
+            yield from map(act, first)
+            return
         with ThreadPoolExecutor(AHEAD) as threads:
             waiting = deque[Future[T]]()
-            for thing in things:
+            for thing in chain(first, things):
                 waiting.append(threads.submit(act, thing))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()

@@ -100,7 +100,7 @@ def at_positions(
 def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
-    known = _known(target, len(split))
+    known = _is_known(target, len(split))
     for name in SPLITS:
         rows = np.flatnonzero((split == name) & known)
         order[rows] = rng.permutation(rows)
@@ -117,7 +117,7 @@ def _at(target: StoredTarget, rows: np.ndarray, **members: Any) -> StoredTarget:
     )
 
 
-def _known(target: StoredTarget, samples: int) -> np.ndarray:
+def _is_known(target: StoredTarget, samples: int) -> np.ndarray:
     """The samples whose value is known, bool [sample]; maps are swapped whole, known or not."""
     if target.kind in BY_PLACE and target.kind != "matches":
         return np.ones(samples, dtype=bool)
@@ -153,7 +153,7 @@ class Observation(ABC):
         return True
 
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
-        """What a batch is made of, of a sample: by default what the encoder prepares of it."""
+        """Reads the part of a sample that batches are made of: by default what the encoder prepares of it."""
         return encoder.preprocess(dataset[sample])
 
     @abstractmethod
@@ -203,10 +203,10 @@ class Activations(ABC):
     seed: int = 0
     """Of what measures draw, as resamples and permutations."""
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
-    """What probes read in a pass, from tokens that are not stored; see `runs.streamed`."""
+    """What probes read in a pass, from tokens that are not stored; see `runs.streaming`."""
     ready: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """Findings of other processes: by `Measure.key` and tap those of `at_tap`, by "" in place of a tap a whole result;
-    see `runs.workers`."""
+    see `runs.processes`."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
@@ -221,7 +221,7 @@ class Activations(ABC):
         stored in, bounded in memory."""
         return iter(())
 
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+    def observation_arrays(self, name: str) -> Mapping[str, np.ndarray]:
         """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where
         it has not.
         """

@@ -27,7 +27,7 @@ from diagnostics.activations.prepare import (
     identity,
     keep_freed_memory,
     masks_digest,
-    prepared_batches,
+    prepare_batches,
     reference_statistics,
     refuse_other_behaviour,
     refuse_other_identity,
@@ -39,7 +39,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH, pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, enumerated, explaining
+from diagnostics.errors import DiagnosticsError, StorageError, explaining, join_names
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import Compute
 
@@ -233,7 +233,7 @@ def extract(
         return store.complete and (launched or not (with_tokens and store.tokens_removed))
 
     def usable(folder: Place) -> Store | None:
-        """What is there and can be gone on with; raises where it cannot."""
+        """Returns the part that is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
         if store is not None and share is not None and not store.complete:
             _join(store, share, about or {}, with_tokens)
@@ -410,7 +410,7 @@ def _join(store: Store, share: Share, about: Mapping[str, Any], with_tokens: boo
             other.append("whether tokens are stored, by --measures and --token-budget")
         if other:
             raise StorageError(
-                f"{store.path} was begun by a launch with other options ({enumerated(other)}): give all launches the "
+                f"{store.path} was begun by a launch with other options ({join_names(other)}): give all launches the "
                 f"same.",
                 code="other-run",
             )
@@ -492,7 +492,7 @@ def capture_rows(
 
 @dataclass
 class Passed:
-    """What a pass over a batch gives, as it is put where the batch was passed here; the batch itself where wanted."""
+    """Findings of a pass over a batch, as put where the batch was passed here; the batch itself where wanted."""
 
     positions: np.ndarray
     batch: Any = None
@@ -528,7 +528,7 @@ class Passed:
 
 def pass_batch(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray, *, whole: bool) -> Passed:
     """Prepares and passes samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
-    with contextlib.closing(prepared_batches(encoder, dataset, [positions], 0)) as batches:
+    with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
         (batch,) = batches
     passed = Passed(positions, batch if whole else None)
 
@@ -560,7 +560,7 @@ def step_batches(
     """
     jobs = [(step, positions) for step in steps for positions in batches_of(plan, step, size)]
     here, rest = (jobs, []) if deal is None else (jobs[:1], jobs[1:])
-    prepared = prepared_batches(encoder, dataset, [positions for _, positions in here], workers)
+    prepared = prepare_batches(encoder, dataset, [positions for _, positions in here], workers)
     with contextlib.closing(prepared) as batches:
         for (step, positions), batch in zip(here, batches, strict=True):
             yield step, positions, batch

@@ -102,8 +102,8 @@ def write_features(
     """
     from diagnostics.activations.extract import LONGEST_SEAL, ShardBuffers, capture_rows
     from diagnostics.activations.plan import plan, row_order
-    from diagnostics.activations.prepare import fit, prepared_batches
-    from diagnostics.encoders.modules import BATCH, check_compute, chosen_poolings, computing, usable_device
+    from diagnostics.activations.prepare import fit, prepare_batches
+    from diagnostics.encoders.modules import BATCH, check_compute, computing, select_poolings, usable_device
 
     place, where = locate(out), usable_device(device)
     check_compute(compute, where)
@@ -113,7 +113,7 @@ def write_features(
     )
     sized = fit(encoder, dataset)
     read = sized.tap(sized.output_tap if tap is None else tap)
-    planned = plan(sized, [read], len(dataset), 0, "float32", chosen_poolings(pooling, sized.poolings))
+    planned = plan(sized, [read], len(dataset), 0, "float32", select_poolings(pooling, sized.poolings))
     width = len(planned.poolings) * read.features
     rows = max(1, FILE_BYTES // (4 * width))
     about = {
@@ -146,7 +146,7 @@ def write_features(
                 continue
             kept.rows = 0
             batches = [position[first : min(first + size, stop)] for first in range(start, stop, size)]
-            with contextlib.closing(prepared_batches(sized, dataset, batches, workers)) as prepared:
+            with contextlib.closing(prepare_batches(sized, dataset, batches, workers)) as prepared:
                 for positions, batch in zip(batches, prepared, strict=True):
                     capture_rows(sized, batch, positions, planned, dataset, kept)
                     watch(Progress(f"features of {sized.name}", start + kept.rows, len(dataset)))

@@ -24,7 +24,7 @@ from typing import BinaryIO, TypeVar
 import filelock
 import numpy as np
 
-from diagnostics.errors import StorageError, damaged, unwritable
+from diagnostics.errors import StorageError, damage_error, unwritable
 from diagnostics.progress import size
 
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
@@ -68,7 +68,7 @@ class Folder:
         """A folder in this one, which has the same root."""
         return Folder(self.root, f"{self.below}/{name}".lstrip("/"))
 
-    def around(self) -> tuple[Folder, str]:
+    def parent(self) -> tuple[Folder, str]:
         """The folder that this one lies in, and its name there."""
         around, _, name = self.below.rpartition("/")
         return (Folder(self.root, around), name) if self.below else (Folder(self.root.parent), self.root.name)
@@ -80,7 +80,7 @@ class Folder:
         Raises FileExistsError where another process made this one meanwhile. The `mark` of what is made is for stores
         that cannot rename.
         """
-        around, name = self.around()
+        around, name = self.parent()
         around.root.mkdir(parents=True, exist_ok=True)
         with around.making(name) as unfinished:
             yield around.inside(unfinished)
@@ -99,7 +99,7 @@ class Folder:
     def head(self, name: str) -> os.stat_result | None:
         """Size and time of a file; None where there is none."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._folder_of(name) as (folder, last):
-            return self._checked(name, os.lstat(last, dir_fd=folder))
+            return self._check(name, os.lstat(last, dir_fd=folder))
         return None
 
     def lengths(self, names: Iterable[str]) -> dict[str, int]:
@@ -111,8 +111,8 @@ class Folder:
         return map(act, things)
 
     def has_folder(self, name: str) -> bool:
-        """Whether there is a folder of that name."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._opened(name):
+        """True if there is a folder of that name."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._open_handle(name):
             return True
         return False
 
@@ -141,7 +141,7 @@ class Folder:
     def reading(self, name: str, flag: int = 0) -> Generator[BinaryIO]:
         """A regular file, opened to be read."""
         with self._folder_of(name) as (folder, last):
-            self._checked(name, os.lstat(last, dir_fd=folder))
+            self._check(name, os.lstat(last, dir_fd=folder))
             # Not to wait for whoever writes into a pipe that was put there since.
             handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flag, dir_fd=folder)
         with os.fdopen(handle, "rb", buffering=0 if flag else -1) as file:
@@ -228,7 +228,7 @@ class Folder:
         with self._folder_of(name, make=True) as (folder, last):
             handle = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=folder)
         with os.fdopen(handle, "wb") as file:
-            if self._checked(name, os.fstat(handle)).st_nlink > 1:
+            if self._check(name, os.fstat(handle)).st_nlink > 1:
                 raise StrangeFileError(self.path / name)
             file.truncate(place)
             file.seek(place)
@@ -314,19 +314,19 @@ class Folder:
 
     # pyrefly: ignore[unsupported-operation]
     def _entries(self, name: str) -> list[tuple[str, bool]]:
-        """What lies in a folder, by name, and whether it is a folder itself."""
-        with self._opened(name) as folder, os.scandir(folder) as entries:
+        """Entries of a folder: name -> whether it is a folder itself."""
+        with self._open_handle(name) as folder, os.scandir(folder) as entries:
             return sorted((f"{name}/{each.name}".lstrip("/"), each.is_dir(follow_symlinks=False)) for each in entries)
 
     @contextlib.contextmanager
     def _folder_of(self, name: str, make: bool = False) -> Generator[tuple[int, str]]:
         """The handle of the folder that a name lies in, made where that is asked for, and the last part of the name."""
         around, _, last = name.rpartition("/")
-        with self._opened(around, make) as folder:
+        with self._open_handle(around, make) as folder:
             yield folder, last
 
     @contextlib.contextmanager
-    def _opened(self, name: str, make: bool = False) -> Generator[int]:
+    def _open_handle(self, name: str, make: bool = False) -> Generator[int]:
         """The handle of a folder, opened part by part, none of which may be a link."""
         parts = [part for part in f"{self.below}/{name}".split("/") if part]
         if ".." in parts:
@@ -348,7 +348,7 @@ class Folder:
         finally:
             os.close(folder)
 
-    def _checked(self, name: str, status: os.stat_result) -> os.stat_result:
+    def _check(self, name: str, status: os.stat_result) -> os.stat_result:
         if not stat.S_ISREG(status.st_mode):
             raise StrangeFileError(self.path / name)
         return status
@@ -370,7 +370,7 @@ def reading(path: PurePath) -> Generator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise damaged(path, "a file that is larger than it was written") from error
+            raise damage_error(path, "a file that is larger than it was written") from error
         raise StorageError(
             f"{path} cannot be read ({error.strerror or error}): see that you may read it, and give the same command "
             f"again.",

@@ -20,7 +20,7 @@ from diagnostics.encoders.taps import Tap
 
 
 class InMemory(Activations):
-    """What a store would hold, row by row in the same order, filled batch by batch; `rows` are there so far."""
+    """Contents of a store in memory, row by row in the same order, filled batch by batch; `rows` are there so far."""
 
     def __init__(self, plan: Plan, dataset: Dataset, device: str) -> None:
         self.plan, self.device, self.rows = plan, device, 0

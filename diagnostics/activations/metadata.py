@@ -1,4 +1,4 @@
-"""What a store says of itself: its contents and observations, in Zarr groups whose metadata holds digests of itself and
+"""Metadata of a store: its contents and observations, in Zarr groups whose metadata holds digests of itself and
 of their files.
 
 A sealed group has two attributes of this kind, so that a changed byte is detected: `files`, a digest for each file
@@ -34,7 +34,7 @@ MOST_UNSTATED = 2**32
 
 
 class DamagedError(Exception):
-    """What lies on disk is not what was written."""
+    """Raised where what lies on disk is not what was written."""
 
 
 class Sealing:
@@ -61,10 +61,10 @@ class Sealing:
         write_group(self.folder, {**attributes, "files": self.files})
 
 
-def listed_files(folder: Place) -> set[str]:
+def files_of_group(folder: Place) -> set[str]:
     """The files of a sealed group that it lists itself, as far as it can be read."""
     with contextlib.suppress(DamagedError, KeyError, TypeError):
-        return {NAME, *map(str, sealed_attributes(read_document(folder))["files"])}
+        return {NAME, *map(str, read_attributes(read_document(folder))["files"])}
     return set()
 
 
@@ -130,7 +130,7 @@ def read_document(folder: Place) -> dict[str, Any]:
         raise DamagedError(NAME) from error
 
 
-def sealed_attributes(document: Mapping[str, Any]) -> dict[str, Any]:
+def read_attributes(document: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a sealed group; raises DamagedError where its metadata is not what it was sealed with."""
     attributes: dict[str, Any] = document["attributes"]
     if attributes.get("digest") != _digest_of(document):
@@ -151,7 +151,7 @@ def seal(values: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """What a sealed file says; raises DamagedError where it is not what was written."""
+    """Reads a sealed file; raises DamagedError where it is not what was written."""
     try:
         values: dict[str, Any] = json.loads(data)
         written = values.pop("digest")
@@ -168,7 +168,7 @@ def _digest_of(document: Mapping[str, Any]) -> str:
 
 
 def digest(data: bytes) -> str:
-    """What a group keeps of a file of its: a digest, and its length in bytes."""
+    """Digest of a file and its length in bytes, as a group keeps them."""
     return f"{_blake(data)} {len(data)}"
 
 
@@ -206,7 +206,7 @@ def write_observed(run: Place, key: str, name: str, arrays: Mapping[str, np.ndar
     with writing(run.path, f"while writing {name}; "):
         if observed.head(NAME) is None:
             observed.put(NAME, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode())
-        if earlier := listed_files(folder):  # and not of another process that is writing it now
+        if earlier := files_of_group(folder):  # and not of another process that is writing it now
             folder.delete([NAME])  # without its index it is not there
             folder.delete(earlier)
         new = Sealing(folder)
@@ -233,11 +233,11 @@ def left_names(run: Place) -> set[str]:
     return set(filter(_LEFT.fullmatch, run.list(STREAMED) if run.has_folder(STREAMED) else ()))
 
 
-def observed_names(run: Place) -> set[str]:
+def observation_names(run: Place) -> set[str]:
     """The files of all observations."""
     there = run.list("observed") if run.has_folder("observed") else ()
     folders = {name.rpartition("/")[0] for name in there if name.endswith(f"/{NAME}") and name.count("/") < 3}
-    return {f"{folder}/{file}" for folder in folders for file in listed_files(run.inside(folder)) | {NAME}}
+    return {f"{folder}/{file}" for folder in folders for file in files_of_group(run.inside(folder)) | {NAME}}
 
 
 def read_observed(run: Place, key: str, name: str) -> Observed | None:
@@ -245,7 +245,7 @@ def read_observed(run: Place, key: str, name: str) -> Observed | None:
     folder = run.inside(f"observed/{name}")
     if not SAFE_NAME.fullmatch(name) or folder.head(NAME) is None:
         return None
-    attributes = sealed_attributes(read_document(folder))
+    attributes = read_attributes(read_document(folder))
     try:
         if attributes["name"] != name or attributes["run"] != key:
             raise DamagedError(name)
@@ -258,7 +258,7 @@ def read_observed(run: Place, key: str, name: str) -> Observed | None:
     return observed
 
 
-def observed_arrays(run: Place, name: str, observed: Observed) -> dict[str, np.ndarray]:
+def read_observation(run: Place, name: str, observed: Observed) -> dict[str, np.ndarray]:
     """The arrays by tap; raises DamagedError where one is not what was written."""
     return {tap: read_array(run.inside(f"observed/{name}"), tap, observed.files) for tap in observed.taps}
 
@@ -271,7 +271,9 @@ _POOLINGS = {"mean", "last", "prefix"}
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What is stored of a target beside its arrays; `grids` are the keys of those that lie on a sample's own axes."""
+    """Facts of a target that are stored beside its arrays; `grids` are the keys of those that lie on a sample's own
+    axes.
+    """
 
     kind: Kind
     units: str
@@ -285,7 +287,7 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a store holds, fixed when it is created except for `complete`.
+    """Contents of a store, fixed when it is created except for `complete`.
 
     `reference_statistics` holds the mean and standard deviation of each tap on the encoder's example (stored as
     `witness`), `files` a digest of each file that was written with the store (metadata, samples and targets), by its

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Observation
 from diagnostics.activations.prepare import (
-    prepared_batches,
+    prepare_batches,
 )
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -41,9 +41,9 @@ def observe(
 ) -> None:
     """Records each of these observations that the store does not hold yet; every write is atomic.
 
-    Where an encoder has none, the reason is recorded in its place: `store.observed` raises it, and nothing runs again
-    until another `version` of this package, another torch or another kind of device could give another answer. Raises
-    DiagnosticsError where samples cannot be read, StorageError where the disk is full.
+    Where an encoder has none, the reason is recorded in its place: `store.observation_arrays` raises it, and
+    nothing runs again until another `version` of this package, another torch or another kind of device could give
+    another answer. Raises DiagnosticsError where samples cannot be read, StorageError where the disk is full.
     """
     for observation in _distinct(observations):
         rows = min(observation.samples, len(dataset))
@@ -62,11 +62,11 @@ def observe(
         parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
-        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers, observation.load)) as prepared:
+        with contextlib.closing(prepare_batches(encoder, dataset, batches, workers, observation.load)) as prepared:
             for positions, batch in zip(batches, prepared, strict=True):
                 try:
                     parts.append(
-                        _checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
+                        _as_rows(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
                     )
                 except NotFiniteError as error:
                     reason = str(error)
@@ -85,7 +85,7 @@ def observe(
                 watch(Progress(progress_step, int(positions[-1]) + 1, rows))
         if observation.name in store.unobserved:
             continue
-        joined = Captured({}, {}) if reason else _joined(parts, taps)
+        joined = Captured({}, {}) if reason else _concatenate(parts, taps)
         if not reason and not joined:
             reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
         about = {"samples": rows, "reason": reason, "left_out": joined.left_out, "state": state}
@@ -111,7 +111,7 @@ def _distinct(observations: Iterable[Observation]) -> list[Observation]:
     return list(by_name.values())
 
 
-def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, Any], rows: int) -> Captured:
+def _as_rows(observation: Observation, encoder: Encoder, observed: Mapping[str, Any], rows: int) -> Captured:
     """The arrays on the CPU in float32; raises DiagnosticsError for one without a row for each sample."""
     arrays: dict[str, np.ndarray] = {}
     for tap, values in observed.items():
@@ -126,7 +126,7 @@ def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, 
     return Captured(arrays, observed.left_out if isinstance(observed, Captured) else {})
 
 
-def _joined(parts: list[Captured], taps: list[str]) -> Captured:
+def _concatenate(parts: list[Captured], taps: list[str]) -> Captured:
     """The batches concatenated, of the taps that all of them have with one shape."""
     arrays: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}

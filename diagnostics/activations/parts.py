@@ -29,7 +29,7 @@ from diagnostics.activations.metadata import STREAMED, digest, left_names, seal
 from diagnostics.activations.place import Location
 from diagnostics.activations.plan import ranges_of, record_of
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, StorageError, damaged
+from diagnostics.errors import DiagnosticsError, StorageError, damage_error
 
 MOST_LEFT = 2**36
 """Bytes of sums: those of 80 taps of 8,192 features take a third."""
@@ -100,7 +100,8 @@ def _launches_in_environment(total: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Share:
-    """What a command does of the parts of a run, in a `scratch` folder of its own; `about` stands in the records.
+    """The share of a command in the parts of a run, made in a `scratch` folder of its own; `about` stands in the
+    records.
 
     `finishes`: whether it is the command that measures, which does all that is missing; other launches do theirs.
     `streams`: whether sums are gathered over ranges of parts, each of which is then one launch's. `exact`: whether all
@@ -123,7 +124,7 @@ class Share:
         return [part for at in self.ranges(parts) for part in units(parts, self.streams)[at]]
 
     def work(self, folder: Place) -> Folder:
-        """Where shards and journals of the store in a folder are written until their part is whole."""
+        """The folder in which shards and journals of a store are written until their part is whole."""
         place = self.scratch / folder.below
         with writing(place):
             place.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ class Share:
 
 
 def units(parts: int, streams: bool) -> list[range]:
-    """What is dealt to launches of so many parts: each of them, or the ranges that sums are gathered over."""
+    """Units that are dealt to launches of so many parts: each of them, or the ranges that sums are gathered over."""
     return ranges_of(parts) if streams else [range(part, part + 1) for part in range(parts)]
 
 
@@ -225,7 +226,7 @@ class Left:
             data = self.store.folder.get(f"{self.place}/{name}", MOST_LEFT)
             if hashlib.sha256(data[32:]).digest() == data[:32]:
                 return load(data[32:])
-        raise damaged(self.store.path, f"{self.place}/{name}")
+        raise damage_error(self.store.path, f"{self.place}/{name}")
 
 
 def remove_left(store: Store) -> None:
@@ -241,7 +242,7 @@ def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _words(about: Mapping[str, Any]) -> str:
-    """How a part was computed, as far as its last digits may depend on it."""
+    """The way a part was computed, as far as its last digits may depend on it."""
     if not about:
         return ""
     how = f"attention {about['kernel']}, batches of {about['batch_size']}, torch {about['versions'].get('torch', '')}"
@@ -251,8 +252,8 @@ def _words(about: Mapping[str, Any]) -> str:
 
 
 def mixture(store: Store, *more: Mapping[str, Any]) -> str:
-    """How the parts of a store were computed, and `more`, as a sentence, where not all in one way; "" where they
-    were.
+    """The ways in which the parts of a store were computed, and `more`, as a sentence, where not all in one way; ""
+    where they were.
     """
     every = [*map(store.record, range(store.plan.parts)), *more]
     ways = sorted({_words(about) for about in every} - {""})

@@ -52,7 +52,7 @@ def parse_budget(text: str | int | None) -> int | None:
 
 
 def samples_with_tokens(samples: int, each: int, budget: int | None, probes: bool = True) -> int:
-    """How many of the samples keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on
+    """Number of samples that keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on
     them.
     """
     by_rule = max(PLENTY // each if probes else 0, min(WANTED, MOST // each), FEWEST)
@@ -83,7 +83,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options.
+    """Plan of what a store will hold: decided before the first byte, the same for the same encoder, dataset and
+    options.
 
     Samples have positions in `row_order`, of which the first `token_samples` keep their tokens, `shard` in a shard. All
     rows are pooled, `pooled_shard` rows in a shard, which is all of them or a multiple of `shard`. A part is a shard of
@@ -203,7 +204,7 @@ class Plan:
         has_tokens: Callable[[int], bool] = lambda shard: False,
         parts: Iterable[int] | None = None,
     ) -> Iterator[Step]:
-        """What is to be done of some parts (None: of all), in the order of rows.
+        """Steps that are to be done of some parts (None: of all), in the order of rows.
 
         `kept` says how many of the first rows of a part are there, `has_tokens` whether a shard of tokens is. Batches
         begin where they would have begun undisturbed, so a step done again is the same to the bit.
@@ -263,7 +264,7 @@ def plan(
 
 
 def _dealt_out(count: int, most: int) -> int:
-    """How many a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full
+    """Number that a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full
     too.
     """
     return math.ceil(count / math.ceil(count / most))

@@ -23,12 +23,12 @@ from torch.utils.data import Dataset as TorchDataset
 from diagnostics.activations.metadata import COVERED
 from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.store import Store
-from diagnostics.datasets.boxes import covered_boxes, misfit_of_boxes
+from diagnostics.datasets.boxes import crop_boxes, misfit_of_boxes
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.matches import covered_matches
-from diagnostics.datasets.target import Target, classes_on_grid, covered_part, events_on_grid, joined, on_grid
+from diagnostics.datasets.matches import crop_matches
+from diagnostics.datasets.target import Target, classes_on_grid, crop_maps, events_on_grid, join_maps, on_grid
 from diagnostics.encoders.encoder import Encoder, check_modality, size_for
-from diagnostics.encoders.modules import by_name, digest_of, seeded
+from diagnostics.encoders.modules import by_name, digest_of, seeding
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.interrupts import hold_worker_ends
@@ -66,7 +66,7 @@ class SampleFacts:
 def differences(
     first: SampleFacts, second: SampleFacts, words: tuple[str, str] = ("in one", "in the other")
 ) -> Iterator[str]:
-    """What differs, the most telling first; `words` say where the first's and the second's are."""
+    """Differences of two identities, the most telling first; `words` say where the first's and the second's are."""
     ids = set(first.ids), set(second.ids)
     if missing := ids[0] ^ ids[1]:
         yield f"{len(missing)} of {len(ids[0] | ids[1])} samples are in one only, for example {min(missing)}"
@@ -97,7 +97,7 @@ def _other_values(name: str, ids: np.ndarray, mine: np.ndarray, theirs: np.ndarr
 
 
 def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -> dict[str, str]:
-    """What the activations depend on: never device, batch size or number of workers."""
+    """Digests of all that the activations depend on: never device, batch size or number of workers."""
     return {
         **encoder.identity,
         "dataset": f"{dataset.name} {dataset.fingerprint}",
@@ -191,17 +191,17 @@ def masks_digest(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
 
 
 def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
-    """What is stored of each target that lies on a sample's own axes: name -> key -> array.
+    """Arrays to store of each target that lies on a sample's own axes: name -> key -> array.
 
     Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`, those of unequal
-    extents by the nearest pixels of the smallest; boxes in shares of the covered part, as of `covered_boxes`.
+    extents by the nearest pixels of the smallest; boxes in shares of the covered part, as of `crop_boxes`.
     """
     shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
     by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
     dense: dict[str, dict[str, np.ndarray]] = {}
     for name, target in dataset.targets.items():
         if target.kind == "masks":
-            masks = joined([covered_part(maps, encoder.covers(maps.shape[1:])) for maps in target.blocks()])
+            masks = join_maps([crop_maps(maps, encoder.covers(maps.shape[1:])) for maps in target.blocks()])
             # A panoptic number (class x 1000 + object) may not fit into 16 bits.
             fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
             dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
@@ -211,9 +211,9 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
                 boxes[i, 0, 2:4] = _extent(dataset, target, int(i))[::-1]
             if wrong := misfit_of_boxes(boxes, target.classes, target.kind == "phrases"):
                 raise DiagnosticsError(f"Target {name} of {dataset.name}: {wrong}.", code="bad-target")
-            dense[name] = {COVERED: covered_boxes(boxes, encoder.covers)}
+            dense[name] = {COVERED: crop_boxes(boxes, encoder.covers)}
         elif target.kind == "matches":
-            dense[name] = {COVERED: covered_matches(target.values, encoder.covers)}
+            dense[name] = {COVERED: crop_matches(target.values, encoder.covers)}
         elif target.dense:
             fitting = {"x".join(map(str, shape)): shape for shape in shapes if len(shape) == np.ndim(target.values[0])}
             with explaining(
@@ -224,7 +224,7 @@ def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> di
                     for maps in target.blocks()
                 ]
                 cells = zip(fitting, zip(*blocks, strict=True), strict=True)
-                dense[name] = {key: joined(parts) for key, parts in cells}
+                dense[name] = {key: join_maps(parts) for key, parts in cells}
     return dense
 
 
@@ -283,7 +283,7 @@ class _SampleChangedError(DiagnosticsError):
 
 
 def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
-    """Where `SAMPLES` samples, read, prepared and passed twice, are not the same, as a sentence; "" where they are.
+    """Compares `SAMPLES` samples, read, prepared and passed twice: where they are not the same, as a sentence, or "".
 
     What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes
     the sample itself, which is put back.
@@ -318,7 +318,7 @@ def _difference(encoder: Encoder, dataset: Dataset, taps: Sequence[str], toleran
     batch, passes = default_collate(prepared), list[dict[str, Tensor]]()
     for seed in (1, 2):
         # A pass leaves random states as they were, so that two in a row would draw the same.
-        with seeded(seed):
+        with seeding(seed):
             passes.append(encoder.capture(batch, taps, _some_tokens))
     for tap in taps:
         if (passes[0][tap] - passes[1][tap]).norm() > tolerance * passes[0][tap].norm():
@@ -342,7 +342,7 @@ Load = Callable[[Encoder, Dataset, int], Any]
 """What a pass is given of a sample."""
 
 
-def prepared(encoder: Encoder, dataset: Dataset, sample: int) -> Any:
+def prepare(encoder: Encoder, dataset: Dataset, sample: int) -> Any:
     """A sample as the model takes it."""
     return encoder.preprocess(dataset[sample])
 
@@ -386,8 +386,8 @@ class _Batches(TorchDataset[Any]):
             )
 
 
-def prepared_batches(
-    encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int, load: Load = prepared
+def prepare_batches(
+    encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int, load: Load = prepare
 ) -> Generator[Any]:
     """The preprocessed, collated batch of each array of row positions, in order; close it where it is left early.
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds beside its store: results, and all files that the run lists as its own, with its report and
+"""Files of a run beside its store: results, and all files that the run lists as its own, with its report and
 its controls; a run that takes another's place; and its tokens, most of its bytes, removed to free their space.
 
     results.json                which results are the run's: the digest of an index, written last
@@ -36,12 +36,12 @@ from diagnostics.activations.metadata import (
     NAME,
     DamagedError,
     digest,
-    listed_files,
+    files_of_group,
     plain,
+    read_attributes,
     read_document,
     read_files,
     seal,
-    sealed_attributes,
     unseal,
 )
 from diagnostics.activations.place import locate
@@ -83,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Omission:
-    """What is left out, and why: a measure, a measure of one target, of a control, or a control altogether."""
+    """A result that is left out, and why: a measure, a measure of one target, of a control, or a control altogether."""
 
     reason: str
     key: str = ""
@@ -94,13 +94,14 @@ class Omission:
 
     @property
     def label(self) -> str:
-        """What is left out, in words."""
+        """The result that is left out, in words."""
         return " of ".join(filter(None, (self.key, self.control)))
 
 
 @dataclass(frozen=True)
 class Index:
-    """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last.
+    """Index of the results by encoder and control, of what is left out, and of the calls that gave them, the latest
+    last.
 
     `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their
     file.
@@ -133,8 +134,8 @@ def index_file(store: Store) -> str:
 
 
 def read_index(store: Store) -> Index | None:
-    """Which results a run has; None where there are none yet. Raises where that cannot be read, or another run's lie
-    there.
+    """Reads the index of a run's results; None where there are none yet. Raises where that cannot be read, or another
+    run's lie there.
     """
     with reading(store.path):
         if store.folder.head(index_file(store)) is None:
@@ -157,7 +158,7 @@ def read_index(store: Store) -> Index | None:
     return index
 
 
-def finished_index(store: Store) -> Index:
+def index_of_finished(store: Store) -> Index:
     """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
     no results.
     """
@@ -275,7 +276,7 @@ def merge_results(
     new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
     index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
     both = {owner: {**there.get(owner, {}), **results.get(owner, {})} for owner in entries}
-    arrays, numbers = _encoded({owner: {key: both[owner][key] for key in index.names(owner)} for owner in entries})
+    arrays, numbers = _encode({owner: {key: both[owner][key] for key in index.names(owner)} for owner in entries})
     content = {**dataclasses.asdict(index), "run": store.mark, "numbers": digest(numbers), "arrays": arrays}
     del content["id"]
     data = json.dumps(content, default=plain).encode()
@@ -294,7 +295,7 @@ def merge_results(
 
 
 def _is_answered(omission: Omission, measures: Collection[str], controls: Collection[str]) -> bool:
-    """Whether a call of these measures and controls has something newer to say."""
+    """True if a call of these measures and controls has something newer to say."""
     measure = omission.key.partition("/")[0]
     if omission.control:
         return omission.control in controls and (not measure or measure in measures)
@@ -310,8 +311,8 @@ def _without_unused_calls(index: Index) -> Index:
     return Index(entries, omissions, [index.calls[call] for call in used])
 
 
-def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
-    """What `read_results` reads: of each array its texts, or type, shape and first byte among the numbers of all."""
+def _encode(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
+    """Index for `read_results`: of each array its texts, or type, shape and first byte among the numbers of all."""
     numbers = bytearray()
 
     def variable(data: xr.Variable) -> dict[str, Any]:
@@ -334,7 +335,7 @@ def _encoded(results: Results) -> tuple[dict[str, dict[str, Any]], bytes]:
 def result_files(run: Place) -> set[str]:
     """The files of results, those that a dead process left behind too."""
     below = run.list(RESULTS) if run.has_folder(RESULTS) else ()
-    older = {f"{RESULTS}/{name}" for name in listed_files(run.inside(RESULTS))}
+    older = {f"{RESULTS}/{name}" for name in files_of_group(run.inside(RESULTS))}
     return {CURRENT, *older, *filter(_FILE.fullmatch, below)}
 
 
@@ -356,7 +357,7 @@ def read_page(store: Store, index: Index) -> dict[str, Any] | None:
 
 
 def _older_content(store: Store) -> dict[str, Any]:
-    return sealed_attributes(read_document(store.folder.inside(RESULTS)))
+    return read_attributes(read_document(store.folder.inside(RESULTS)))
 
 
 def _older_results(store: Store, index: Index) -> Results:
@@ -381,7 +382,7 @@ def _older_results(store: Store, index: Index) -> Results:
 
 
 def group_of(owner: str) -> str:
-    """Where the results of an owner lie in a tree, with a slash at the end."""
+    """Path of an owner's results in a tree, with a slash at the end."""
     return f"{CONTROLS}/{owner}/" if owner else ""
 
 
@@ -414,7 +415,7 @@ def _controls(store: Store) -> list[str]:
     return store.attrs.get(CONTROLS, [])
 
 
-def listed(folder: Place) -> set[str]:
+def files_of_run(folder: Place) -> set[str]:
     """Every file that a run lists; what can be read of its lists. Raises StrangeFileError where one of them is none."""
     folder.has_folder(CONTROLS)  # also where it lists none
     names = {REPORT, *result_files(folder)}
@@ -426,7 +427,7 @@ def listed(folder: Place) -> set[str]:
         return names
     names |= store.names
     for control in (f"{CONTROLS}/{name}" for name in _controls(store)):
-        names |= {f"{control}/{name}" for name in listed(folder.inside(control))}
+        names |= {f"{control}/{name}" for name in files_of_run(folder.inside(control))}
     for name in names:
         folder.head(name)
     return names
@@ -436,7 +437,7 @@ def remove(folder: Folder) -> None:
     """Removes what this program alone makes: out of its place in one move first, since after a kill in between it would
     be no run.
     """
-    around, name = folder.around()
+    around, name = folder.parent()
     with writing(folder.path), around.making(name) as aside:
         if around.has_folder(name):
             around.move(name, aside)
@@ -444,16 +445,16 @@ def remove(folder: Folder) -> None:
 
 
 def beside(folder: Folder) -> Folder:
-    """Where a run or a store is made that will take the place of this one."""
-    around, name = folder.around()
+    """Folder in which a run or a store is made that will take the place of this one."""
+    around, name = folder.parent()
     return around.inside(f".{name}.fresh")
 
 
 def replace(folder: Folder) -> None:
     """Puts the run or store that was made beside this one in its place."""
-    around, name = folder.around()
+    around, name = folder.parent()
     with writing(folder.path):
-        around.swap(f".{name}.fresh", name, listed)
+        around.swap(f".{name}.fresh", name, files_of_run)
 
 
 def recover(path: Path) -> Folder:
@@ -463,7 +464,7 @@ def recover(path: Path) -> Folder:
     around = Folder(path.parent)
     with writing(path):
         around.tidy(path.name)
-        around.settle(path.name, listed)
+        around.settle(path.name, files_of_run)
     return Folder(path)
 
 

@@ -74,7 +74,7 @@ class Layout:
         return self.rows * self.block * self.features * np.dtype(self.dtype).itemsize
 
     def start(self, chunk: int) -> int:
-        """Where an inner chunk begins; of the number of chunks, where they end."""
+        """First byte of an inner chunk; of the number of chunks, the byte after the last."""
         return chunk * (self.size + CRC)
 
     @property
@@ -87,7 +87,7 @@ class Layout:
         return f"{self.array}/c.{shard}.0.0"
 
     def end(self, run: bytes, shard: int) -> np.ndarray:
-        """What follows the chunks of a shard, as bytes: its mark, then the index with its checksum."""
+        """Bytes after the chunks of a shard: its mark, then the index with its checksum."""
         mark = hashlib.blake2b(f"{self.array} {shard}".encode(), key=run, digest_size=MARK).digest()
         pairs = np.array([(self.start(chunk), self.size + CRC) for chunk in range(self.chunks)], dtype="<u8")
         index = pairs.ravel().view(np.uint8)
@@ -233,7 +233,7 @@ class Journal:
 
     @property
     def rows(self) -> int:
-        """How many of the first rows are there."""
+        """Number of the first rows that are there."""
         return sum(self._records)
 
     def append(self, row: int, values: Sequence[np.ndarray]) -> None:
@@ -277,7 +277,7 @@ class Journal:
         self._records = []
 
     def _place(self, record: int) -> int:
-        """Where a record begins in the file."""
+        """First byte of a record in the file."""
         return record * HEAD.size + sum(self._records[:record]) * self._row
 
     def _whole_records(self) -> Iterator[int]:

@@ -38,13 +38,13 @@ from diagnostics.activations.metadata import (
     Observed,
     TargetFacts,
     left_names,
-    observed_arrays,
-    observed_names,
+    observation_names,
     read_array,
+    read_attributes,
     read_document,
     read_files,
+    read_observation,
     read_observed,
-    sealed_attributes,
     unseal,
     write_group,
     write_observed,
@@ -52,7 +52,7 @@ from diagnostics.activations.metadata import (
 from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Step, in_ranges, record_of
 from diagnostics.activations.shards import Journal, Layout, ShardBuffer, ShardReader, journal_of
-from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
+from diagnostics.errors import DiagnosticsError, StorageError, damage_error, unwritable
 from diagnostics.vocabulary import DENSE
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Store(Activations):
             raise DiagnosticsError(
                 f"{self.path} is not a run: give the folder that `diagnostics run` wrote.", code="missing-file"
             )
-        self.attrs, self.contents = self._opened(verified)
+        self.attrs, self.contents = self._open(verified)
         self.older = self.attrs["diagnostics_format"] != FORMAT
         """Whether a version of this package wrote it that is not gone on with."""
         self.results_in_groups = self.attrs["diagnostics_format"] < 6
@@ -111,7 +111,7 @@ class Store(Activations):
         self._read_last: dict[str, tuple[str, np.ndarray]] = {}
         """Of each kind, the array of tokens that was read last, and the memory that it is in."""
 
-    def _opened(self, verified: bool = True) -> tuple[dict[str, Any], Contents]:
+    def _open(self, verified: bool = True) -> tuple[dict[str, Any], Contents]:
         try:
             document = read_document(self.folder)
             if document["attributes"].get("diagnostics_format") not in READABLE:
@@ -120,7 +120,7 @@ class Store(Activations):
                     "another folder, and give `diagnostics run` again.",
                     code="other-version",
                 )
-            attrs = sealed_attributes(document)
+            attrs = read_attributes(document)
             try:
                 contents = Contents.from_attrs(attrs)
             except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
@@ -129,7 +129,7 @@ class Store(Activations):
             described = {file: digest for file, digest in contents.files.items() if file.endswith(at_once)}
             read_files(self.folder, described if verified else {})
         except DamagedError as error:
-            raise damaged(self.path, str(error)) from error
+            raise damage_error(self.path, str(error)) from error
         return attrs, contents
 
     # Reading
@@ -196,7 +196,7 @@ class Store(Activations):
             try:
                 return reader.shard(shard)
             except (OSError, ValueError) as error:
-                raise damaged(self.path, layout.array) from error
+                raise damage_error(self.path, layout.array) from error
 
         try:
             shards = range(layout.shards) if some is None else some
@@ -220,7 +220,7 @@ class Store(Activations):
                 try:
                     block = reader.chunk(chunk)
                 except (OSError, ValueError) as error:
-                    raise damaged(self.path, layout.array) from error
+                    raise damage_error(self.path, layout.array) from error
                 yield block.reshape(len(block), -1)
 
     def targets(self) -> dict[str, StoredTarget]:
@@ -230,13 +230,13 @@ class Store(Activations):
     def _target(self, name: str, facts: TargetFacts) -> StoredTarget:
         values, on_grid = np.empty(0), dict[tuple[int, ...], np.ndarray]()
         if COVERED in facts.grids:
-            values = self._sampled(f"targets/{name}/{COVERED}")
+            values = self._by_sample(f"targets/{name}/{COVERED}")
         elif facts.kind in DENSE:  # perhaps on no grid at all
             on_grid = {
-                tuple(int(n) for n in key.split("x")): self._sampled(f"targets/{name}/{key}") for key in facts.grids
+                tuple(int(n) for n in key.split("x")): self._by_sample(f"targets/{name}/{key}") for key in facts.grids
             }
         else:
-            values = self._sampled(f"targets/{name}")
+            values = self._by_sample(f"targets/{name}")
         return StoredTarget(
             name,
             facts.kind,
@@ -245,7 +245,7 @@ class Store(Activations):
             about=facts.about,
             classes=facts.classes,
             period=facts.period,
-            naive=self._sampled(f"naive/{name}") if facts.naive else None,
+            naive=self._by_sample(f"naive/{name}") if facts.naive else None,
             family_override=facts.family,
             on_grid=on_grid,
         )
@@ -263,24 +263,24 @@ class Store(Activations):
         return self._column("group")
 
     def _column(self, name: str) -> np.ndarray:
-        column = self._sampled(name).astype(object)
+        column = self._by_sample(name).astype(object)
         column.flags.writeable = False
         return column
 
-    def _sampled(self, name: str) -> np.ndarray:
+    def _by_sample(self, name: str) -> np.ndarray:
         """An array below `samples`, one row a sample, by position."""
         try:
             values = read_array(self.folder, f"samples/{name}", self.contents.files)
         except DamagedError as error:
-            raise damaged(self.path, f"samples/{name}") from error
+            raise damage_error(self.path, f"samples/{name}") from error
         if values.ndim == 0 or len(values) != self.plan.samples:
-            raise damaged(self.path, f"samples/{name}")
+            raise damage_error(self.path, f"samples/{name}")
         values = values[self.plan.rows]
         # All measures read the same.
         values.flags.writeable = False
         return values
 
-    def observed(self, name: str) -> Captured:
+    def observation_arrays(self, name: str) -> Captured:
         from diagnostics.encoders.encoder import Captured
 
         stored = self.observation(name)
@@ -289,22 +289,22 @@ class Store(Activations):
         if stored.reason:
             raise DiagnosticsError(stored.reason, code="not-measured")
         try:
-            return Captured(observed_arrays(self.folder, name, stored), stored.left_out)
+            return Captured(read_observation(self.folder, name, stored), stored.left_out)
         except DamagedError as error:
-            raise damaged(self.path, f"observed/{name}/{error}") from error
+            raise damage_error(self.path, f"observed/{name}/{error}") from error
 
-    def observed_at(self, name: str, tap: str) -> np.ndarray | None:
-        """What an observation recorded at one tap; None where it has nothing there."""
+    def observation_at(self, name: str, tap: str) -> np.ndarray | None:
+        """The array of an observation at one tap; None where it has nothing there."""
         stored = self.observation(name)
         if stored is None or tap not in stored.taps:
             return None
         try:
             return read_array(self.folder.inside(f"observed/{name}"), tap, stored.files)
         except DamagedError as error:
-            raise damaged(self.path, f"observed/{name}/{error}") from error
+            raise damage_error(self.path, f"observed/{name}/{error}") from error
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
-        """Whether an observation of that many samples is stored, or that in this `state` of the code there is none.
+        """True if an observation of that many samples is stored, or that in this `state` of the code there is none.
 
         What was observed holds on any device and with any torch; but another observation, or version of it, may have
         recorded other numbers under that name.
@@ -317,11 +317,11 @@ class Store(Activations):
         return stored.samples >= samples and all(stored.state.get(key) == state[key] for key in ("by", "version"))
 
     def observation(self, name: str) -> Observed | None:
-        """What is known of an observation, None where nothing was recorded."""
+        """Record of an observation, None where nothing was recorded."""
         try:
             return read_observed(self.folder, self.contents.run.hex(), name)
         except DamagedError as error:
-            raise damaged(self.path, f"observed/{name}") from error
+            raise damage_error(self.path, f"observed/{name}") from error
 
     def check_whole(self) -> None:
         """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
@@ -348,7 +348,7 @@ class Store(Activations):
             lengths = self.folder.lengths(name for _, name in some)
             for layout, name in some:
                 if lengths.get(name) != layout.length and (layout.kind == "pooled" or not self.tokens_removed):
-                    raise damaged(self.path, name)
+                    raise damage_error(self.path, name)
 
     @property
     def rows_done(self) -> int:
@@ -360,9 +360,9 @@ class Store(Activations):
         return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples, with_tokens=False))
 
     def todo(self, batch: int, with_tokens: bool = True, parts: Iterable[int] | None = None) -> list[Step]:
-        """What is not there yet, of some parts or all, with so many samples in a forward pass."""
+        """Steps that are not there yet, of some parts or all, with so many samples in a forward pass."""
         plan = self.plan if with_tokens else self.plan.without_tokens
-        return list(plan.steps(batch, self._pooled_rows, self._has_tokens, parts))
+        return list(plan.steps(batch, self._count_pooled, self._has_tokens, parts))
 
     @property
     def missing_parts(self) -> list[int]:
@@ -400,15 +400,15 @@ class Store(Activations):
         return {part for part, theirs in files.items() if theirs - there}
 
     def _has(self, layout: Layout, shard: int) -> bool:
-        """Whether a shard has its file, of the right length."""
+        """True if a shard has its file, of the right length."""
         file = self.work.head(layout.file(shard))
         return file is not None and file.st_size == layout.length
 
     def _has_tokens(self, shard: int) -> bool:
         return all(self._has(layout, shard) for layout in self._arrays if layout.kind != "pooled")
 
-    def _pooled_rows(self, shard: int) -> int:
-        """How many of the first rows of a shard of pooled values are there, in the taps' shards or in the journal."""
+    def _count_pooled(self, shard: int) -> int:
+        """Number of the first rows of pooled values of a shard, in the taps' shards or in the journal."""
         rows = self.plan.rows_of(shard)
         return rows.stop - rows.start if self._has_pooled(shard) else self._journal_of(shard).rows
 
@@ -490,17 +490,17 @@ class Store(Activations):
 
     @property
     def complete(self) -> bool:
-        """Whether the extraction has finished."""
+        """True if the extraction has finished."""
         return bool(self.attrs["complete"])
 
     @property
     def shared(self) -> bool:
-        """Whether launches extract it together."""
+        """True if launches extract it together."""
         return bool(self.attrs.get(SHARED, False))
 
     @property
     def tokens_removed(self) -> bool:
-        """Whether its tokens were removed, or never written since nothing read them: see `activations.run_files`."""
+        """True if its tokens were removed, or never written since nothing read them: see `activations.run_files`."""
         return bool(self.attrs.get(TOKENS_REMOVED, False))
 
     @property
@@ -515,7 +515,7 @@ class Store(Activations):
         shards = (layout.file(shard) for layout in self._arrays for shard in range(layout.shards))
         journals = map(journal_of, range(self.plan.parts))
         records = map(record_of, range(self.plan.parts))
-        made = {*observed_names(self.folder), *left_names(self.folder)}
+        made = {*observation_names(self.folder), *left_names(self.folder)}
         return {NAME, *self.contents.files, *shards, *journals, *records, *made}
 
     def finish(self, with_tokens: bool = True, mixture: str = "") -> None:
@@ -530,18 +530,18 @@ class Store(Activations):
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""
         with writing(self.path):
-            self.attrs = write_group(self.folder, {**self._opened()[0], **attrs})
+            self.attrs = write_group(self.folder, {**self._open()[0], **attrs})
 
 
 def is_shared(folder: Place) -> bool:
-    """Whether a folder is a run that launches extract together, as far as it can be read."""
+    """True if a folder is a run that launches extract together, as far as it can be read."""
     with suppress(DamagedError, StrangeFileError):
         return bool(read_document(folder)["attributes"].get(SHARED))
     return False
 
 
 def is_run(folder: Place) -> bool:
-    """Whether a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
+    """True if a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
     for.
     """
     with suppress(OSError, StrangeFileError):

@@ -76,7 +76,7 @@ LOCAL = "give a folder or a file"
 """What to do where a command reads and writes on local disks alone, and is given the address of an object store."""
 
 
-def guarded(command: Callable[..., None], plugin: str = "", local: str = LOCAL) -> Callable[..., None]:
+def guard(command: Callable[..., None], plugin: str = "", local: str = LOCAL) -> Callable[..., None]:
     """The command, with an error that a user can cause reported in one sentence and exit status 2, and after a signal
     status 128 and its number (130 after Ctrl-C).
 
@@ -84,10 +84,10 @@ def guarded(command: Callable[..., None], plugin: str = "", local: str = LOCAL) 
     """
 
     @functools.wraps(command)
-    def guard(*args: Any, **kwargs: Any) -> None:
+    def call(*args: Any, **kwargs: Any) -> None:
         try:
             with interrupts.working() if plugin else contextlib.nullcontext():
-                command(*args, **{name: _placed(value, local) for name, value in kwargs.items()})
+                command(*args, **{name: _place_of(value, local) for name, value in kwargs.items()})
         except KeyboardInterrupt as interrupt:
             raise _exit_interrupted(str(interrupt)) from None
         except BrokenPipeError:
@@ -104,13 +104,13 @@ def guarded(command: Callable[..., None], plugin: str = "", local: str = LOCAL) 
                 raise
             raise _exit_after(f"A command of plugin {plugin} failed: {describe(error)}", error) from None
 
-    return guard
+    return call
 
 
-def _placed(value: Any, local: str) -> Any:
+def _place_of(value: Any, local: str) -> Any:
     """A path of an option, or the address that was typed in its place."""
     if isinstance(value, list):
-        return [_placed(each, local) for each in value]
+        return [_place_of(each, local) for each in value]
     if not isinstance(value, Path):
         return value
     if isinstance(place := locate(value), Address) and local:
@@ -248,12 +248,12 @@ def command(
     """Adds a function to the commands, of a group of them and with its example, with the options of its job and its
     own.
 
-    `local`: as in `guarded`.
+    `local`: as in `guard`.
     """
 
     def add(act: Callable[..., None]) -> Callable[..., None]:
         epilog = f"\b\nExample:\n  {example}"
-        made = guarded(options_of(job)(act), local=local)
+        made = guard(options_of(job)(act), local=local)
         return app.command(name, cls=Command, rich_help_panel=group, epilog=epilog)(made)
 
     return add
@@ -266,7 +266,7 @@ CONFIG = "diagnostics.config"
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of the option: the file's values become the defaults of the command's other options."""
     if path is not None and not context.resilient_parsing:
-        guarded(_take)(context, path)
+        guard(_take)(context, path)
     return path
 
 

@@ -41,7 +41,7 @@ from diagnostics.cli.app import (
     read_config,
     working,
 )
-from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.errors import DiagnosticsError, explaining, name_error
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
@@ -95,13 +95,13 @@ def run(
     from diagnostics.runs.extraction import extract_parts
     from diagnostics.runs.job import perform
     from diagnostics.runs.pages.run import run_page
-    from diagnostics.runs.record import typed
+    from diagnostics.runs.results.record import record_command
     from diagnostics.runs.run import Run
 
     if on_error is not None:
         data = str(request.dataset)
         request = replace(request, dataset=f"{data}{'&' if '?' in data else '?'}on_error={on_error}")
-    with working(quiet, verbose) as watch, typed(context.meta.get(TYPED, ""), context.meta.get(CONFIG, {})):
+    with working(quiet, verbose) as watch, record_command(context.meta.get(TYPED, ""), context.meta.get(CONFIG, {})):
         launch = None if part is None else Launch.of(part)
         finished = perform(request, watch) if launch is None else extract_parts(request, launch, watch)
     if not isinstance(finished, Run):
@@ -312,7 +312,7 @@ def list_(
     from diagnostics.cli.tables import LISTED, list_all, print_list, print_overview
 
     if what is not None and what not in LISTED:
-        raise unknown("list", what, LISTED)
+        raise name_error("list", what, LISTED)
     with working():
         rows = list_all()
     if json:
@@ -417,10 +417,10 @@ def explore(
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
     from diagnostics.runs.pages.explorer import explore as write_explorer
-    from diagnostics.runs.record import finished_runs
+    from diagnostics.runs.results.record import find_runs
 
     with working():
-        paths, left_out = finished_runs(runs)
+        paths, left_out = find_runs(runs)
         path = write_explorer(paths, left_out, out)
     print(printable(path))
 
@@ -455,7 +455,7 @@ def runs(
     Folders that are not runs, and damaged or interrupted runs, are listed with the reason.
     """
     from diagnostics.cli.tables import print_runs
-    from diagnostics.runs.record import list_runs
+    from diagnostics.runs.results.record import list_runs
 
     with working():
         rows = list_runs(folder)
@@ -516,9 +516,9 @@ def clean(
 
 def page_of(path: Path, margin: float | None) -> Page:
     """The page of a run: the one that lies there, unless another margin is asked for."""
-    from diagnostics.runs.record import stored_page
+    from diagnostics.runs.results.record import load_page
 
-    if margin is None and (page := stored_page(path)):
+    if margin is None and (page := load_page(path)):
         return page
     from diagnostics.runs.pages.run import run_page
 

@@ -23,7 +23,7 @@ from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 from diagnostics.report.numbers import SIGNIFICANT, format_number
-from diagnostics.runs.derived import handed_out
+from diagnostics.runs.derived import compare_output
 from diagnostics.specs import build
 
 _HOW = re.compile(r"(?: as |, \d+ rows | without ).*$")
@@ -51,7 +51,7 @@ def inspect_encoder(
             start = time.perf_counter()
             encoder.capture(batch, None, lambda tap, tokens: pool(tap, tokens, encoder.poolings).cpu())
             seconds.append((time.perf_counter() - start) / 2)
-        output = handed_out(encoder, dataset)
+        output = compare_output(encoder, dataset)
     module: Any = getattr(encoder, "module", None)
     return {
         **({"placement": _placement(encoder, sample)} if verify else {}),

@@ -8,8 +8,8 @@ import typer
 
 import diagnostics
 from diagnostics.cli import commands as commands  # its commands are in the app once it is imported
-from diagnostics.cli.app import Command, app, guarded, hush_libraries, say, show_tracebacks
-from diagnostics.registry import offered, plugins
+from diagnostics.cli.app import Command, app, guard, hush_libraries, say, show_tracebacks
+from diagnostics.registry import plugin_entries, plugins
 from diagnostics.report.escaping import printable
 
 
@@ -32,7 +32,7 @@ def _add_plugin_commands() -> None:
     train`.
     """
     taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    commands = offered("command")
+    commands = plugin_entries("command")
     groups: dict[str, typer.Typer] = {}
     for name, (plugin, command) in commands.items():
         first, _, rest = name.partition(" ")
@@ -45,7 +45,7 @@ def _add_plugin_commands() -> None:
                 no_args_is_help=True, rich_markup_mode=None, help=f"Commands of plugins: {members}."
             )
             app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name, cls=Command)(guarded(command.make, plugin.name))
+        (groups[first] if rest else app).command(rest or name, cls=Command)(guard(command.make, plugin.name))
 
 
 def main() -> None:

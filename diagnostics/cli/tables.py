@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from diagnostics.progress import size
-from diagnostics.registry import Entry, offered, plugins
+from diagnostics.registry import Entry, plugin_entries, plugins
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 
@@ -50,9 +50,9 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     for kind in ("encoder", "dataset"):
         rows[f"{kind}s"] = [
             {"name": name, **_describe(entry), **_parameters(name, entry), "plugin": plugin.name}
-            for name, (plugin, entry) in offered(kind).items()
+            for name, (plugin, entry) in plugin_entries(kind).items()
         ]
-    for name, (plugin, entry) in offered("measure").items():
+    for name, (plugin, entry) in plugin_entries("measure").items():
         rows["measures"].append({"name": name, **_measure(entry), "plugin": plugin.name})
     for plugin in plugins():
         offers = {kind: sorted(names) for kind, names in plugin.offers.items() if names}
@@ -217,7 +217,7 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def print_parts(launch: str, stores: dict[str, Any]) -> None:
-    """What a launch left of each store, by name."""
+    """Prints the rest that a launch left of each store, by name."""
     from diagnostics.activations.plan import in_ranges
 
     print(f"Launch {launch} has done its parts.")

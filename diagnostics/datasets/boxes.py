@@ -96,7 +96,9 @@ def there(boxes: np.ndarray) -> np.ndarray:
 
 
 def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str], phrases: bool = False) -> str:
-    """Why values are no boxes, in words; "" where they are. Those of `phrases` may have an embedding behind each."""
+    """The reason why values are no boxes, in words; "" where they are. Those of `phrases` may have an embedding behind
+    each.
+    """
     columns = boxes.shape[2] if phrases and boxes.ndim == 3 else _COLUMNS
     if boxes.ndim != 3 or boxes.shape[2] != max(columns, _COLUMNS) or not boxes.shape[1] or boxes.dtype.kind != "f":
         return f"its values are {boxes.dtype} of shape {boxes.shape}, not the boxes of each sample"
@@ -122,7 +124,7 @@ def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str], phrases: bool = F
 
 
 def why_no_boxes(name: str, boxes: np.ndarray, split: np.ndarray) -> str:
-    """Why no probe can find the boxes of a target called so, as a sentence; "" where one can."""
+    """The reason why no probe can find the boxes of a target called so, as a sentence; "" where one can."""
     for part in SPLITS:
         of = boxes[split == part]
         if not (there(of) & (of[:, 1:, ASIDE] == 0)).any():
@@ -130,9 +132,7 @@ def why_no_boxes(name: str, boxes: np.ndarray, split: np.ndarray) -> str:
     return ""
 
 
-def covered_boxes(
-    boxes: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]
-) -> np.ndarray:
+def crop_boxes(boxes: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]) -> np.ndarray:
     """Boxes of samples whose extents are known as a grid sees them, in shares of the part that it covers of each.
 
     They are clipped, and their areas, in pixels of the sample, with them. One of which less than `LEAST_VISIBLE` is

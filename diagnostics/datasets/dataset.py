@@ -90,8 +90,8 @@ class Dataset:
     fingerprint: must change whenever any content does; by default a digest of everything.
     about: one line for `diagnostics list` and the report.
     rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
-    ragged: whether samples have unequal lengths and are `padded`, so that tokens at the same place of two samples have
-        nothing in common; only pooled activations are stored then. Always true for texts.
+    ragged: whether samples have unequal lengths, as of `pad_series`, so that tokens at the same place of two samples
+        have nothing in common; only pooled activations are stored then. Always true for texts.
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing
     asked.
@@ -292,7 +292,7 @@ class Dataset:
         return {split: int((self.split == split).sum()) for split in SPLITS}
 
 
-def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
+def pad_series(samples: Sequence[np.ndarray]) -> np.ndarray:
     """Series or audio of unequal length as one array, float32 [sample, longest] or [sample, longest, variate].
 
     They are padded with NaN on the left, so that all end at the last step and a `state` or `future` refers to the same
@@ -301,7 +301,7 @@ def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
     Examples:
         >>> import numpy as np
         >>> import diagnostics as dx
-        >>> dx.padded([np.array([1.0, 2.0, 3.0]), np.array([4.0])])
+        >>> dx.pad_series([np.array([1.0, 2.0, 3.0]), np.array([4.0])])
         array([[ 1.,  2.,  3.],
                [nan, nan,  4.]], dtype=float32)
     """

@@ -55,7 +55,7 @@ def there(matches: np.ndarray) -> np.ndarray:
 
 
 def misfit_of_matches(matches: np.ndarray) -> str:
-    """Why values are no matches, in words; "" where they are."""
+    """The reason why values are no matches, in words; "" where they are."""
     if matches.ndim != 3 or matches.shape[2] != _COLUMNS or not matches.shape[1] or matches.dtype.kind != "f":
         return f"its values are {matches.dtype} of shape {matches.shape}, not the matches of each sample"
     if not (matches[:, 0, :LENGTH] > 0).all():
@@ -76,13 +76,13 @@ def misfit_of_matches(matches: np.ndarray) -> str:
 
 
 def why_no_matches(name: str, matches: np.ndarray, split: np.ndarray) -> str:
-    """Why points of a target called so cannot be looked for, as a sentence; "" where they can."""
+    """The reason why points of a target called so cannot be looked for, as a sentence; "" where they can."""
     # What looks for them is not fitted.
     lacking = [part for part in SPLITS[1:] if not there(matches[split == part]).any()]
     return f"Target {name} has no match in its {lacking[0]} samples: use more samples." if lacking else ""
 
 
-def covered_matches(
+def crop_matches(
     matches: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]
 ) -> np.ndarray:
     """Matches as a grid sees them: points in shares of the part that it covers, of which both lie in that; others are

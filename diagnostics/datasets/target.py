@@ -314,7 +314,7 @@ def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...],
     return np.where(np.isnan(share), np.nan, (share > 0).astype(np.float64))
 
 
-def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
+def crop_maps(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
     """The part [sample, *extent] of int maps that a grid covers, cut at whole places; beyond the maps it is -1,
     unknown, so that places stay where the grid's cells lie.
     """
@@ -324,7 +324,7 @@ def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> 
     return np.pad(inside, [(0, 0), *beyond], constant_values=-1) if np.any(beyond) else inside
 
 
-def joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
+def join_maps(blocks: Sequence[np.ndarray]) -> np.ndarray:
     """Blocks of maps [sample, *extent] as one array; where their extents differ, by the nearest places on the smallest
     along each axis.
     """

@@ -16,7 +16,7 @@ from diagnostics.encoders.encoder import Encoder, check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe, enumerated, explaining, naming, unknown
+from diagnostics.errors import DiagnosticsError, describe, explaining, join_names, name_error, naming
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -28,7 +28,7 @@ NEEDED = {"image": ("size", "mean", "std"), "series": ("length",)}
 """What has to be said of a module of each modality."""
 
 
-def declared(
+def declare(
     module: nn.Module,
     owner: str,
     own: Mapping[str, str],
@@ -53,13 +53,13 @@ def declared(
     Raises DiagnosticsError for what is not given and cannot be known, and as `wrap` does.
     """
     if modality is not None and modality not in NEEDED:
-        raise unknown("modality of a bare module", modality, NEEDED, "Return a diagnostics.TorchEncoder of another.")
+        raise name_error("modality of a bare module", modality, NEEDED, "Return a diagnostics.TorchEncoder of another.")
     given = {"size": size, "length": length, "variates": variates, "mean": mean, "std": std}
     missing = ["modality"] if modality is None else [name for name in NEEDED[modality] if given[name] is None]
     if missing:
         ways = [_way(owner, own, each, given) for each in (NEEDED if modality is None else [modality])]
         raise DiagnosticsError(
-            f"{owner} gives a bare {type(module).__name__}, whose {enumerated(missing)} cannot be known from it: say "
+            f"{owner} gives a bare {type(module).__name__}, whose {join_names(missing)} cannot be known from it: say "
             f"what it takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder.",
             code="unclear",
         )
@@ -69,11 +69,11 @@ def declared(
         return wrap(module, "series", example, mean=means, std=stds)
     examples = [_noise((size or 1, size or 1, channels), np.uint8) for channels in (3, 1)]
     tries = [(example, Pixels.of(module, example, size, means, stds)) for example in examples]
-    return _wrapped(module, "image", [pair for pair in tries if pair[1].fits] or tries)
+    return _wrap(module, "image", [pair for pair in tries if pair[1].fits] or tries)
 
 
 def _way(owner: str, own: Mapping[str, str], modality: str, given: Mapping[str, Any]) -> str:
-    """How the encoder is named, with what was given of it and dots for what was not."""
+    """Name of the encoder, with what was given of it and dots for what was not."""
     optional = ("variates", "mean", "std") if modality == "series" else ()
     told = {name: "..." if given[name] is None else given[name] for name in NEEDED[modality]}
     told |= {name: given[name] for name in optional if given[name] is not None}
@@ -113,11 +113,11 @@ def wrap(
         pixels = Pixels.of(module, example, size, mean, std)
         wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]
-        return _wrapped(module, modality, [(example, prepare) for prepare in tries])
+        return _wrap(module, modality, [(example, prepare) for prepare in tries])
     if modality == "series" and example.ndim in (1, 2):
         values = _as_tuple(mean, 0.0), _as_tuple(std, 1.0)
         layouts = ("as it is", "channel first", "channel last") if example.ndim == 1 else ("as it is", "variates first")
-        return _wrapped(module, modality, [(example, Values(layout, *values)) for layout in layouts])
+        return _wrap(module, modality, [(example, Values(layout, *values)) for layout in layouts])
     raise DiagnosticsError(
         f"How {modality} samples of shape {list(example.shape)} become the input of a bare {type(module).__name__} "
         f"cannot be known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., "
@@ -134,7 +134,7 @@ def is_bare(encoder: Encoder) -> bool:
 Prepare = Callable[[np.ndarray], Tensor]
 
 
-def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.ndarray, Prepare]]) -> TorchEncoder:
+def _wrap(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.ndarray, Prepare]]) -> TorchEncoder:
     """With the first preparation on which the module runs, shows its taps, and keeps samples apart."""
     name = type(module).__name__
     ran: list[DiagnosticsError] = []
@@ -178,7 +178,7 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
 
 
 def _same_size(sample: np.ndarray) -> None:
-    """Where all samples are resized there is nothing to discover anew for those of another size."""
+    """The same encoder: where all samples are resized there is nothing to discover anew for those of another size."""
 
 
 def _check_apart(encoder: TorchEncoder) -> None:

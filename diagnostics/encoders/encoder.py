@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.modules import BATCH, by_name, chosen_poolings, computing, pool, usable_device
+from diagnostics.encoders.modules import BATCH, by_name, computing, pool, select_poolings, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap, taps_together
-from diagnostics.errors import DiagnosticsError, explaining, naming, unknown
+from diagnostics.errors import DiagnosticsError, explaining, name_error, naming
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -186,7 +186,7 @@ class Encoder(ABC):
         if batch_size is not None and batch_size < 1:
             raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")
         wanted = self.tap(self.output_tap if tap is None else tap)
-        names = chosen_poolings(pooling, self.poolings)
+        names = select_poolings(pooling, self.poolings)
         given = _as_list(self, samples)
         sized = self
         pinned = _shapes_in_words(self.preprocess(self.example())) if self.pinned else ""
@@ -359,7 +359,7 @@ class Encoder(ABC):
         for tap in self.taps:
             if tap.name == name:
                 return tap
-        raise unknown(
+        raise name_error(
             "tap", name, [tap.name for tap in self.taps], f"See `diagnostics inspect {self.spec}`." if self.spec else ""
         )
 
@@ -397,7 +397,7 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
         return encoder.sized_for(sample)
 
 
-def pinned_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
+def pin_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
     """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for
     texts, and where no shape is known."""
     if not shape:

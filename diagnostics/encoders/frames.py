@@ -21,7 +21,7 @@ Sampler = Literal["floor", "endpoints"]
 MOST_FRAMES = 4096
 
 
-def sampled_frames(frames: int, count: int, sampler: str) -> list[int]:
+def sample_frames(frames: int, count: int, sampler: str) -> list[int]:
     """Indices of the `count` frames that are encoded of a clip of `frames`; some are repeated in a shorter clip.
 
     `floor` takes int(i * frames / count), the first of equal parts, as in the demonstrations of Perception Encoder;
@@ -76,7 +76,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
                 f"samples.",
                 code="bad-sample",
             )
-        return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
+        return default_collate([encoder.preprocess(sample[i]) for i in sample_frames(len(sample), count, sampler)])
 
     def forward(module: nn.Module, batch: Any) -> Any:
         return encoder.forward(module, _fold(batch))
@@ -86,7 +86,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         return frames_of(sized, count, sampler) if sized is not encoder and isinstance(sized, TorchEncoder) else None
 
     def covers(extents: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        return (_covered_time(int(extents[0]), count, sampler), *encoder.covers(extents[1:]))
+        return (_time_span(int(extents[0]), count, sampler), *encoder.covers(extents[1:]))
 
     def valid(batch: Any, tap: Tap) -> Tensor | None:
         of_frames = encoder.valid(_fold(batch), image_taps[tap.name])
@@ -128,7 +128,7 @@ def _fold(batch: Any) -> Any:
     return map_tensors(lambda tensor: tensor.flatten(0, 1), batch)
 
 
-def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:
+def _time_span(frames: int, count: int, sampler: str) -> tuple[float, float]:
     """(start, stop) in frames of what the cells cover, each centred on its frame: beyond the clip where frames are
     skipped.
     """

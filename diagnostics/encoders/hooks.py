@@ -38,7 +38,7 @@ class Call:
 
 
 @contextmanager
-def hooked(
+def hook_calls(
     module: nn.Module,
     names: Iterable[str],
     begin: Callable[[str, tuple[Any, ...], Mapping[str, Any]], None] | None = None,
@@ -95,7 +95,7 @@ def at_taps(
         calls[name] += 1
         report(name, (*args, *kwargs.values()), begin)
 
-    with hooked(module, sites, began, lambda call: report(call.name, call.output, end)):
+    with hook_calls(module, sites, began, lambda call: report(call.name, call.output, end)):
         yield
     for tap, site in chain(*sites.values()):
         if calls[site.module] != site.calls:
@@ -107,7 +107,7 @@ def at_taps(
 
 
 @contextmanager
-def captured_at(
+def capture_at(
     module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, *, whole_pass: bool
 ) -> Generator[dict[str, Any]]:
     """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as
@@ -133,7 +133,7 @@ def captured_at(
 
     reading = at_taps(module, taps, encoder, partial(read, "before"), partial(read, "after"))
     # Registered last, so that what lies at the site is read by then.
-    leaving = nullcontext() if whole_pass else hooked(module, runs_left, end=leave)
+    leaving = nullcontext() if whole_pass else hook_calls(module, runs_left, end=leave)
     with reading, leaving, end:
         yield captured
 
@@ -186,19 +186,19 @@ def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
             end(value)
 
     hooks = (
-        hooked(module, [site.module], begin=lambda _, args, kwargs: leave((*args, *kwargs.values())))
+        hook_calls(module, [site.module], begin=lambda _, args, kwargs: leave((*args, *kwargs.values())))
         if site.when == "before"
-        else hooked(module, [site.module], end=lambda call: leave(call.output))
+        else hook_calls(module, [site.module], end=lambda call: leave(call.output))
     )
     with hooks, end:
         yield end
 
 
 @contextmanager
-def recorded(module: nn.Module, names: Iterable[str]) -> Generator[list[Call]]:
+def record_calls(module: nn.Module, names: Iterable[str]) -> Generator[list[Call]]:
     """The calls of some submodules in passes that run inside, in the order in which they end."""
     calls: list[Call] = []
-    with hooked(module, names, end=calls.append):
+    with hook_calls(module, names, end=calls.append):
         yield calls
 
 
@@ -344,7 +344,7 @@ def floating_in(batch: Any) -> list[Tensor]:
     return [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
 
 
-def replaced(batch: Any, old: Tensor, new: Tensor) -> Any:
+def replace_tensor(batch: Any, old: Tensor, new: Tensor) -> Any:
     """The batch with one tensor in another's place."""
     return map_tensors(lambda tensor: new if tensor is old else tensor, batch)
 
@@ -376,7 +376,7 @@ def distances(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> 
     return np.concatenate([far[:, : grid.prefix], aggregate(far[:, grid.prefix :], grid, axes)], axis=1)
 
 
-def moved_most(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> int | None:
+def largest_move(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> int | None:
     """The place of the first sample whose tokens lie farthest from those of the unchanged input; None where nothing
     moved.
     """
@@ -421,7 +421,7 @@ class FirstBlockInput:
         >>> first = FirstBlockInput(torch.randn(2, 64), read)
         >>> first.special_tokens()
         [0]
-        >>> first.moved_by_end({"t": 64}).any(2)[0].tolist()
+        >>> first.movement_by_end({"t": 64}).any(2)[0].tolist()
         [False, False, False, False, True]
     """
 
@@ -436,19 +436,19 @@ class FirstBlockInput:
             return self.read(batch)
         return None
 
-    def moved(self, change: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+    def movement(self, change: Callable[[Tensor], Tensor | None]) -> Tensor | None:
         """The numbers that move, bool [B, ...], when the one tensor of real numbers in the batch is changed."""
         floating = floating_in(self.batch)
         changed = change(floating[0].clone()) if len(floating) == 1 else None
         if changed is None or self.rest is None:
             return None
-        now = self._read(replaced(self.batch, floating[0], changed))
+        now = self._read(replace_tensor(self.batch, floating[0], changed))
         if now is None or now.shape != self.rest.shape:
             return None
         moved = now != self.rest
         return moved if bool(moved.any()) else None
 
-    def moved_by_end(self, extents: Mapping[str, int]) -> Tensor | None:
+    def movement_by_end(self, extents: Mapping[str, int]) -> Tensor | None:
         """The numbers that move when the last quarter of the input along every axis of places changes."""
 
         def change(given: Tensor) -> Tensor | None:
@@ -463,11 +463,11 @@ class FirstBlockInput:
             part.copy_(noisy(part))
             return given
 
-        return self.moved(change)
+        return self.movement(change)
 
     def special_tokens(self) -> list[int] | None:
         """Tokens of [B, T, F] that no input moves: class tokens, registers."""
-        moved = self.moved(noisy)
+        moved = self.movement(noisy)
         if moved is None or moved.ndim != 3:
             return None
         return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
@@ -476,7 +476,7 @@ class FirstBlockInput:
         """True if places lie behind the features, by what a change in one corner of the input moves along either
         axis.
         """
-        moved = self.moved_by_end(extents)
+        moved = self.movement_by_end(extents)
         if moved is None or moved.ndim < 3:
             return None
         first = float(moved.flatten(2).any(2).float().mean())
@@ -496,7 +496,7 @@ class FirstBlockInput:
             first.copy_(noisy(first))
             return given
 
-        moved = self.moved(change)
+        moved = self.movement(change)
         return None if moved is None or moved.ndim != 3 else float(moved.any(2).float().mean()) <= LOCAL
 
     def rows_follow_samples(self, rows: int) -> bool:
@@ -506,5 +506,5 @@ class FirstBlockInput:
             given[0] = noisy(given[0])
             return given
 
-        moved = self.moved(change)
+        moved = self.movement(change)
         return moved is None or not bool(moved[rows:].any())

@@ -255,7 +255,7 @@ def random_kept(device: torch.device | None = None) -> Generator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Generator[None]:
+def seeding(seed: int) -> Generator[None]:
     """A context in which Python, numpy and torch draw from this seed, one thread at a time, and after which random
     states are as before."""
     with _DRAWING, random_kept():
@@ -298,7 +298,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 @contextmanager
-def placed(module: nn.Module, device: str | torch.device) -> Generator[None]:
+def placing(module: nn.Module, device: str | torch.device) -> Generator[None]:
     """A context in which the module is on a device, and after which it has the same tensors (and gradients) as
     before.
     """
@@ -348,7 +348,7 @@ def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None
     return torch.stack([parts[name] for name in poolings], dim=1)
 
 
-def chosen_poolings(wanted: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+def select_poolings(wanted: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
     """The poolings that are wanted, one or several, in the order in which `known` lists them; all where None are named.
 
     Raises DiagnosticsError for one that is not known, and where an empty list is given.

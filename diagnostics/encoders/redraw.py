@@ -50,7 +50,7 @@ class Redrawn:
         return self.numbers / self.whole if self.whole else 1.0
 
 
-def redrawn(
+def compare_weights(
     module: nn.Module,
     other: nn.Module,
     hidden: Mapping[str, Tensor],
@@ -74,7 +74,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copy_of(module: nn.Module) -> nn.Module:
     """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms by
     hooks).
     """

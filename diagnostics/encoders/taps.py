@@ -56,11 +56,11 @@ class Grid:
         return math.prod(self.shape)
 
     def __str__(self) -> str:
-        cells = spelled(self.shape, self.axes)
+        cells = spell_grid(self.shape, self.axes)
         return f"{cells} + {self.prefix} prefix" if self.prefix else cells
 
 
-def spelled(shape: Sequence[int], axes: Sequence[str]) -> str:
+def spell_grid(shape: Sequence[int], axes: Sequence[str]) -> str:
     """A grid in words: `16 t`, or `8 x 8 (y, x)`."""
     if len(axes) == 1:
         return f"{shape[0]} {axes[0]}"

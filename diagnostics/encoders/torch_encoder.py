@@ -17,20 +17,20 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention.capture import read_attention
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
-from diagnostics.encoders.hooks import captured_at, floating_in, replaced
+from diagnostics.encoders.hooks import capture_at, floating_in, replace_tensor
 from diagnostics.encoders.modules import (
     by_name,
     device_of,
     digest_of,
     evaluating,
-    placed,
-    seeded,
+    placing,
+    seeding,
     state_tensors,
     to_device,
     wanting_gradients,
 )
 from diagnostics.encoders.places import Discovered, discover, extents_of
-from diagnostics.encoders.redraw import HiddenReads, copied, note_of, permute, redraw, redrawn
+from diagnostics.encoders.redraw import HiddenReads, compare_weights, copy_of, note_of, permute, redraw
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError, check_known, explaining
 from diagnostics.vocabulary import Modality
@@ -66,10 +66,10 @@ def read_gradients(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        captured_at(module, taps, encoder, reduce, whole_pass=True) as signals,
+        capture_at(module, taps, encoder, reduce, whole_pass=True) as signals,
     ):
         # A copy, since a model may change its input in place.
-        forward(replaced(batch, given, leaf.clone()))
+        forward(replace_tensor(batch, given, leaf.clone()))
     result = Captured({}, {})
     axes = _place_axes(tuple(leaf.shape), taps)
     for tap in taps:
@@ -303,10 +303,10 @@ class TorchEncoder(Encoder):
         return {
             "weights": digest_of(state_tensors(self.module)),
             "configuration": f"{self.name} {self.configuration}".strip(),
-            "preprocessing": digest_of(self.prepared_example()),
+            "preprocessing": digest_of(self.prepare_example()),
         }
 
-    def prepared_example(self) -> dict[str, Tensor]:
+    def prepare_example(self) -> dict[str, Tensor]:
         """The preprocessed example, tensors by name; a single tensor is named "".
 
         Raises DiagnosticsError where preprocessing fails.
@@ -314,7 +314,7 @@ class TorchEncoder(Encoder):
         Examples:
             >>> import diagnostics as dx
             >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
-            >>> {name: x.shape for name, x in encoder.prepared_example().items()}
+            >>> {name: x.shape for name, x in encoder.prepare_example().items()}
             {'': torch.Size([1, 512])}
         """
         with explaining(f"{self.name} cannot prepare its own example"):
@@ -367,7 +367,7 @@ class TorchEncoder(Encoder):
 
     @contextmanager
     def on(self, device: str) -> Generator[None]:
-        with placed(self.module, device):
+        with placing(self.module, device):
             yield
 
     def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> Self:
@@ -405,16 +405,16 @@ class TorchEncoder(Encoder):
         )
 
     def fresh(self, seed: int) -> Encoder:
-        with seeded(seed):
-            module = self.fresh_module() if self.fresh_module else redraw(copied(self.module))
+        with seeding(seed):
+            module = self.fresh_module() if self.fresh_module else redraw(copy_of(self.module))
         return self._control(module, "fresh weights", "redrawn", scales=True)
 
     def permuted(self, seed: int) -> Encoder:
-        return self._control(permute(copied(self.module), seed), "permuted weights", "permuted")
+        return self._control(permute(copy_of(self.module), seed), "permuted weights", "permuted")
 
     def _control(self, module: nn.Module, name: str, verb: str, scales: bool = False) -> TorchEncoder:
         control = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
-        difference = redrawn(self.module, module, self._hidden_weights(), control._hidden_weights())
+        difference = compare_weights(self.module, module, self._hidden_weights(), control._hidden_weights())
         return control.replace(redrawn=difference.share, note=note_of(self.module, module, difference, verb, scales))
 
     def _hidden_weights(self) -> Mapping[str, Tensor]:
@@ -448,7 +448,7 @@ class TorchEncoder(Encoder):
         # In training, what lies behind the taps belongs to the step: it may count calls, or gather gradients.
         # Nor does a pass end early that reads the output: what runs again behind it changes what users get.
         whole_pass = gradient or self.output_tap in names or names not in self._ran_whole
-        reading = captured_at(self.module, wanted, self.name, reduce, whole_pass=whole_pass)
+        reading = capture_at(self.module, wanted, self.name, reduce, whole_pass=whole_pass)
         # Not inference mode: a table that the module makes in a pass and keeps could never be trained with again.
         with left_alone, torch.set_grad_enabled(gradient), reading as captured:
             self.forward(self.module, to_device(batch, device_of(self.module)))

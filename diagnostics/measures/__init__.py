@@ -17,7 +17,7 @@ from diagnostics.registry import Entry, hookimpl
 if TYPE_CHECKING:
     from diagnostics.measures.base import Measure
 
-__all__ = ["bundled", "measures", "rules"]
+__all__ = ["load_bundled", "measures", "rules"]
 
 CATALOGUE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
 """What the class of each bundled measure says of itself, and where it is (`home`), in the order in which measures are
@@ -46,7 +46,7 @@ def rules() -> dict[str, Entry]:
     return {name: Entry(rule, labels=labels) for name, (rule, labels) in RULES.items()}
 
 
-def bundled() -> dict[str, type[Measure]]:
+def load_bundled() -> dict[str, type[Measure]]:
     """Name -> class of every bundled measure, all loaded."""
     return {name: _load(name) for name in CATALOGUE}
 

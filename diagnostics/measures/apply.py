@@ -47,7 +47,7 @@ from diagnostics.measures.result import (
     choosing_scores,
     is_probe,
     losses_of,
-    shorten_reasons,
+    merge_reasons,
     store_interval,
     units_fitted,
 )
@@ -76,7 +76,7 @@ def misfit(result: Any, measure: Measure, activations: Activations) -> str:
         return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
     # A probe may need no target, as one of places does not.
     gives_losses = is_probe(result) or (measure.kinds and "score" not in result)
-    if gives_losses and (missing := measure.undeclared()):
+    if gives_losses and (missing := measure.missing_declarations()):
         return f"Measure {measure.name} gives losses and does not declare {missing}"
     probe = DRAWN if measure.losses == "resampled" else PROBE
     wanted = PAIRWISE if measure.pairwise else probe if gives_losses else SCORE
@@ -268,7 +268,7 @@ def _complete(
     result = result.assign_attrs(attrs)
     if is_probe(result):
         result = with_intervals(result)
-    if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
+    if reason := merge_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
         result.attrs[REASON] = reason
     else:
         result.attrs.pop(REASON, None)

@@ -203,7 +203,7 @@ def scale_of(peak: float) -> float:
     return 1.0 if peak == 0 or ordinary(peak) else math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
 
-def rescaled(x: Tensor) -> Tensor:
+def rescale(x: Tensor) -> Tensor:
     """x multiplied by the `scale_of` its largest magnitude."""
     scale = scale_of(float(x.abs().amax())) if x.numel() else 1.0
     return x if scale == 1 else x * scale

@@ -14,7 +14,7 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError, enumerated
+from diagnostics.errors import DiagnosticsError, join_names
 from diagnostics.measures import result as attribute
 from diagnostics.vocabulary import Family, Kind
 
@@ -57,7 +57,7 @@ class Measure(ABC):
       sum(loss) / sum(reference_loss): accuracy (reference 1 a sample), R2 (reference: squared error of the train mean).
       With a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
       intersection over union, balanced accuracy. Its class declares what its losses are; where they are "resampled", it
-      gives in place of losses `drawn`, `val_drawn` [tap, draw] of `statistics.drawn_scores`, and the units' names as
+      gives in place of losses `drawn`, `val_drawn` [tap, draw] of `statistics.score_draws`, and the units' names as
       coordinates `unit`, `val_unit`;
     - a measure without target gives `score` [tap] with `low` and `high`;
     - a similarity gives `matrix` [tap, tap_other].
@@ -104,7 +104,7 @@ class Measure(ABC):
     why.
     """
     observation: ClassVar[Observation | None] = None
-    """What must be recorded with the model at hand; `compute` reads it with `activations.observed`."""
+    """What must be recorded with the model at hand; `compute` reads it with `activations.observation_arrays`."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Target kinds that it reads; none: it needs no target."""
     streams: ClassVar[tuple[Kind, ...]] = ()
@@ -140,19 +140,19 @@ class Measure(ABC):
         super().__init_subclass__(**options)
         if cases := vars(cls).get("known_answers"):
             cls.known_answers = [case if case.measure else replace(case, measure=cls.name) for case in cases]
-        if cls.kinds and (missing := cls.undeclared()):
+        if cls.kinds and (missing := cls.missing_declarations()):
             raise DiagnosticsError(
                 f"Probe {getattr(cls, 'name', cls.__name__)} does not declare {missing}", code="missing-option"
             )
 
     @classmethod
-    def undeclared(cls) -> str:
+    def missing_declarations(cls) -> str:
         """The declarations that a probe of this class lacks, and what to write, as the end of a sentence, or ""."""
         # Of drawn scores the largest is chosen.
         largest = cls.losses != "resampled" or cls.higher_is_better
         has = {"losses": cls.losses in KINDS_OF_LOSSES, "score_name": cls.score_name, "higher_is_better": largest}
         lacks = [name for name, there in has.items() if not there]
-        return f"{enumerated(lacks)}: {DECLARE}" if lacks else ""
+        return f"{join_names(lacks)}: {DECLARE}" if lacks else ""
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
         """The attributes that say what the numbers of its result on a target are; override it where that depends on the
@@ -183,11 +183,11 @@ class Measure(ABC):
     def at_tap(self, activations: Activations, target: Any, tap: Tap, seed: int) -> Any:
         """The part of `compute` that is found at one tap; small, since processes send it.
 
-        A measure that defines it asks `known_at` in `compute`, so that processes may share out its taps.
+        A measure that defines it asks `find_at` in `compute`, so that processes may share out its taps.
         """
         raise NotImplementedError(f"{self.name} is computed at all taps together.")
 
-    def known_at(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> Any:
+    def find_at(self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int) -> Any:
         """The finding of `at_tap`, or of another process."""
         found = activations.ready.get((self.key(target), tap.name))
         return self.at_tap(activations, target, tap, seed) if found is None else found
@@ -233,7 +233,7 @@ class Case:
     measure: str = ""
 
 
-def centred_axes(n: int, count: int) -> np.ndarray:
+def cosine_axes(n: int, count: int) -> np.ndarray:
     """[n, count], orthonormal columns of mean 0: cosines of a discrete cosine transform."""
     t = np.arange(n) + 0.5
     return np.stack([np.sqrt(2 / n) * np.cos(np.pi * k * t / n) for k in range(1, count + 1)], axis=1)
@@ -264,15 +264,15 @@ def two_parts() -> tuple[np.ndarray, np.ndarray]:
     return sixty_samples()[:, :4], sixty_samples()[:, 2:]
 
 
-def shared_axes() -> tuple[np.ndarray, np.ndarray]:
+def common_axes() -> tuple[np.ndarray, np.ndarray]:
     """Two sides [8, 3] whose kernels have the same eigenvectors, with eigenvalues (3, 2, 1) and (1, 2, 3)."""
-    axes = centred_axes(8, 3)
+    axes = cosine_axes(8, 3)
     return axes * np.sqrt([3.0, 2.0, 1.0]), axes * np.sqrt([1.0, 2.0, 3.0])
 
 
 def overlapping_columns() -> tuple[np.ndarray, np.ndarray]:
     """Two sides [24, 6] of orthonormal columns, of which they share 2."""
-    axes = centred_axes(24, 10)
+    axes = cosine_axes(24, 10)
     return axes[:, :6], axes[:, 4:10]
 
 

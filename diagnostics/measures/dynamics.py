@@ -32,7 +32,7 @@ from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeP
 from diagnostics.measures.probes.linear import RidgeProbe
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Readout, Rows, rows_of
 from diagnostics.measures.probes.samples import Task
-from diagnostics.measures.result import stated
+from diagnostics.measures.result import state_attributes
 from diagnostics.measures.statistics import Losses, mean_with_interval, profile_intervals, scores
 
 __all__ = ["linear_predictability", "mase", "seasonal_naive", "straightness"]
@@ -155,7 +155,7 @@ class ForecastProbe(RidgeProbe):
             naive=np.abs(naive - values),
         )
 
-    def stated(self, task: Task) -> dict[str, Any]:
+    def attributes(self, task: Task) -> dict[str, Any]:
         functional = "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons"
         centring = "features standardised with the rows fitted"
         return {"functional": functional, "centring": centring, "penalties": list(PENALTIES)}
@@ -245,7 +245,7 @@ class EventProbe(DenseProbe):
     def beside(self, dense: DenseRows, readout: Threshold, test: TokenRead) -> dict[str, float]:
         return {"auc": _auc(test.guess, test.truth.astype(int))}
 
-    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
         functional = "balanced accuracy: mean of the shares of event tokens and of other tokens that are told right"
         return {"functional": functional, "penalties": list(PENALTIES), "line_chance": 0.5}
 
@@ -413,7 +413,7 @@ def paths(activations: Activations, tap: Tap, most: int, measure: str) -> Iterat
         yield block, grid.mean(axis=others, dtype=np.float64)
 
 
-def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
+def reasons_without_time(activations: Activations, measure: str, least: int) -> dict[str, str]:
     """The reason why each tap has no path of at least `least` steps, "" where it has one; raises where none has."""
     why: dict[str, str] = {}
     for tap in activations.taps:
@@ -454,7 +454,7 @@ class Straightness(_Latent):
     )  # fmt: skip
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        why = timed(activations, self.name, 3)
+        why = reasons_without_time(activations, self.name, 3)
         n = token_count(activations, self.name, MOST_SAMPLES)
         values = np.full((n, len(activations.taps)), np.nan)
         for i, tap in enumerate(activations.taps):
@@ -469,7 +469,7 @@ class Straightness(_Latent):
             "line_independent_points": np.full(count, -0.5),
             "line_random_walk": np.zeros(count),
         }
-        attrs = stated(
+        attrs = state_attributes(
             functional="mean cosine between successive steps of the tokens in time",
             pooling="mean over the other axes of the grid",
             centring="none: differences",
@@ -508,7 +508,7 @@ class LinearPredictability(_Latent):
     )
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        why = timed(activations, self.name, 2)
+        why = reasons_without_time(activations, self.name, 2)
         n = token_count(activations, self.name, MOST_SAMPLES)
         rows = rows_of(activations, self.name, np.ones(n, dtype=bool), KEEP_TOKENS)
         shape = (len(activations.taps), len(rows.units))
@@ -524,7 +524,7 @@ class LinearPredictability(_Latent):
         score, low, high = profile_intervals(loss, reference, fit_units, seed)
         persistence, _, _ = profile_intervals(still, reference, fit_units, seed)
         variables = {"score": score, "low": low, "high": high, "line_persistence": persistence, "penalty": chosen}
-        attrs = stated(
+        attrs = state_attributes(
             functional="R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
             pooling="mean over the other axes of the grid",
             centring="features standardised with the steps fitted",

@@ -1,4 +1,4 @@
-"""What a rule that chooses taps loses: the score on test of another tap less that of its own.
+"""Loss of a rule that chooses taps: the score on test of another tap less that of its own.
 
 Two intervals say how sure a mean regret is. That over units keeps the tasks: other samples of the same. That over tasks
 and encoders asks for other tasks; its variance counts each task and each encoder as one draw, so that it also holds
@@ -38,7 +38,7 @@ class Regrets:
     def __init__(self, test: Losses, used: int, fit_units: int, seed: int) -> None:
         self.used, self.scores = used, test.scores
         # Streams of their own, as of any two scores that are compared.
-        self.ours, self.theirs = test.at([used]).resampled(seed)[:, 0], test.resampled(seed, stream=1)
+        self.ours, self.theirs = test.at([used]).resample(seed)[:, 0], test.resample(seed, stream=1)
         self.spread = float(np.sqrt(1 + test.loss.shape[1] / fit_units)) if fit_units else 1.0
 
     def of(self, shares: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ OVER = "over_"
 BY_GROUPS = "95 % bootstrap over groups"
 
 
-def stated(
+def state_attributes(
     functional: str,
     *,
     pooling: str,
@@ -219,7 +219,7 @@ def taps_by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return taps
 
 
-def shorten_reasons(text: str, taps: Sequence[str]) -> str:
+def merge_reasons(text: str, taps: Sequence[str]) -> str:
     """A stored text in which a reason of more than two taps stands once: "tap and 3 others: reason"."""
     shortened: list[tuple[str, str]] = []
     for reason, those in taps_by_reason(read_reasons(text, taps)).items():

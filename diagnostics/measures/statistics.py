@@ -17,7 +17,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 
 OUTLYING = 0.55
-"""What a twentieth of the units carries (`carried_by_few`) where R2 and its interval miss what is rare and large."""
+"""What a twentieth of the units carries (`heaviest_units`) where R2 and its interval miss what is rare and large."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Interval:
 class Losses:
     """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part].
 
-    Of a score that is no sum of losses both are 1, and `drawn` [tap, draw] is what `drawn_scores` gave.
+    Of a score that is no sum of losses both are 1, and `drawn` [tap, draw] is what `score_draws` gave.
     """
 
     loss: np.ndarray
@@ -62,18 +62,18 @@ class Losses:
         some = None if self.drawn is None else self.drawn[taps]
         return replace(self, loss=self.loss[taps], reference=self.reference[taps], drawn=some)
 
-    def resampled(self, seed: int, stream: int = 0) -> np.ndarray:
+    def resample(self, seed: int, stream: int = 0) -> np.ndarray:
         """Scores in each resample of the units, [resample, tap]; those of `drawn` are the same whatever the seed."""
         if self.drawn is not None:
             return self.drawn[:, 1:].T
         drawn = Resamples(self.loss.shape[1], seed)
-        return resampled_scores(self.loss, self.reference, drawn, seed, self.counts, stream)
+        return resample_scores(self.loss, self.reference, drawn, seed, self.counts, stream)
 
     def intervals(self, fit_units: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Score, low and high of each tap."""
         if self.drawn is None:
             return profile_intervals(self.loss, self.reference, fit_units, seed, self.counts)
-        low, high = interval(self.scores, self.resampled(seed), self.loss.shape[1], fit_units)
+        low, high = interval(self.scores, self.resample(seed), self.loss.shape[1], fit_units)
         return self.scores, np.maximum(low, self.least), np.minimum(high, np.maximum(self.scores, 1.0))
 
 
@@ -114,7 +114,7 @@ def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.nda
     return np.concatenate(list(Resamples(units, seed, resamples)))
 
 
-def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[str] | np.ndarray) -> np.ndarray:
+def score_draws(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[str] | np.ndarray) -> np.ndarray:
     """A score that is no sum of losses (average precision, Spearman's correlation) in `RESAMPLES` resamples of the
     units, [tap, 1 + draw].
 
@@ -141,7 +141,7 @@ def drawn_scores(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[st
     return np.stack([score(times[at]) for times in itertools.chain([np.ones(len(units))], draws)], axis=1)
 
 
-def resampled_scores(
+def resample_scores(
     loss: np.ndarray,
     reference: np.ndarray,
     counts: np.ndarray | Resamples,
@@ -244,7 +244,7 @@ def interval(
 def effective_units(reference: np.ndarray, share: bool = False) -> float:
     """Units that the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
 
-    Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores, with variances of the
+    Of a share all units: `resample_scores` adds what its rare parts leave open. Of other scores, with variances of the
     parts' scores about 1 / units that hold them, the degrees of freedom of their mean by Welch (1947) and Satterthwaite
     (1946).
     """
@@ -259,7 +259,7 @@ def effective_units(reference: np.ndarray, share: bool = False) -> float:
     return float(freedom + 1)
 
 
-def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
+def heaviest_units(amount: np.ndarray) -> tuple[int, float]:
     """The twentieth of the units that has the most of a loss or reference [unit] or [unit, part], and the share that it
     carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of
     luck.
@@ -338,13 +338,13 @@ def profile_intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, low and high of each tap from test losses [tap, unit] or [tap, unit, part].
 
-    `share` is that of `resampled_scores`. Where all answers of a share without parts are right, or all wrong, the end
+    `share` is that of `resample_scores`. Where all answers of a share without parts are right, or all wrong, the end
     away from the border is that of Clopper and Pearson (1934, Biometrika 26) for n of n units, which holds for the
     share of units whose answers are all right (wrong), spread as `interval` spreads.
     """
     units = loss.shape[1]
     score = scores(loss, reference)
-    replicates = resampled_scores(loss, reference, Resamples(units, seed), seed, share)
+    replicates = resample_scores(loss, reference, Resamples(units, seed), seed, share)
     low, high = interval(score, replicates, units, fit_units, effective_units(reference, share))
     if share and loss.ndim == 2:
         exact = 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum((reference > 0).sum(axis=1), 1))
@@ -362,7 +362,7 @@ def group_blocks(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).permutation(len(unique)) % count)[inverse]
 
 
-def linearised_interval(
+def influence_interval(
     estimate: float, influence: np.ndarray, groups: np.ndarray, *, logarithm: bool = True
 ) -> tuple[float, float]:
     """95 % interval for a smooth statistic from the influence of each row, summed over groups.
@@ -440,7 +440,7 @@ def _about(estimate: float, spread: float, freedom: int, logarithm: bool) -> tup
         return float(estimate * np.exp(-reach)), float(estimate * np.exp(reach))
 
 
-def known_mean(values: np.ndarray) -> np.ndarray:
+def mean_of_known(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis of what is known; NaN where nothing is."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(axis=0)
@@ -448,9 +448,9 @@ def known_mean(values: np.ndarray) -> np.ndarray:
 
 
 def mean_with_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """`score`, `low` and `high` of each column: `known_mean` of values [sample, column] and its interval."""
+    """`score`, `low` and `high` of each column: `mean_of_known` of values [sample, column] and its interval."""
     low, high = bootstrap_mean_interval(values, groups, seed)
-    return {"score": known_mean(values), "low": low, "high": high}
+    return {"score": mean_of_known(values), "low": low, "high": high}
 
 
 def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

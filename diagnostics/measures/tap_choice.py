@@ -44,7 +44,7 @@ def confidence_set(losses: Losses, candidates: np.ndarray, seed: int) -> list[in
     units = losses.loss.shape[1]
     if len(left) < 2 or units < 2:
         return left.tolist()
-    away = losses.at(left.tolist()).resampled(seed) - score[left]
+    away = losses.at(left.tolist()).resample(seed) - score[left]
     # A part (class) that a resample draws in no unit leaves it without a score.
     away = away[np.isfinite(away).all(axis=1)]
     level = special.ndtr(np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, COVERAGE))

@@ -83,7 +83,7 @@ def paired_differences(
     Theirs are of one tap. `fit_units`, `level` and `student` are those of `statistics.interval`.
     """
     gaps = ours.scores - theirs.scores
-    first, second = (side.resampled(seed, stream) for stream, side in enumerate((ours, theirs)))
+    first, second = (side.resample(seed, stream) for stream, side in enumerate((ours, theirs)))
     found: list[Interval] = []
     for gap, reference, drawn in zip(gaps, ours.reference, (first - second).T, strict=True):
         effective, units = effective_units(np.stack([reference, *theirs.reference]), ours.counts), ours.loss.shape[1]

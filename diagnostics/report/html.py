@@ -82,7 +82,7 @@ def templates() -> Environment:
         "drawn": _drawn,
         "signs": _signs,
         "numbers": _numbers,
-        "explained": explained,
+        "explained": explain_terms,
         "linked": _link,
         "breakable": breakable,
         # Of a file beside the page: whatever its path holds is no address of another kind.
@@ -157,7 +157,7 @@ _FORMS = {form: term for term in GLOSSARY for form in (term, f"{term}s")}
 _TERM = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(map(re.escape, _FORMS), key=len, reverse=True))})(?![\w/]|\.\w)")
 
 
-def explained(text: object, known: Iterable[str] = ()) -> Markup:
+def explain_terms(text: object, known: Iterable[str] = ()) -> Markup:
     """Text as HTML in which each term has its meaning on hover, where it first stands; `known` terms have none."""
     parts: list[Markup] = []
     text, end, seen = str(text), 0, set(known)

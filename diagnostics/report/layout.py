@@ -102,7 +102,7 @@ def whole(name: object) -> str:
 
 def show(console: Console, text: str, style: str = "", hanging: int = 0) -> None:
     """Prints text of one style, broken between words; lines after the first start `hanging` cells in."""
-    for line in wrapped(text, max(console.width, LEAST_WIDTH), hanging):
+    for line in wrap(text, max(console.width, LEAST_WIDTH), hanging):
         _print(console, Text(line, style))
 
 
@@ -124,7 +124,7 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
         _print(console, line)
 
 
-def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
+def wrap(text: str, width: int, hanging: int = 0) -> list[str]:
     """Lines of at most `width` cells, broken at spaces outside intervals and `commands`; only a word that is longer
     takes more.
     """
@@ -190,12 +190,12 @@ def _share_out(by_column: Sequence[Sequence[str]], least: Sequence[int], most: S
 
 
 def _height(cells: Sequence[str], width: int) -> int:
-    return sum(len(wrapped(cell, width)) for cell in cells)
+    return sum(len(wrap(cell, width)) for cell in cells)
 
 
 def _row_lines(row: Sequence[Text], widths: Sequence[int], gap: int) -> list[Text]:
     """The lines of a row, whose first cell hangs when it is broken."""
-    broken = [wrapped(cell.plain, size, 0 if i else 2) for i, (cell, size) in enumerate(zip(row, widths, strict=True))]
+    broken = [wrap(cell.plain, size, 0 if i else 2) for i, (cell, size) in enumerate(zip(row, widths, strict=True))]
     lines = [Text() for _ in range(max(map(len, broken)))]
     start = 0
     for cell, parts, size in zip(row, broken, widths, strict=True):
@@ -212,7 +212,7 @@ def _place(line: Text, start: int, text: str, style: str | Style = "") -> None:
 
 
 def _heading(cell: Text, width: int) -> list[Text]:
-    return [Text(line, cell.style) for line in wrapped(cell.plain, width, hanging=2)]
+    return [Text(line, cell.style) for line in wrap(cell.plain, width, hanging=2)]
 
 
 def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, rule: str) -> list[Text]:
@@ -233,7 +233,7 @@ def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, 
             end = lead - _GAP
         groups[-1].append((i, end + _GAP))
         end += _GAP + pair
-    lines = [*(Text(line, "bold") for line in wrapped(columns[0], width)), Text(rule * width)]
+    lines = [*(Text(line, "bold") for line in wrap(columns[0], width)), Text(rule * width)]
     for row in rows:
         lines += _heading(row[0], width)
         for group in groups if len(row) > 1 else ():
@@ -252,7 +252,7 @@ def _pairs(part: Sequence[tuple[str, Text, int]], width: int) -> list[Text]:
         if value + cell_len(cell.plain) <= width:
             _place(lines[0], value, cell.plain, cell.style)
         else:
-            broken = wrapped(" " * value + cell.plain, width)
+            broken = wrap(" " * value + cell.plain, width)
             # Moved to the left, the first word is too long to stand beside the name.
             if broken[0].startswith(" " * value):
                 _place(lines[0], value, broken.pop(0).strip(" "), cell.style)

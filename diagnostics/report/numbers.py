@@ -24,7 +24,7 @@ SIGNIFICANT = ".3g"
 """Format of values of any scale: three significant digits."""
 
 
-def unbroken(name: object) -> str:
+def nowrap(name: object) -> str:
     """A name, path or command that stays on one line."""
     return str(name).replace(" ", NO_BREAK)
 

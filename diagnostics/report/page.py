@@ -1,7 +1,7 @@
 """A page as data: headings, sentences, tables and figures, which renderers (`html`, `terminal`) lay out.
 
 A page is read in two lengths. A terminal shows it brief, a report in full; what belongs to one of them alone says so
-(`only`). No-break spaces hold together what a line must not break (`numbers.unbroken`); text is plain, and renderers
+(`only`). No-break spaces hold together what a line must not break (`numbers.nowrap`); text is plain, and renderers
 escape it.
 """
 
@@ -17,7 +17,7 @@ from diagnostics.measures.result import taps_by_reason
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.escaping import printable
-from diagnostics.report.numbers import NO_BREAK, SCORE, format_compact, format_interval, format_number, unbroken
+from diagnostics.report.numbers import NO_BREAK, SCORE, format_compact, format_interval, format_number, nowrap
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -355,9 +355,10 @@ class Details:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the figures of a section have in common: the lines of controls, by name and number of their style; on full
-    pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether there
-    are reference lines."""
+    """Legend that the figures of a section have in common: the lines of controls, by name and number of their style; on
+    full pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether
+    there are reference lines.
+    """
 
     controls: tuple[tuple[str, int], ...]
     band: bool = True
@@ -368,7 +369,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class MapLegend:
-    """What the marks, the colours and the signs of the picture of all targets mean; `verdicts`: those that it has."""
+    """Meaning of the marks, the colours and the signs of the picture of all targets; `verdicts`: those that it has."""
 
     verdicts: tuple[Verdict, ...]
     only: Length = "full"
@@ -415,7 +416,7 @@ def note(title: str, sentence: str, table: Table) -> Page:
     return Page("", (Sentence(sentence),), (Section(title, "shown", (table,)),), ())
 
 
-def filled(*parts: T | None) -> tuple[T, ...]:
+def nonempty(*parts: T | None) -> tuple[T, ...]:
     """The blocks, or the sections, that hold anything."""
     return tuple(part for part in parts if part)
 
@@ -459,10 +460,10 @@ def page_of(values: Any) -> Any:
 def left_out_section(reasons: Mapping[str, str]) -> Section:
     """The section on what is not there, from name -> reason: each reason once."""
     notes = [
-        Note(reason, ", ".join(unbroken(name) for name in names))
+        Note(reason, ", ".join(nowrap(name) for name in names))
         for reason, names in taps_by_reason(reasons.items()).items()
     ]
-    return Section("Left out", "skipped", filled(Notes(tuple(notes), "quiet", lead="left out: ")))
+    return Section("Left out", "skipped", nonempty(Notes(tuple(notes), "quiet", lead="left out: ")))
 
 
 # A variable over taps and something else is spread over columns up to this many.

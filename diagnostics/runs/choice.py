@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.errors import DiagnosticsError, describe, enumerated
+from diagnostics.errors import DiagnosticsError, describe, join_names
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import TINY, common_tap
 from diagnostics.measures.regret import Regrets, mean_over_tasks, mean_over_units, noise_floor
 from diagnostics.measures.result import choosing_scores, losses_of, units_fitted
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, WITH_LABELS, Evidence
-from diagnostics.registry import Entry, offered
+from diagnostics.registry import Entry, plugin_entries
 from diagnostics.report.numbers import format_interval, format_number, number
-from diagnostics.report.page import Column, Number, Page, Row, Section, Sentence, Table, filled, left_out_section
-from diagnostics.runs.recommendation import first_probes
+from diagnostics.report.page import Column, Number, Page, Row, Section, Sentence, Table, left_out_section, nonempty
+from diagnostics.runs.results.recommendation import first_probes
+from diagnostics.runs.results.run_data import RunData
 from diagnostics.runs.run import Run
-from diagnostics.runs.run_data import RunData
 
 FEW_TARGETS = 5
 """Targets of an encoder below which its advice says that they are few."""
@@ -152,8 +152,8 @@ class Cell:
         return Losses(loss, reference, own.counts)
 
     def shares(self, chosen: Any) -> np.ndarray:
-        """How often a rule takes each tap and each tap set, from what it returned; raises where that is neither a
-        candidate nor shares of candidates.
+        """Frequency with which a rule takes each tap and each tap set, from what it returned; raises where that is
+        neither a candidate nor shares of candidates.
         """
         by_tap = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
         names = {*(self.taps[i] for i in self.candidates), *self.sets}
@@ -237,7 +237,7 @@ class Advice:
         if self.expected is None:
             return f"{text}; no other target of this encoder says what that may cost: name runs on other data."
         few = f", of few targets ({self.targets})" if self.targets < FEW_TARGETS else ""
-        others = enumerated([f"{name} {format_number(value)}" for name, value in self.beside.items()])
+        others = join_names([f"{name} {format_number(value)}" for name, value in self.beside.items()])
         return f"{text}; expected regret {format_interval(self.expected)}{few}; in its place {others}."
 
 
@@ -265,7 +265,7 @@ class Choice:
     left_out: Mapping[str, str]
 
     def regret(self, rule: str) -> RuleRegret:
-        """What one of the rules lost."""
+        """Regret of one of the rules."""
         return next(each for each in self.rules if each.rule == rule)
 
     def __str__(self) -> str:
@@ -307,7 +307,7 @@ class Choice:
 
     @property
     def targets(self) -> int:
-        """How many targets the runs read."""
+        """Number of targets that the runs read."""
         return sum(each.targets for each in self.advice)
 
     @property
@@ -339,7 +339,7 @@ class Choice:
             "test; 95 % intervals over units, and over tasks and encoders. Share: of the output's regret. Depth: the "
             "part of the pass that the taps cost."
         )
-        sections = filled(
+        sections = nonempty(
             Section("Rules", "rules", (Table(tuple(map(Column, names)), tuple(rows)),)), left_out_section(self.left_out)
         )
         return Page("", tuple(lead), sections, (), closing=(Sentence(said, "quiet"),))
@@ -375,7 +375,7 @@ def choose(runs: Run | str | PurePath | Sequence[Run | str | PurePath], seed: in
     names = _encoder_names(opened)
     cells = [cell for run, name in zip(opened, names, strict=True) for cell in cells_of(run, name)]
     _check_tasks(cells)
-    return judge(cells, {name: entry for name, (_, entry) in offered("rule").items()}, Counter(names), seed)
+    return judge(cells, {name: entry for name, (_, entry) in plugin_entries("rule").items()}, Counter(names), seed)
 
 
 def _encoder_names(runs: Sequence[RunData]) -> list[str]:
@@ -398,7 +398,7 @@ def _check_tasks(cells: Sequence[Cell]) -> None:
         known.add(cell.task)
     if len(by_encoder) > 1 and not set.intersection(*by_encoder.values()):
         raise DiagnosticsError(
-            f"The runs of {enumerated(by_encoder)} share no target: name runs of them on one dataset, or of one "
+            f"The runs of {join_names(by_encoder)} share no target: name runs of them on one dataset, or of one "
             f"encoder.",
             code="not-comparable",
         )
@@ -470,7 +470,7 @@ def judge(cells: Sequence[Cell], rules: Mapping[str, Entry], runs: Mapping[str, 
         advice.append(Advice(encoder, count, len(own), _tap_for_all([cells[i] for i in own]), regret, beside))
     left_out = {name: reason for name, reason in reasons.items() if name not in draws}
     if lacking := list(dict.fromkeys(cell.encoder for cell in cells if not cell.flops)):
-        left_out["FLOPs"] = f"those of {enumerated(lacking)} are not known."
+        left_out["FLOPs"] = f"those of {join_names(lacking)} are not known."
     return Choice(judged, tuple(advice), float(np.nanmean(floors)), left_out)
 
 

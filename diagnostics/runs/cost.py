@@ -14,17 +14,17 @@ from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan, row_or
 from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.measures.probes.dense import known_places
+from diagnostics.measures.probes.dense import mask_of_known
 from diagnostics.measures.probes.grounding import MOST_RANK
 from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.progress import Cost, duration
 from diagnostics.report.html import PAGE_BYTES
-from diagnostics.runs.block_sums import block_bytes, fits_along
-from diagnostics.runs.controls.kinds import planned_taps
+from diagnostics.runs.controls.kinds import plan_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
-from diagnostics.runs.setup import Setup, streamed_targets
-from diagnostics.runs.streamed import passes_over, tokens_read
+from diagnostics.runs.setup import Setup, targets_to_stream
+from diagnostics.runs.streaming.block_sums import block_bytes, fits_along
+from diagnostics.runs.streaming.stream import passes_over, tokens_read
 from diagnostics.vocabulary import BOXED, SPLITS
 
 # As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
@@ -122,11 +122,11 @@ def later_cost(
 
 
 def _dense_clause(setup: Setup, passes: float) -> str:
-    """How dense targets are read in so many passes beside the extraction, and why, in a clause; empty where no measure
-    reads one.
+    """The way in which dense targets are read in so many passes beside the extraction, and why, in a clause; empty
+    where no measure reads one.
     """
     # Tokens of samples of unequal length are neither stored nor summed.
-    if setup.dataset.ragged or not streamed_targets(setup) or (setup.dense == "streamed" and not passes):
+    if setup.dataset.ragged or not targets_to_stream(setup) or (setup.dense == "streamed" and not passes):
         return ""
     asked, samples = setup.request.dense is not None, len(setup.dataset)
     if setup.dense == "stored":
@@ -149,14 +149,14 @@ def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
 def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
     """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
     whole, columns = dict[bytes, bool](), 0
-    for name, target in streamed_targets(setup).items() if setup.dense == "streamed" else ():
+    for name, target in targets_to_stream(setup).items() if setup.dense == "streamed" else ():
         if target.kind in BOXED:
             # Of all tokens, and of those in boxes.
             whole |= {f"{name} all".encode(): False, f"{name} held".encode(): False}
             numbers = np.unique(target.values[:, 1:, CLASS][there(target.values)])
             columns += 5 + (len(numbers) if target.kind == "boxes" else 2 * MOST_RANK)
         elif on_grids := dense.get(name):
-            grids = [(values, known_places(target.kind, values)) for values in on_grids.values()]
+            grids = [(values, mask_of_known(target.kind, values)) for values in on_grids.values()]
             whole[b"".join(np.packbits(known).tobytes() for _, known in grids)] = all(known.all() for _, known in grids)
             labels = target.kind == "token_label"
             columns += max(len(np.unique(values[known])) for values, known in grids) if labels else 1
@@ -181,7 +181,7 @@ def _plans(setup: Setup, planned: Plan, controls: Collection[str]) -> dict[str, 
 def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:
     """The plan of a control without the encoder; None for one that cannot be made."""
     try:
-        like, taps = planned_taps(name, setup.encoder, setup.dataset)
+        like, taps = plan_taps(name, setup.encoder, setup.dataset)
     except Exception:  # then it is left out with the reason when its turn comes
         return None
     return plan(

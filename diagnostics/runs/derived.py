@@ -22,7 +22,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Grid, Tap
-from diagnostics.errors import DiagnosticsError, check_known, unknown
+from diagnostics.errors import DiagnosticsError, check_known, name_error
 from diagnostics.measures import CATALOGUE
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import FEWEST_COMPARED, too_few
@@ -32,11 +32,11 @@ from diagnostics.measures.similarity import cka
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.threads import one_thread
-from diagnostics.registry import offered
+from diagnostics.registry import plugin_entries
 from diagnostics.report.numbers import format_number, number
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.run_data import RunData
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.run_data import RunData
+from diagnostics.runs.setup import select_measures
 from diagnostics.vocabulary import DENSE
 
 CLASSES = ("label", "token_label", "event")
@@ -144,7 +144,7 @@ class FittedProbe(ShortRepr):
 
 
 @one_thread()
-def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: str | None) -> FittedProbe:
+def fit_probe(run: RunData, target: str, measure: str | Measure | None, tap: str | None) -> FittedProbe:
     """The probe that `Run.probe` returns."""
     measure = measure or _default_probe(run, target)
     name = measure if isinstance(measure, str) else measure.name
@@ -157,7 +157,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: 
                 f"No tap of {profile.name} has a score by which to choose: name one with tap=.", code="not-measured"
             )
     elif tap not in profile.taps:
-        raise unknown("tap", tap, profile.taps)
+        raise name_error("tap", tap, profile.taps)
     tokens = probe.needs == "tokens" or stored.kind in DENSE
     streamed = profile.data.attrs.get("tokens") == "streamed"
     if tokens and store.tokens_removed and not streamed:
@@ -172,7 +172,7 @@ def fitted_probe(run: RunData, target: str, measure: str | Measure | None, tap: 
     choice = {str(key): float(value) for key, value in at.data_vars.items() if value.ndim == 0}
     activations = store.with_other(device="cpu", choose_on=at.attrs.get(attribute.CHOSEN_ON, "val"))
     if streamed and type(probe).fit is not Measure.fit:
-        from diagnostics.runs.streamed import readout  # a command that prints what lies on disk reads no model
+        from diagnostics.runs.streaming.stream import readout  # a command that prints what lies on disk reads no model
 
         fitted = readout(store, probe, stored, read, choice)
     else:
@@ -208,7 +208,7 @@ def _measure(measure: str | Measure) -> Measure:
     """The measure of a name; raises where no plugin offers it."""
     if isinstance(measure, Measure):
         return measure
-    known = offered("measure")
+    known = plugin_entries("measure")
     check_known("measure", measure, known)
     return known[measure][1]()
 
@@ -262,10 +262,10 @@ def between(
         >>> cka["matrix"].sel(tap="norm", tap_other=["embed", "norm"]).values.round(2)
         array([0.94, 0.27])
     """
-    measures, _ = chosen_measures([measure])
+    measures, _ = select_measures([measure])
     chosen = measures[0] if len(measures) == 1 else None
     if not isinstance(chosen, Similarity):
-        able = [each.name for each in chosen_measures(["all"])[0] if isinstance(each, Similarity)]
+        able = [each.name for each in select_measures(["all"])[0] if isinstance(each, Similarity)]
         raise DiagnosticsError(
             f"{measure} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.", code="bad-value"
         )
@@ -347,7 +347,7 @@ def tap_before(taps: Sequence[Tap], output_tap: str) -> Tap | None:
     return trunk[-1] if trunk else None
 
 
-def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
+def compare_output(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
     """Measured in new passes over samples of a dataset, or over the encoder's example alone."""
     before, names = tap_before(encoder.taps, encoder.output_tap), _names_of(encoder.taps, encoder.maker_names)
     if before is None:
@@ -374,7 +374,7 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
     return _comparison(encoder.output_tap, before.name, names, norms_of="tokens", norms=norms, means=means, few=few)
 
 
-def handed_out_in(run: RunData) -> HandedOut:
+def compare_stored_output(run: RunData) -> HandedOut:
     """Measured on what a run stored: the pooled activations, the first pooling."""
     store, makers = run.store, run.record.encoder.maker_names
     before, names = tap_before(store.taps, store.output_tap), _names_of(store.taps, makers)

@@ -34,16 +34,16 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.report.progress_bars import watching
-from diagnostics.runs.block_sums import AlongExtraction
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.cost import cost_of
 from diagnostics.runs.options import Request
-from diagnostics.runs.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
-from diagnostics.runs.record import Call, Provenance, refuse_other_seed
-from diagnostics.runs.setup import Setup, read_tokens, streamed_targets
-from diagnostics.runs.streamed import stream_share
-from diagnostics.runs.workers import Submits, Workers
+from diagnostics.runs.processes.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
+from diagnostics.runs.processes.workers import Submits, Workers
+from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
+from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
+from diagnostics.runs.streaming.block_sums import AlongExtraction
+from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
@@ -60,10 +60,10 @@ def extract_parts(request: Request, launch: Launch, watch: Watch | None = None) 
     numbered from 1, and of streamed targets those that are `unjudged`. Raises DiagnosticsError where the run is
     another than the one asked for, and WaitingError where this launch can go on only when others are done.
     """
-    return _launched(Setup(request), launch, watch)
+    return _extract_parts(Setup(request), launch, watch)
 
 
-def _launched(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
+def _extract_parts(setup: Setup, launch: Launch, watch: Watch | None) -> dict[str, Any]:
     refuse_unshareable(setup)
     with writing(setup.out):
         if isinstance(setup.folder, Path):
@@ -89,7 +89,7 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
     # Of streamed targets a first pass gathers sums, and a second judges by them.
     for key in ("missing", "unjudged"):
         # A launch beyond all parts makes the stores, joins sums, and says what is missing.
-        stores = _launched(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
+        stores = _extract_parts(setup, Launch(MOST_PARTS, MOST_PARTS + 1), watch)
         dealt = {name: units(of["parts"], _streams(setup)) for name, of in stores.items()}
         count = max(map(len, dealt.values()))
         missing = {
@@ -117,12 +117,12 @@ def submit_parts(request: Request, executor: Submits, watch: Watch | None = None
 @random_kept()
 def extract_part(request: Request, launch: str) -> None:
     """A task of an executor, in whatever process: a launch whose encoder stays for the next one."""
-    _launched(setup_of(request), Launch.of(launch), silent)
+    _extract_parts(setup_of(request), Launch.of(launch), silent)
 
 
 @contextlib.contextmanager
 def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share]:
-    """What a command does of a shared run; see `Share`."""
+    """The share of a command in a shared run; see `Share`."""
     request = setup.request
     about = {
         "device": kind_of(setup.device),
@@ -137,7 +137,7 @@ def share_of(setup: Setup, launch: Launch, *, finishes: bool) -> Generator[Share
 
 
 def _streams(setup: Setup) -> bool:
-    return setup.dense == "streamed" and bool(streamed_targets(setup))
+    return setup.dense == "streamed" and bool(targets_to_stream(setup))
 
 
 def kind_of(device: str) -> str:
@@ -239,7 +239,7 @@ class Extraction:
     def _state(
         self, encoder: Encoder, store: Store, measures: Sequence[Measure], *, computed: bool = True
     ) -> dict[str, Any]:
-        """What there is of a store, after this launch's share of what is streamed."""
+        """State of a store, after this launch's share of what is streamed."""
         parts, missing = store.plan.parts, [] if store.complete else store.missing_parts
         state: dict[str, Any] = {"parts": parts, "missing": [part + 1 for part in missing]}
         if self.share is None or store.complete or self.setup.dense != "streamed":
@@ -266,7 +266,7 @@ class Extraction:
         }
 
     def _targets(self, store: Store, *, announced: bool) -> list[StoredTarget]:
-        """What measures may read from sums of a store; `announced`: of the encoder's."""
+        """Targets that measures may read from sums of a store; `announced`: of the encoder's."""
         setup = self.setup
         targets = {name: target for name, target in store.targets().items() if name not in setup.unprobeable}
         more = shuffle(store, targets) if announced and setup.draws else {}
@@ -322,7 +322,7 @@ class Extraction:
             )
 
     def _token_samples(self, control: str, store: Store) -> int:
-        """How many samples of a control keep tokens: those that keep the encoder's."""
+        """Number of samples of a control that keep tokens: those that keep the encoder's."""
         kept = store.plan.token_samples
         return int((self.setup.control_positions < kept).sum()) if control_of(control) in WEIGHTS else kept
 
@@ -511,4 +511,4 @@ class Extraction:
 
 
 class NoControlError(Exception):
-    """Why a control cannot be measured; the run goes on without it."""
+    """Raised where a control cannot be measured; the run goes on without it."""

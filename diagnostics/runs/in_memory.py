@@ -24,8 +24,8 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.report.page import StepsFigure
-from diagnostics.runs.inputs import Data, given
-from diagnostics.runs.setup import chosen_measures, chosen_taps, listed, read_tokens
+from diagnostics.runs.inputs import Data, resolve_inputs
+from diagnostics.runs.setup import as_list, read_tokens, select_measures, select_taps
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -119,8 +119,8 @@ class InMemoryRequest:
     ) -> None:
         if seed < 0:
             raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.", code="bad-value")
-        asked = ([measures] if isinstance(measures, Measure) else listed(measures)) or []
-        chosen, self.left_out = chosen_measures(asked)
+        asked = ([measures] if isinstance(measures, Measure) else as_list(measures)) or []
+        chosen, self.left_out = select_measures(asked)
         for each in chosen:
             if why := _needs_a_run(each):
                 self.left_out[each.name] = why
@@ -129,11 +129,11 @@ class InMemoryRequest:
                         f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).", code="unsupported"
                     )
         with random_kept():
-            model, data = given(caller, encoder, dataset, fed)
+            model, data = resolve_inputs(caller, encoder, dataset, fed)
             self.encoder = fit(model, data)
         self.dataset, self.seed = subset(data, samples, seed), seed
         self.measures = [each for each in chosen if each.name not in self.left_out]
-        self.taps = chosen_taps(self.encoder, listed(taps))
+        self.taps = select_taps(self.encoder, as_list(taps))
         self.unprobeable = unprobeable_targets(self.dataset)
 
     @random_kept()

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.datasets.dataset import Dataset, complete_splits, padded
+from diagnostics.datasets.dataset import Dataset, complete_splits, pad_series
 from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import upright
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, check_known, enumerated, unknown
+from diagnostics.errors import DiagnosticsError, check_known, join_names, name_error
 from diagnostics.specs import build
 from diagnostics.vocabulary import Modality
 
@@ -45,7 +45,7 @@ class Given:
 def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     """The dataset of what is no name; for errors see `diagnostics.dataset`."""
     if modality is not None and modality not in get_args(Modality):
-        raise unknown("modality", str(modality), get_args(Modality))
+        raise name_error("modality", str(modality), get_args(Modality))
     given = _unpack(given)
     samples, kind, ragged = _samples(given.samples, modality)
     n = len(samples)
@@ -210,7 +210,7 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     if lazy or kind == "text":
         return rows, kind, False
     ragged = len({len(row) for row in rows}) > 1
-    values = padded(rows) if ragged else np.asarray(rows)
+    values = pad_series(rows) if ragged else np.asarray(rows)
     return values if values.dtype.kind == "f" else values.astype(np.float32), kind, ragged
 
 
@@ -327,7 +327,7 @@ def dataset(
     Parameters
     ----------
     X: a name; or samples along the first axis: an array or a tensor, a list of arrays (series of unequal length are
-    `padded`), of
+    `pad_series`), of
         images of Pillow or of strings; a table (pandas), a sample a row, whose columns are the steps of a series, or
         one column of texts; a torch dataset of samples or of pairs (sample, label); a Hugging Face dataset or
         `DatasetDict`.
@@ -424,7 +424,7 @@ def encoder_of(
     return wrap(module, data.modality, data[0], size=size, mean=mean, std=std)
 
 
-def given(
+def resolve_inputs(
     caller: str,
     encoder: str | Encoder | nn.Module,
     dataset: Data,
@@ -463,7 +463,7 @@ def refuse_fed(caller: str, encoder: Encoder, fed: Mapping[str, Any]) -> None:
     """Raises where `size`, `mean` or `std` are given beside an encoder, which prepares its samples itself."""
     if told := [name for name, value in fed.items() if value is not None]:
         raise DiagnosticsError(
-            f"{caller} was given {enumerated(told)} beside {encoder.name}, which prepares its samples itself: leave "
+            f"{caller} was given {join_names(told)} beside {encoder.name}, which prepares its samples itself: leave "
             f"{'it' if len(told) == 1 else 'them'} out, or give the bare torch module.",
             code="no-effect",
         )

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from diagnostics.activations.bucket import Place, open_place
-from diagnostics.activations.contract import StoredTarget, at_positions, shuffle
+from diagnostics.activations.contract import Activations, StoredTarget, at_positions, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, Share, remove_left
 from diagnostics.activations.place import Address
@@ -23,7 +23,7 @@ from diagnostics.activations.run_files import (
     ENCODER,
     Omission,
     beside,
-    listed,
+    files_of_run,
     merge_results,
     read_index,
     read_results,
@@ -34,28 +34,28 @@ from diagnostics.activations.run_files import (
 )
 from diagnostics.activations.store import Store, is_shared
 from diagnostics.encoders.bare_module import Numbers
-from diagnostics.encoders.encoder import Encoder, pinned_to
+from diagnostics.encoders.encoder import Encoder, pin_to
 from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.nonlinear import measure_nonlinear
+from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.progress import Watch
-from diagnostics.registry import offered
+from diagnostics.registry import plugin_entries
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.cost import later_cost
 from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
-from diagnostics.runs.record import Call, refuse_other_seed
-from diagnostics.runs.redraws import add_redraws
+from diagnostics.runs.processes.workers import Submits, Workers, default_jobs
+from diagnostics.runs.results.record import Call, refuse_other_seed
+from diagnostics.runs.results.redraws import add_redraws
 from diagnostics.runs.run import Run
 from diagnostics.runs.setup import Setup
-from diagnostics.runs.streamed import stream
-from diagnostics.runs.workers import Submits, Workers, default_jobs
+from diagnostics.runs.streaming.stream import stream
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 LOG = logging.getLogger("diagnostics")
@@ -220,7 +220,7 @@ def perform(request: Request, watch: Watch | None = None, executor: Submits | No
         with reading(setup.out):
             if alone:
                 folder = local = Folder(alone) if shared else recover(alone)
-                listed(local) if request.fresh else remove(beside(local))
+                files_of_run(local) if request.fresh else remove(beside(local))
             if not request.fresh:
                 refuse_other_seed(folder, request.seed)
         try:
@@ -228,7 +228,7 @@ def perform(request: Request, watch: Watch | None = None, executor: Submits | No
             with contextlib.closing(Workers(request.jobs or default_jobs(len(setup.taps)), shown, executor)) as workers:
                 _Job(setup, folder, shown, workers, share).do()
             finished = Run(setup.out)
-            finished.encoder = pinned_to(setup.encoder, finished.record.sample)
+            finished.encoder = pin_to(setup.encoder, finished.record.sample)
             if request.report:
                 finished.report()
         except KeyboardInterrupt:
@@ -293,7 +293,7 @@ class _Job(Extraction):
         if request.fresh:  # without their results nobody reads them
             for name in {*store.attrs[CONTROLS]} - {*self.controls}:
                 place = self.folder.inside(f"{CONTROLS}/{name}")
-                place.delete(listed(place))
+                place.delete(files_of_run(place))
                 self.folder.prune(f"{CONTROLS}/{name}")
             store.set_attrs(**{CONTROLS: [*self.controls]})
         for place in self.made_beside:
@@ -458,7 +458,7 @@ class _Job(Extraction):
             pairwise={m.name for m in setup.measures if m.pairwise},
             controls=controls,
             outdated=outdated,
-            order=list(offered("measure")),
+            order=list(plugin_entries("measure")),
             fresh=request.fresh,
         )
 
@@ -475,6 +475,33 @@ class _Job(Extraction):
 
 
 def _reasons(measured: Measured, measure: str) -> str:
-    """Why a measure gives nothing, of all its targets; equal reasons once."""
+    """The reasons why a measure gives nothing, of all its targets; equal reasons once."""
     why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
     return " ".join(dict.fromkeys(why)) or "it gives no reason."
+
+
+def measure_nonlinear(
+    main: Measured,
+    activations: Activations,
+    targets: Mapping[str, StoredTarget],
+    what: str,
+    measure: Callable[..., Measured],
+) -> None:
+    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
+    too. `measure`: as `measure_all`.
+
+    Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
+    """
+    probe = KernelProbe()
+    for name, target in targets.items():
+        linear = main.results.get(f"{LinearProbe.name}/{name}")
+        if linear is None or not probe.reads(target) or f"{probe.name}/{name}" in main.results | main.skipped:
+            continue
+        ends = {activations.output_tap, linear.attrs.get(attribute.BEST_TAP)}
+        taps = [tap for tap in activations.taps if tap.name in ends]
+        if len(taps) < 2:
+            continue
+        if why := too_few(int((activations.split == "train").sum())):
+            main.skipped[probe.name] = why
+            return
+        main.add(measure([probe], activations.with_other(taps=taps), {name: target}, what=what))

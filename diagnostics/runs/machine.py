@@ -30,7 +30,7 @@ def free_bytes() -> float:
     return float("inf")
 
 
-def used_bytes() -> int:
+def resident_bytes() -> int:
     """Memory of this process; 0 where the system does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return 1024 * _number(Path("/proc/self/status").read_text(), "VmRSS:")
@@ -42,7 +42,7 @@ def _number(text: str, name: str) -> int:
 
 
 def _limits(name: str) -> list[str]:
-    """What the cgroups that this process is in say, the innermost first; nothing where there are none."""
+    """Limits of the cgroups that this process is in, the innermost first; nothing where there are none."""
     with contextlib.suppress(OSError):
         own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
         return [file.read_text().strip() for each in (own, *own.parents) if (file := each / name).is_file()]

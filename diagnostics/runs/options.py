@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 from diagnostics.options import Option
-from diagnostics.registry import EntryKind, offered
+from diagnostics.registry import EntryKind, plugin_entries
 from diagnostics.vocabulary import ChooseOn, Compute, ControlMeasures, DenseTokens, Kernel
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def names_starting(kind: EntryKind) -> Callable[[str], list[str]]:
     """Completion by a shell: what is offered of a kind (`encoder`, `dataset`) and begins as typed."""
 
     def complete(incomplete: str) -> list[str]:
-        return sorted(name for name in offered(kind) if name.startswith(incomplete))
+        return sorted(name for name in plugin_entries(kind) if name.startswith(incomplete))
 
     return complete
 
@@ -89,7 +89,7 @@ DEVICES = "cpu, cuda, ... [cuda if there is a GPU]."
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `run` is asked for; see its parameters. A field without an `Option` can be given in Python alone."""
+    """Request to `run`; see its parameters. A field without an `Option` can be given in Python alone."""
 
     encoder: Annotated[str | Encoder | nn.Module, ENCODER]
     dataset: Annotated[

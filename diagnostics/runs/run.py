@@ -18,10 +18,10 @@ from diagnostics.activations.place import Location, locate
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import taps_together
-from diagnostics.errors import DiagnosticsError, check_known, unknown
+from diagnostics.errors import DiagnosticsError, check_known, name_error
 from diagnostics.measures.base import Measure
-from diagnostics.runs.recommendation import by_verdict, without_nonlinear
-from diagnostics.runs.run_data import RunData, run_dataframe
+from diagnostics.runs.results.recommendation import by_verdict, without_nonlinear
+from diagnostics.runs.results.run_data import RunData, run_dataframe
 from diagnostics.vocabulary import BY_PLACE, SPLITS
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Run(RunData):
                 f"make it again, or save it with diagnostics.save_encoder and run that folder.",
                 code="not-savable",
             )
-        from diagnostics.encoders.encoder import pinned_to
+        from diagnostics.encoders.encoder import pin_to
         from diagnostics.specs import build
 
         encoder = build("encoder", name)
@@ -90,7 +90,7 @@ class Run(RunData):
                 f"'{name}' has other weights now than in {self.path}: bring those back, or run it again.",
                 code="other-weights",
             )
-        return pinned_to(encoder, self.record.sample)
+        return pin_to(encoder, self.record.sample)
 
     def features(
         self,
@@ -187,18 +187,18 @@ class Run(RunData):
             >>> new.targets["hidden_z"].values.round()[:4]
             array([24., 20., 22., 29.])
         """
-        from diagnostics.runs.derived import fitted_probe
+        from diagnostics.runs.derived import fit_probe
 
-        return fitted_probe(self, target, measure, tap)
+        return fit_probe(self, target, measure, tap)
 
     @property
     def handed_out(self) -> HandedOut:
         """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored
         means.
         """
-        from diagnostics.runs.derived import handed_out_in
+        from diagnostics.runs.derived import compare_stored_output
 
-        return handed_out_in(self)
+        return compare_stored_output(self)
 
     def similarity_with(
         self, other: Run | str | PurePath, measure: str = "cka", seed: int = 0, most_rows: int | None = None
@@ -244,7 +244,7 @@ class Run(RunData):
         if target is not None:
             chosen = [p for p in read if p.target == target]
             if not chosen:
-                raise unknown("target", target, list(dict.fromkeys(str(p.target) for p in read)))
+                raise name_error("target", target, list(dict.fromkeys(str(p.target) for p in read)))
             chosen = [self.profile(target, measure)] if measure else chosen
         elif read:
             return StillFigure(draw(score_map([("", p) for p in by_verdict(read)])))
@@ -315,7 +315,7 @@ def features(
     stored = {stored.name: stored for stored in store.taps}
     check_known("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
     if split is not None and split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+        raise name_error("split", split, SPLITS)
     rows = np.argsort(row_order(len(store.ids)))
     rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:
@@ -329,9 +329,9 @@ def features(
         along = {axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)}
         read = "tokens"
     else:
-        from diagnostics.encoders.modules import chosen_poolings
+        from diagnostics.encoders.modules import select_poolings
 
-        names = chosen_poolings(pooling, store.poolings)
+        names = select_poolings(pooling, store.poolings)
         values = np.concatenate([store.pooled(tap, name)[rows].astype(np.float32) for name in names], axis=1)
         dims, along = ("sample", "feature"), {"pooling": ("feature", np.repeat(names, stored[tap].features))}
         read = " and ".join(names)

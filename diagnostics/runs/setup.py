@@ -1,7 +1,10 @@
-"""What a request comes to, checked before any work: encoder, dataset, taps and measures, and what it will write."""
+"""A request, resolved and checked before any work: encoder, dataset, taps and measures, and what it will write."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
@@ -9,12 +12,14 @@ from pathlib import Path, PurePath
 from typing import Any, get_args
 
 import numpy as np
+import torch
 
 from diagnostics.activations.bucket import open_place
 from diagnostics.activations.place import Address, Location, locate
 from diagnostics.activations.plan import Precision, parse_budget, plan, row_order
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
+from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.attention.kernel_choice import check_kernel
@@ -22,19 +27,20 @@ from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import check_compute, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, enumerated, explaining, refuse_values, unknown
+from diagnostics.errors import DiagnosticsError, explaining, join_names, name_error, refuse_values
+from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.verdict import check_margin
-from diagnostics.registry import offered
-from diagnostics.runs.inputs import given
+from diagnostics.registry import plugin_entries
+from diagnostics.runs.inputs import resolve_inputs
 from diagnostics.runs.options import Request, default_folder
-from diagnostics.runs.phrases import embed_phrases
+from diagnostics.specs import build
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
 
 class Setup:
-    """What a request comes to. Raises DiagnosticsError for what cannot be.
+    """Resolves a request. Raises DiagnosticsError for what cannot be.
 
     encoder: sized for the samples of the dataset.
     out: place of the run, as it was given; `folder`: the same, a path as an absolute one without links.
@@ -53,15 +59,15 @@ class Setup:
     def __init__(self, request: Request) -> None:
         self.request = request
         _check(request)
-        given_out = None if request.out is None else _given_place(request.out, request.fresh)
+        given_out = None if request.out is None else _check_place(request.out, request.fresh)
         self.device = usable_device(request.device)
         check_compute(request.compute, self.device)
         budget = parse_budget(request.token_budget)
-        asked = [request.measures] if isinstance(request.measures, Measure) else listed(request.measures)
-        self.measures, self.unusable = chosen_measures(asked)
+        asked = [request.measures] if isinstance(request.measures, Measure) else as_list(request.measures)
+        self.measures, self.unusable = select_measures(asked)
         self.named = frozenset(one if isinstance(one, str) else one.name for one in asked or ()) - set(SUITES)
         fed = {"mean": request.mean, "std": request.std, "size": request.size}
-        model, data = given("run", request.encoder, request.dataset, fed, trust_code=request.trust_code)
+        model, data = resolve_inputs("run", request.encoder, request.dataset, fed, trust_code=request.trust_code)
         if request.text_encoder is not None:
             data = embed_phrases(data, request.text_encoder)
         self.encoder, self.dataset = fit(model, data), data
@@ -79,8 +85,8 @@ class Setup:
                 f"Nothing can be measured on {data.name}: {' '.join(self.unprobeable.values())}", code="no-target"
             )
         self.encoder_spec, self.dataset_spec = typed[0] or self.encoder.spec, typed[1]
-        self.taps = chosen_taps(self.encoder, listed(request.taps))
-        self.poolings = _chosen_poolings(self.encoder, listed(request.pooling))
+        self.taps = select_taps(self.encoder, as_list(request.taps))
+        self.poolings = _select_poolings(self.encoder, as_list(request.pooling))
         self.draws = request.control_draws if request.controls else 0
         if self.draws and is_bare(self.encoder) and all(one.name != InputScaling.name for one in self.measures):
             self.measures += [InputScaling()] * any(each.kind in InputScaling.kinds for each in data.targets.values())
@@ -121,7 +127,7 @@ class Setup:
         )
 
 
-def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
+def as_list(names: str | Sequence[Any] | None) -> list[Any] | None:
     """Names as a list, from one text with commas too."""
     if isinstance(names, str):
         return [name.strip() for name in names.split(",") if name.strip()]
@@ -129,7 +135,13 @@ def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
 
 
 def _check(request: Request) -> None:
+    flags = {
+        field.name: getattr(request, field.name)
+        for field in dataclasses.fields(request)
+        if isinstance(field.default, bool)
+    }
     refuse_values(
+        *((not isinstance(flag, bool), f"{name} is {flag!r}: give True or False.") for name, flag in flags.items()),
         (
             request.control_draws < 1,
             f"The number of draws of a control is {request.control_draws}: give 1 or more, or --no-controls.",
@@ -141,7 +153,7 @@ def _check(request: Request) -> None:
         (request.jobs is not None and request.jobs < 1, f"The number of jobs is {request.jobs}: give 1 or more."),
     )
     if request.precision not in get_args(Precision):
-        raise unknown("precision", request.precision, get_args(Precision))
+        raise name_error("precision", request.precision, get_args(Precision))
     if request.force and not request.fresh:
         raise DiagnosticsError(
             "--force is for --fresh, without which nothing is discarded: leave it out.", code="no-effect"
@@ -149,12 +161,12 @@ def _check(request: Request) -> None:
     check_kernel(request.attention)
     check_margin(request.margin)
     if request.choose_on is not None and request.choose_on not in get_args(ChooseOn):
-        raise unknown("way to choose (--choose-on)", request.choose_on, get_args(ChooseOn))
+        raise name_error("way to choose (--choose-on)", request.choose_on, get_args(ChooseOn))
     if request.control_measures not in get_args(ControlMeasures):
         what = "choice of measures of controls (--control-measures)"
-        raise unknown(what, request.control_measures, get_args(ControlMeasures))
+        raise name_error(what, request.control_measures, get_args(ControlMeasures))
     if request.dense is not None and request.dense not in get_args(DenseTokens):
-        raise unknown("way to read dense targets (--dense)", request.dense, get_args(DenseTokens))
+        raise name_error("way to read dense targets (--dense)", request.dense, get_args(DenseTokens))
 
 
 def _check_redraws(request: Request, data: Dataset) -> None:
@@ -185,15 +197,15 @@ def _check_control_samples(setup: Setup) -> None:
             "--control-samples: leave one of them out.",
             code="conflict",
         )
-    if few is not None and setup.dense == "streamed" and (names := streamed_targets(setup)):
+    if few is not None and setup.dense == "streamed" and (names := targets_to_stream(setup)):
         raise DiagnosticsError(
-            f"Sums of {enumerated(names)} are of all samples, so that controls cannot be compared on fewer: give "
+            f"Sums of {join_names(names)} are of all samples, so that controls cannot be compared on fewer: give "
             f"--dense stored or --dense none with --control-samples.",
             code="unsupported",
         )
 
 
-def _given_place(out: str | PurePath, fresh: bool) -> Location:
+def _check_place(out: str | PurePath, fresh: bool) -> Location:
     """The place of a run to be; refuses a bucket that cannot be asked, before anything is built."""
     place = locate(out)
     if isinstance(place, Address):
@@ -227,19 +239,19 @@ def _reads_only(measure: Measure, data: Dataset, unprobeable: Collection[str]) -
     return bool(read) and read <= set(unprobeable)
 
 
-def chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
+def select_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
     if names is None:
         return list(model.taps)
     wanted = {model.tap(name).name for name in names} | {model.output_tap}
     return [tap for tap in model.taps if tap.name in wanted]
 
 
-def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] | None:
+def _select_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] | None:
     if names is None:
         return None
     for name in names:
         if name not in model.poolings:
-            raise unknown("pooling", name, model.poolings)
+            raise name_error("pooling", name, model.poolings)
     if not names:
         raise DiagnosticsError(
             f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.", code="missing-option"
@@ -259,7 +271,7 @@ PERCEPTION = (
 """The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
 
 
-def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
+def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
     """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
 
     A name may be a suite: `standard` (also where `chosen` is None or empty), `perception` or `all`. A measure itself
@@ -268,11 +280,11 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
     """
     own = [one for one in chosen or () if isinstance(one, Measure)]
     asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])
-    known = offered("measure")
+    known = plugin_entries("measure")
     _check_own(own, known)
     for name in asked:
         if name not in known and name not in SUITES:
-            raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
+            raise name_error("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
     measures: dict[str, Measure] = {}
     unusable: dict[str, str] = {}
     named = [name for name in asked if name not in SUITES]
@@ -294,8 +306,8 @@ def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
 
 
 def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseTokens) -> tuple[bool, bool]:
-    """Whether any of the measures reads stored tokens of a dataset, and whether a probe may, for which more samples
-    count.
+    """Tells whether any of the measures reads stored tokens of a dataset, and whether a probe may, for which more
+    samples count.
 
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.
@@ -341,8 +353,46 @@ def _check_name(name: str, what: str) -> None:
         )
 
 
-def streamed_targets(setup: Setup) -> dict[str, Target]:
+def targets_to_stream(setup: Setup) -> dict[str, Target]:
     """The targets that measures can read from sums, by name."""
     kinds = {kind for measure in setup.measures for kind in measure.streams}
     there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
     return {name: target for name, target in there.items() if target.kind in kinds}
+
+
+MOST_DIRECTIONS = 64
+"""Of an embedding, those of largest variance, that are stored."""
+
+
+def embed_phrases(dataset: Dataset, name: str) -> Dataset:
+    """The dataset whose phrases have behind each box the embedding of its text by the encoder called so.
+
+    Raises DiagnosticsError for a dataset without phrases, an encoder of anything but texts, and texts that it cannot
+    embed.
+    """
+    targets = {key: target for key, target in dataset.targets.items() if target.kind == "phrases"}
+    if not targets:
+        raise DiagnosticsError(
+            f"{dataset.name} has no phrases that {name} could embed: leave --text-encoder out.", code="no-effect"
+        )
+    encoder = build("encoder", name)
+    if encoder.modality != "text":
+        raise DiagnosticsError(
+            f"{name} reads {encoder.modality} samples and no phrases: give --text-encoder an encoder of texts.",
+            code="other-modality",
+        )
+    told = copy.copy(dataset)
+    told.targets = dict(dataset.targets)
+    for key, target in targets.items():
+        embedded = encoder.transform(list(target.classes)).astype(np.float64)
+        embedded -= embedded.mean(axis=0)
+        directions = svd(torch.from_numpy(embedded))[2].numpy()[:MOST_DIRECTIONS]
+        behind = np.full((*target.values.shape[:2], len(directions)), np.nan)
+        behind[:, 0] = 0
+        known = there(target.values)
+        behind[:, 1:][known] = (embedded @ directions.T)[target.values[:, 1:, CLASS][known].astype(int)]
+        values = np.concatenate([target.values, behind], axis=2)
+        told.targets[key] = dataclasses.replace(target, values=values, about=f"{target.about}, embedded by {name}")
+    identity = f"{dataset.fingerprint} phrases by {sorted(encoder.identity.items())}"
+    told._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+    return told

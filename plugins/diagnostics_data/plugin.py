@@ -335,7 +335,7 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
 
 
 def phrase_of(stem: str) -> str:
-    """Which of the three phrases a file holds; its name is in the language that is spoken."""
+    """The one of three phrases that a file holds; its name is in the language that is spoken."""
     return "counting" if stem in COUNTING else "pangram" if stem in PANGRAMS else "greeting"
 
 

@@ -218,7 +218,7 @@ def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
     check_regular(archive, archive.name, skip=False)
     if path.is_file():
         with explaining(f"Index {path} cannot be read", "remove it to index the archive again", "damaged", READING):
-            index = _mapped(archive, path)
+            index = _map_index(archive, path)
         about, now = index.about, archive.stat()
         known = (about["size"], about["changed"], about["caption"]) == (now.st_size, now.st_mtime_ns, caption)
         if known and about["decoded"] >= decode:
@@ -230,13 +230,13 @@ def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
     except (OSError, DiagnosticsError, SafetensorError):
         _warn_once(f"no index can be written beside {archive}, so that its headers are read at every start")
         return index
-    return _mapped(archive, path)
+    return _map_index(archive, path)
 
 
 _warn_once = functools.cache(warn)
 
 
-def _mapped(archive: Path, path: Path) -> Index:
+def _map_index(archive: Path, path: Path) -> Index:
     """Raises one of `READING` where the bytes are not those of an index."""
     mapped = np.memmap(path, np.uint8, "r")
     begin = 8 + int.from_bytes(mapped[:8].tobytes(), "little")

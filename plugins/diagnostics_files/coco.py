@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits, pad_boxes
-from diagnostics.plugin import unknown as unknown_name
+from diagnostics.plugin import name_error as unknown_name
 from diagnostics_files.captions import hashed
 from diagnostics_files.decode import picture
 from diagnostics_files.folder import (
@@ -170,7 +170,7 @@ def _file_name(entry: Mapping[str, Any]) -> str:
 
 
 def _folders(of: str) -> Iterator[str]:
-    """Where the images of a set may lie."""
+    """Folders in which the images of a set may lie."""
     yield from (of, f"images/{of}", "images", ".")
 
 

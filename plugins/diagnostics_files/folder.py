@@ -302,7 +302,7 @@ def safe_name(text: str, where: str) -> PurePosixPath:
 
 
 def read_json(file: Path) -> Any:
-    """What a file in JSON holds; raises for one that is none."""
+    """Reads a file in JSON; raises for one that is none."""
     check_regular(file, file.name, skip=False)
     try:
         return json.loads(file.read_bytes())

@@ -55,7 +55,7 @@ from diagnostics_files.tables import Columns, column, dataset, listed, read_tabl
 
 @dataclass(frozen=True)
 class Labels:
-    """Where splits, groups and targets of files come from, besides their folders; see `plugin.images`."""
+    """Sources of the splits, groups and targets of files, besides their folders; see `plugin.images`."""
 
     table: str
     key: str

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, padded
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, pad_series
 from diagnostics_files.folder import DataError, check_bytes, damaged, file, join_notes, need, pad_left, safe_name, warn
 
 # Tables of CSV, JSON lines and Parquet as columns, and columns as targets.
@@ -473,7 +473,7 @@ def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str
         )
     lengths = [len(row) for row in series]
     about = _about(ids, [len(row) for row in rows], lengths, where, about)
-    return Dataset(name, "series", padded(series), ids, **more, about=about, ragged=len(set(lengths)) > 1)
+    return Dataset(name, "series", pad_series(series), ids, **more, about=about, ragged=len(set(lengths)) > 1)
 
 
 def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:

@@ -29,7 +29,7 @@ from diagnostics.plugin import (
     describe,
     explaining,
     keep,
-    unknown,
+    name_error,
 )
 
 # The blocks of an ONNX graph, by the scopes that exporters leave in the names of its nodes.
@@ -246,7 +246,7 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
     known = {name for node in model.graph.node for name in node.output}
     for tensor in tensors:
         if tensor not in known:
-            raise unknown(f"tensor of {encoder}:", tensor, sorted(known), "A viewer such as Netron shows all.")
+            raise name_error(f"tensor of {encoder}:", tensor, sorted(known), "A viewer such as Netron shows all.")
     present = {out.name for out in widened.graph.output}
     widened.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in present
@@ -271,7 +271,7 @@ def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[T
 
 
 def _batch_size(session: Any) -> int:
-    """What the file declares, 0 where it leaves it open."""
+    """Batch size that the file declares, 0 where it leaves it open."""
     size = session.get_inputs()[0].shape[0]
     return size if isinstance(size, int) else 0
 

@@ -10,7 +10,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, unknown
+from diagnostics.plugin import DiagnosticsError, name_error
 
 Positions = Literal["index", "rescaled"]
 Pool = Literal["attention", "class"]
@@ -127,7 +127,7 @@ def variant(
     """
     known = ARCHITECTURES[model]
     if pool not in get_args(Pool):
-        raise unknown("option pool", pool, get_args(Pool))
+        raise name_error("option pool", pool, get_args(Pool))
     if pool == "class" and not (known.class_token and known.embedding):
         lacks = "class token" if known.embedding else "embedding"
         raise DiagnosticsError(

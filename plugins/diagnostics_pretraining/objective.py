@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sampled_frames
+from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sample_frames
 from diagnostics_pretraining.losses import clamp_scale, contrast, divergences, regularisation
 from diagnostics_pretraining.order import Broken, ShardOrder
 from diagnostics_pretraining.recipe import Recipe, Stage, stage_at, steps_of
@@ -77,7 +77,7 @@ def clip_places(batch: int, share: float) -> np.ndarray:
 
 def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
     """The first frame of each of `count` equal parts of a clip [t, y, x, channel]; a single one is its first frame."""
-    return [clip[frame] for frame in sampled_frames(len(clip), count, "floor")]
+    return [clip[frame] for frame in sample_frames(len(clip), count, "floor")]
 
 
 def flattened(batch: Batch) -> Tensor:
@@ -218,7 +218,8 @@ class Feed:
         """Of the samples of that part of the batch, in its order."""
         if self.broken is not None:
             self.broken.read()
-        return [self.dataset.ids[next(self._candidates(step, row, at), row)] for row, at in self._part(step, rank, world)]
+        part = self._part(step, rank, world)
+        return [self.dataset.ids[next(self._candidates(step, row, at), row)] for row, at in part]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         return self.collate(self.samples(step, rank, world), step)

@@ -18,7 +18,7 @@ from diagnostics.plugin import Dataset, DiagnosticsError
 ROUNDS = 4
 
 
-def permuted(places: np.ndarray, count: int, key: tuple[int, ...]) -> np.ndarray:
+def permute(places: np.ndarray, count: int, key: tuple[int, ...]) -> np.ndarray:
     """Where a random permutation of 0 ... count - 1 puts these places, int64 [place]; the key decides which one.
 
     A Feistel network over the least power of two, followed until it comes to a number below `count` (Black & Rogaway,
@@ -33,14 +33,14 @@ def permuted(places: np.ndarray, count: int, key: tuple[int, ...]) -> np.ndarray
     while outside.any():
         left, right = moved[outside] >> np.uint64(low), moved[outside] & np.uint64(2**low - 1)
         for one, other in keys.reshape(-1, 2):
-            left = left ^ _mixed(right ^ one, high)
-            right = right ^ _mixed(left ^ other, low)
+            left = left ^ _mix(right ^ one, high)
+            right = right ^ _mix(left ^ other, low)
         moved[outside] = left << np.uint64(low) | right
         outside = moved >= count
     return moved.astype(np.int64)
 
 
-def _mixed(numbers: np.ndarray, bits: int) -> np.ndarray:
+def _mix(numbers: np.ndarray, bits: int) -> np.ndarray:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         numbers = (numbers ^ numbers >> np.uint64(shift)) * np.uint64(factor)
     return (numbers ^ numbers >> np.uint64(31)) >> np.uint64(64 - bits)
@@ -71,7 +71,7 @@ class ShardOrder(EpochOrder):
         for turn in np.unique(of_place):
             here, shard = of_place == turn, turns[turn]
             count = int(self._counts[shard])
-            within = permuted(places[here] - (ends[turn] - count), count, (self.seed, 1, epoch, int(shard)))
+            within = permute(places[here] - (ends[turn] - count), count, (self.seed, 1, epoch, int(shard)))
             rows[here] = self.rows[self._starts[shard] + within]
         return rows
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from diagnostics_training.jobs import WHAT
 from diagnostics_training.trainer.settings import TRAINING, Computation, Optimisation, Seed, Warmup, identity_of
 
-from diagnostics.plugin import DiagnosticsError, Option, decode, enumerated, explaining, options, unknown
+from diagnostics.plugin import DiagnosticsError, Option, decode, explaining, join_names, name_error, options
 
 # What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
 #
@@ -238,7 +238,7 @@ _AUGMENTED = ("brightness", "saturation", "contrast", "mirror")
 def named_recipe(name: str) -> Recipe:
     """One that is here: a row of the ablation, `1` to `9`, or `video` or `distil`."""
     if name not in NAMES:
-        raise unknown("recipe", name, NAMES, "A file of your own is given with --config.")
+        raise name_error("recipe", name, NAMES, "A file of your own is given with --config.")
     return read_recipe(FOLDER / (f"row{name}.toml" if name.isdigit() else f"{name}.toml"))
 
 
@@ -264,7 +264,7 @@ def read_recipe(path: Path) -> Recipe:
         f"{name} of a stage" for name in ("size", "samples") if any(name not in s for s in values.get("stages", ()))
     ]
     if lacking:
-        raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.", code="missing-option")
+        raise DiagnosticsError(f"{path} lacks {join_names(lacking)}: no recipe is without.", code="missing-option")
     return decode(Recipe, values)
 
 

@@ -17,7 +17,7 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_timm.weights import read_tensors, seeding
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, unknown
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, name_error
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -153,7 +153,7 @@ def known_size(size: str) -> str:
     """
     whole = size if size in TEXTS else f"core-{size}"
     if whole not in TEXTS:
-        raise unknown("size", size, [name.removeprefix("core-") for name in TEXTS])
+        raise name_error("size", size, [name.removeprefix("core-") for name in TEXTS])
     return whole
 
 
@@ -218,7 +218,7 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
     return whole
 
 
-def extended(rows: Tensor, vocabulary: Vocabulary, more: Vocabulary) -> Tensor:
+def extend_table(rows: Tensor, vocabulary: Vocabulary, more: Vocabulary) -> Tensor:
     """A table of a vocabulary as one of another that keeps all its tokens: what is new starts at the row of the
     unknown, so that no text has another embedding yet."""
     whole = whole_table(rows, vocabulary)

@@ -24,7 +24,7 @@ from diagnostics_pretraining.text_encoder import (
     WHOLE,
     Vocabulary,
     embedded,
-    extended,
+    extend_table,
     initial_text,
     known_size,
     seed_of,
@@ -115,7 +115,7 @@ def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0, vocabulary: Vo
     vocabulary = vocabulary or known
     text = pair.text.module.state_dict()
     if vocabulary != known:
-        text[_TABLE] = extended(text[_TABLE], known, vocabulary)
+        text[_TABLE] = extend_table(text[_TABLE], known, vocabulary)
     module: Any = pair.image.module
     pool = "attention" if getattr(module, "attn_pool", None) is not None else "class"
     rope = getattr(module, "rope", None) is not None

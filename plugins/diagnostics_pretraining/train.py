@@ -24,9 +24,9 @@ from diagnostics.plugin import (
     Encoder,
     LazySamples,
     build,
-    enumerated,
+    join_names,
+    name_error,
     save_encoder,
-    unknown,
     watcher,
 )
 from diagnostics_pretraining.objective import (
@@ -135,7 +135,7 @@ def harmless_changes(dataset: Dataset) -> frozenset[str]:
     """The changes of an image under which a dataset's texts stay true: its extra `text_survives`, by default all."""
     names = frozenset(dataset.extras.get("text_survives", UNCHANGED))
     if odd := sorted(names - UNCHANGED.keys()):
-        raise unknown(f"change of an image in text_survives of dataset {dataset.name}", odd[0], UNCHANGED)
+        raise name_error(f"change of an image in text_survives of dataset {dataset.name}", odd[0], UNCHANGED)
     return names
 
 
@@ -158,7 +158,7 @@ def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
     """One line for people; "" where nothing is left out."""
     if not left_out:
         return ""
-    return f"leaves {enumerated(left_out)} of the augmentation out, under which texts of {dataset.name} would be false"
+    return f"leaves {join_names(left_out)} of the augmentation out, under which texts of {dataset.name} would be false"
 
 
 def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
@@ -166,8 +166,8 @@ def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
     if false := sorted(changes_in(changes) - harmless_changes(dataset)):
         left = sorted(harmless_changes(dataset))
         raise DiagnosticsError(
-            f"Texts of {dataset.name} would be false under a change of {enumerated(false)}: "
-            f"{f'augment by {enumerated(left)}, or not at all' if left else 'leave augmentation out'}.",
+            f"Texts of {dataset.name} would be false under a change of {join_names(false)}: "
+            f"{f'augment by {join_names(left)}, or not at all' if left else 'leave augmentation out'}.",
             code="conflict",
         )
 
@@ -346,7 +346,7 @@ def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
     ]
     if different:
         raise DiagnosticsError(
-            f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another "
+            f"{folder} cannot be trained further by this recipe, since it has {join_names(different)}: name another "
             f"--from, or a recipe of your own (--config) that says so.",
             code="other-weights",
         )

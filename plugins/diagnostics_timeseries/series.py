@@ -271,7 +271,7 @@ class SeriesModel:
             if series.shape != (variates, length):
                 raise DiagnosticsError(
                     f"it has {series.shape[1]} steps of {series.shape[0]} variate(s) among series of {length} of "
-                    f"{variates}: cut all to one length, or pad them with diagnostics.padded.",
+                    f"{variates}: cut all to one length, or pad them with diagnostics.pad_series.",
                     code="bad-shape",
                 )
             return dict(self.prepare(torch.from_numpy(series)))

@@ -28,8 +28,8 @@ from diagnostics.plugin import (
     discover,
     last_taps,
     misfits,
+    name_error,
     names_of_outputs,
-    unknown,
 )
 from diagnostics_timm.pixels import example, image_of
 from diagnostics_timm.weights import is_fetching, quick_offline, read_tensors, seeding
@@ -81,10 +81,10 @@ def _check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         known = timm.list_models()
-        raise unknown("timm model", architecture, known, "See timm.list_models() for all.")
+        raise name_error("timm model", architecture, known, "See timm.list_models() for all.")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise unknown(f"weights of timm model {architecture}:", tag, tags)
+        raise name_error(f"weights of timm model {architecture}:", tag, tags)
 
 
 def _from_hub(name: str, img_size: int | None) -> nn.Module:

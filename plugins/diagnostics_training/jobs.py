@@ -37,10 +37,10 @@ def command_of(words: str, job: Any) -> str:
         if value == defaults[name] or name not in deciding(type(job)):
             continue
         if isinstance(value, bool):
-            line.append(option.typed if value else f"--no-{option.typed[2:]}")
+            line.append(option.flag if value else f"--no-{option.flag[2:]}")
         else:
             for part in value if isinstance(value, tuple) else (value,):
-                line += [option.typed, str(part)]
+                line += [option.flag, str(part)]
     return shlex.join(line)
 
 

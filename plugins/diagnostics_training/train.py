@@ -309,7 +309,7 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
         likelihood=architecture.likelihood,
     )
     read = {*kind.options, *kind.training_options}
-    unread = {option.typed for field, option in options(ObjectiveOptions).items() if field not in read}
+    unread = {option.flag for field, option in options(ObjectiveOptions).items() if field not in read}
     identity = {key: value for key, value in identity_of(own).items() if key not in unread}
     identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
     done = finished(folder / FINISHED, identity)

@@ -253,7 +253,7 @@ class Sounds:
 
 
 def _span(extract: Extract, rate: int) -> float:
-    """How many samples the features of a fixed length stand for: where a click no longer shows, found by halving."""
+    """Number of samples behind features of a fixed length: where a click no longer shows, found by halving."""
     low, high = 0, 120 * rate
     rest = extract(np.zeros(high, dtype=np.float32))
     while high - low > rate // 100:

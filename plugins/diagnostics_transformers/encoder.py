@@ -24,7 +24,7 @@ from diagnostics.plugin import (
     TorchEncoder,
     describe,
     first_tensor,
-    moved_most,
+    largest_move,
     order_of_axes,
     part_of,
     tokens_at,
@@ -160,7 +160,7 @@ def check_places(passes: Passes, tap: Tap) -> None:
     for share in SHARES:
         changed, start, stop = _changed(passes.batch, prepared, share)
         tokens = tokens_at(passes.module, tap, changed, passes.forward)
-        place = None if tokens is None else moved_most(tokens, rest, grid, ("t",))
+        place = None if tokens is None else largest_move(tokens, rest, grid, ("t",))
         if place is None:
             return
         # Frames overlap and convolutions reach further.
@@ -381,7 +381,7 @@ def _valid(prepared: Prepared, batch: Any, tap: Tap) -> Tensor | None:
 def _covered(
     prepared: Prepared, taps: Sequence[Tap], output: str, shape: tuple[int, ...]
 ) -> tuple[tuple[float, float], ...]:
-    """What the output tap's tokens cover of what all of them would."""
+    """The part that the output tap's tokens cover of what all of them would."""
     covered = prepared.covers(shape)
     tap = next(tap for tap in taps if tap.name == output)
     whole = _whole(tap)
@@ -510,7 +510,7 @@ def _grid(passes: Passes, names: Sequence[str] | None) -> tuple[Grid | None, boo
 
 
 def _order_of_packed(passes: Passes, first: str, grid: Grid) -> tuple[int, ...]:
-    """Where the tokens of an image that is packed into patches lie; nothing for raster order."""
+    """Order of the tokens of an image that is packed into patches; nothing for raster order."""
 
     def tokens(changed: np.ndarray) -> Tensor:
         cell = passes.prepared.extents["y"] // len(changed)

@@ -82,7 +82,7 @@ def interpolating(tower: nn.Module, size: tuple[int, int], *settings: str) -> di
 
 
 def _special(config: Any, places: list[tuple[int, ...]]) -> int:
-    """How many tokens stand for no place, where there are many: those that detect, or all that fill up Mllama's
+    """Number of tokens that stand for no place, where there are many: those that detect, or all that fill up Mllama's
     tiles.
     """
     if places and setting(config, "model_type") == "mllama_vision_model":
@@ -352,7 +352,7 @@ def _as_blocks(patches: Tensor, channels: int, p: int, m: int) -> Tensor:
 
 
 def _merge(config: Any, sizes: str) -> int:
-    """How many patches along a side lie together, block by block, in the order that the model expects."""
+    """Number of patches along a side that lie together, block by block, in the order that the model expects."""
     if sizes not in ("grid_thw", "image_grid_thw"):
         return 1
     merge = setting(config, "spatial_merge_size", "merge_size", default=1)

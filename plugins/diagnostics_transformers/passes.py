@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Call, DiagnosticsError, Discovered, Site, Tap, describe, discover, recorded, tensor_at
+from diagnostics.plugin import (
+    Call,
+    DiagnosticsError,
+    Discovered,
+    Site,
+    Tap,
+    describe,
+    discover,
+    record_calls,
+    tensor_at,
+)
 from diagnostics_transformers.audio import prepare_audio
 from diagnostics_transformers.images import is_video, prepare_images, prepare_patches, prepare_videos, takes_patches
 from diagnostics_transformers.towers import (
@@ -131,7 +141,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, wanted: Wanted
 
 
 def _most(tower: nn.Module, config: Any, tokenizer: Any) -> int:
-    """How many tokens the model can place."""
+    """Number of tokens that the model can place."""
     positions = setting(
         config, "max_position_embeddings", "n_positions", "max_source_positions", "n_ctx", "max_seq_len"
     )
@@ -381,7 +391,7 @@ class Passes:
 
     def calls(self, names: Iterable[str]) -> list[Call]:
         """The calls of some modules in a pass."""
-        with torch.no_grad(), recorded(self.module, names) as calls:
+        with torch.no_grad(), record_calls(self.module, names) as calls:
             self.forward(self.module, self.batch)
         return calls
 
@@ -390,7 +400,7 @@ class Passes:
         return tensor_at(self.module, Site(layer, when="before"), batch, self.forward)
 
     def discover(self, place: str, extents: Mapping[str, int], **options: Any) -> Discovered:
-        """What discovery finds in the part of that name; raises as `diagnostics.discover`, which has these options."""
+        """Discovers the part of that name; raises as `diagnostics.discover`, which has these options."""
         part = self.module.get_submodule(place)
         return discover(
             part, self.batch, self.name, extents, forward=lambda _, batch: self.forward(self.module, batch), **options

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from diagnostics.plugin import DiagnosticsError, Tap, describe, unknown
+from diagnostics.plugin import DiagnosticsError, Tap, describe, name_error
 from diagnostics_transformers.load import Loaded, quiet
 
 # Towers that read one modality, and the stacks of layers in them.
@@ -354,7 +354,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         if self.tokenizer not in (None, "bytes"):
-            raise unknown("tokenizer", self.tokenizer, ["bytes"], "Leave it out for the directory's own.")
+            raise name_error("tokenizer", self.tokenizer, ["bytes"], "Leave it out for the directory's own.")
         for key, most in (("size", 8192), ("length", 10**7), ("frames", 4096)):
             if (getattr(self, key) or 0) > most:
                 raise DiagnosticsError(

@@ -16,7 +16,7 @@ import pytest
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Run
 from diagnostics.activations.folder import Folder, StrangeFileError, lock, pages
-from diagnostics.activations.run_files import listed, remove_tokens
+from diagnostics.activations.run_files import files_of_run, remove_tokens
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.report.writing import write_whole
@@ -197,7 +197,7 @@ def read(run: Path) -> None:
     opened.to_json()
     opened.features("norm", tokens=True)
     opened.store.targets()
-    opened.store.observed("attention")
+    opened.store.observation_arrays("attention")
     opened.report()
     measured(run, "rankme", controls=True)
 
@@ -248,7 +248,7 @@ def test_what_a_run_does_not_list_stays_where_it_is(run: Path) -> None:
         measured(run, "rankme", **options)
         assert {name: (run / name).read_text() for name in mine} == mine
         assert (run / "link").is_symlink()
-        known = listed(Folder(run)) | mine.keys() | {"link"}
+        known = files_of_run(Folder(run)) | mine.keys() | {"link"}
         assert {name for name in Folder(run).list() if name not in known} == set()
     assert [path.name for path in run.parent.iterdir()] == ["run"], "nothing stays beside it, the lock neither"
 
@@ -258,7 +258,7 @@ def test_another_run_that_lies_among_the_controls_stays(run: Path, other: Path) 
     before = content(run / "controls" / "kept")
     measured(run, "rankme", fresh=True)
     assert content(run / "controls" / "kept") == before
-    tokens = listed(Folder(run))
+    tokens = files_of_run(Folder(run))
     assert not any(name.startswith("controls/kept") for name in tokens)
     remove_tokens(run)
     assert content(run / "controls" / "kept") == before
@@ -348,7 +348,7 @@ def test_killed_in_its_swap_one_of_the_two_is_there_whole(
         measured(run, "rankme", token_budget=0)
     assert findings(run) == alone
     assert (run / "NOTES.md").read_text() == "read me"
-    assert {*Folder(run).list()} - {"NOTES.md"} <= listed(Folder(run))
+    assert {*Folder(run).list()} - {"NOTES.md"} <= files_of_run(Folder(run))
     assert [path.name for path in run.parent.iterdir()] == ["run"]
 
 
@@ -437,7 +437,7 @@ def test_a_store_lists_each_of_its_files(run: Path) -> None:
     names = Store(run).names
     on_disk = {name for name in Folder(run).list() if not name.startswith(("results", "controls/", "report"))}
     assert on_disk <= names
-    assert set(Folder(run).list()) <= listed(Folder(run))
+    assert set(Folder(run).list()) <= files_of_run(Folder(run))
 
 
 def test_a_page_beside_runs_takes_away_what_a_dead_process_left_of_it(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_first_rows_are_recorded_as_they_are(tmp_path: Path) -> None:
     before = digests(store.path)
     seen: list[Progress] = []
     record(store, what, watch=seen.append)
-    result = Store(store.path).observed("means")
+    result = Store(store.path).observation_arrays("means")
     assert list(result) == [tap.name for tap in store.taps]
     tokens = np.concatenate([block for _, block in store.token_blocks("blocks.0")])[:20]
     prefix = zarr.open_group(store.path, mode="r")["taps/blocks.0/prefix"][:20]
@@ -103,7 +103,7 @@ def test_it_depends_on_neither_batches_nor_workers(tmp_path: Path) -> None:
     for name, options in (("a", {}), ("b", {"batch_size": 3}), ("c", {"workers": 1})):
         store = extracted(tmp_path / name)
         record(store, Means(), **options)
-        result.append(store.observed("means")["norm"])
+        result.append(store.observation_arrays("means")["norm"])
     for other in result[1:]:
         np.testing.assert_allclose(result[0], other, atol=1e-5)
 
@@ -117,9 +117,9 @@ def test_what_is_there_is_not_seen_again(tmp_path: Path) -> None:
     more = Means()
     more.samples = 25
     record(store, more, encoder)
-    assert len(store.observed("means")["norm"]) == 25, "more rows replace fewer"
+    assert len(store.observation_arrays("means")["norm"]) == 25, "more rows replace fewer"
     record(store, what, encoder)
-    assert len(store.observed("means")["norm"]) == 25, "and serve those who want fewer"
+    assert len(store.observation_arrays("means")["norm"]) == 25, "and serve those who want fewer"
     assert list((store.path / "observed").glob(".*")) == []
 
 
@@ -130,9 +130,9 @@ def test_what_another_observation_of_that_name_or_version_recorded_is_not_taken_
 
     store = extracted(tmp_path / "run")
     record(store, Others())
-    assert (store.observed("means")["norm"] == 7).all()
+    assert (store.observation_arrays("means")["norm"] == 7).all()
     record(store, Means())
-    assert not (store.observed("means")["norm"] == 7).any()
+    assert not (store.observation_arrays("means")["norm"] == 7).any()
     what = Means()
     record(store, what, version="9.9")
     assert what.calls == [13, 7]
@@ -142,7 +142,7 @@ def test_fewer_samples_than_wanted_are_all(tmp_path: Path) -> None:
     encoder = looking()
     store = extract(encoder, tiny_dataset(12, "image"), tmp_path / "run", planned(encoder, 12))
     observe(encoder, tiny_dataset(12, "image"), store, [Means()], version="1")
-    assert len(store.observed("means")["norm"]) == 12
+    assert len(store.observation_arrays("means")["norm"]) == 12
 
 
 def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
     record(store, what)
     for opened in (store, Store(store.path)):
         with pytest.raises(DiagnosticsError, match=r"^nothing to be seen here\.$"):
-            opened.observed("means")
+            opened.observation_arrays("means")
     record(store, what)
     assert len(what.calls) == 1
     # Another version of the code may see more.
@@ -164,7 +164,7 @@ def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
     # And an observation that succeeds replaces the reason.
     store.put_observed("means", {}, {"samples": 1, "reason": "old", "left_out": {}, "state": {}})
     record(store, Means())
-    assert len(store.observed("means")["norm"]) == 20
+    assert len(store.observation_arrays("means")["norm"]) == 20
 
 
 def test_a_failure_of_any_other_kind_is_told_and_tried_again(tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_a_failure_of_any_other_kind_is_told_and_tried_again(tmp_path: Path) -> 
     store, what = extracted(tmp_path / "run"), Failing()
     record(store, what)
     with pytest.raises(DiagnosticsError, match=r"tiny-image fails on means: RuntimeError: out of memory"):
-        store.observed("means")
+        store.observation_arrays("means")
     again = Store(store.path)
     record(again, what)
-    assert len(again.observed("means")["norm"]) == 20
+    assert len(again.observation_arrays("means")["norm"]) == 20
 
 
 def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             record(store, Means())
     assert [path.name for path in (store.path / "observed").iterdir()] == ["zarr.json"]
     record(store, Means())
-    assert len(store.observed("means")["norm"]) == 20
+    assert len(store.observation_arrays("means")["norm"]) == 20
 
 
 @pytest.mark.parametrize("name", ["../means", ".means", "a/b", ""])
@@ -218,7 +218,7 @@ def test_names_of_plugins_never_become_other_paths(tmp_path: Path, name: str) ->
     with refusal("bad-value", "cannot be stored"):
         record(store, Odd())
     with refusal("not-measured"):
-        store.observed("../taps")
+        store.observation_arrays("../taps")
     assert not (store.path / "observed").exists()
 
 
@@ -256,10 +256,10 @@ def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
         store = extracted(tmp_path / str(i))
         record(store, what)
         with pytest.raises(DiagnosticsError, match=message):
-            store.observed("means")
+            store.observation_arrays("means")
     store = extracted(tmp_path / "changing")
     record(store, Changing())
-    result = store.observed("means")
+    result = store.observation_arrays("means")
     assert list(result) == ["norm"]
     assert result.left_out == {
         "embed": "it differs among batches",
@@ -286,14 +286,14 @@ def test_damage_is_said(tmp_path: Path, what: str) -> None:
         data[5] ^= 1
         chunk.write_bytes(data)
     with refusal("damaged", "observed/means", kind=StorageError):
-        Store(store.path).observed("means")
+        Store(store.path).observation_arrays("means")
 
 
 def test_nan_is_a_value_here(tmp_path: Path) -> None:
     store = extracted(tmp_path / "run")
     values = np.full((20, 2), np.nan, dtype=np.float32)
     store.put_observed("holes", {"norm": values}, {"samples": 20, "reason": "", "left_out": {}, "state": {}})
-    np.testing.assert_array_equal(Store(store.path).observed("holes")["norm"], values)
+    np.testing.assert_array_equal(Store(store.path).observation_arrays("holes")["norm"], values)
 
 
 def test_a_run_measures_attention_of_the_encoder_and_of_its_weight_controls(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_a_sample_whose_queries_are_nan_is_named_by_its_id(tmp_path: Path) -> No
     record(store, AttentionDistance.observation, encoder)
     named = rf"tap blocks.2 has queries .* head 1, token 6: look .*\. Sample 2 of this batch is {store.ids[13 + 2]}\.$"
     with pytest.raises(DiagnosticsError, match=named):
-        Store(store.path).observed("attention")
+        Store(store.path).observation_arrays("attention")
 
 
 def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -> None:

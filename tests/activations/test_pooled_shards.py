@@ -24,7 +24,7 @@ from diagnostics.activations.plan import Plan, plan, row_order
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.measures.apply import measure_all
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.setup import select_measures
 from tests.support.stores import digests, planned
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -150,7 +150,7 @@ def test_measuring_reads_each_taps_pooled_values_once(tmp_path: Path, monkeypatc
     encoder, dataset = tiny_encoder(), tiny_dataset(N)
     dataset.targets["other"] = Target("value", np.random.default_rng(0).normal(size=N))
     store = extract(encoder, dataset, tmp_path / "run", planned(encoder, N, budget=0))
-    measures, _ = chosen_measures(None)
+    measures, _ = select_measures(None)
     measured = measure_all([m for m in measures if m.needs == "pooled"], store, store.targets())
     assert {f"linear_probe/{name}" for name in dataset.targets} <= set(measured.results)
     read = Counter(name for name in opened if "/pooled/c." in name)

@@ -22,7 +22,7 @@ import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import digest, seal, unseal
-from diagnostics.activations.run_files import ENCODER, listed, merge_results, read_index, read_results
+from diagnostics.activations.run_files import ENCODER, files_of_run, merge_results, read_index, read_results
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.base import Measure
@@ -398,7 +398,7 @@ def test_a_run_of_format_4_is_read_and_marked_and_not_resumed(of_format_4: Path,
     assert {file: file.read_bytes() for file in of_format_4.rglob("*") if file.is_file()} == before
     again = dx.run(encoder, data, out=of_format_4, fresh=True, taps=["embed"], pooling="mean", **options)
     assert not again.store.older and findings(again) == findings(now)
-    assert set(Folder(of_format_4).list()) <= listed(Folder(of_format_4))
+    assert set(Folder(of_format_4).list()) <= files_of_run(Folder(of_format_4))
 
 
 def test_an_index_whose_results_are_of_no_call_is_unreadable(path: Path) -> None:
@@ -513,8 +513,8 @@ class OtherTaps(Misnamed):
 def test_a_measure_that_misnames_its_variable_is_told_in_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure, sentence: str
 ) -> None:
-    standard = setup.chosen_measures(["rankme"])[0]
-    monkeypatch.setattr(setup, "chosen_measures", lambda names: ([*standard, measure], {}))
+    standard = setup.select_measures(["rankme"])[0]
+    monkeypatch.setattr(setup, "select_measures", lambda names: ([*standard, measure], {}))
     run = again(path, "standard", controls=False)
     assert list(run.failed) == [measure.name]
     assert measure.name not in [p.measure for p in run.profiles()]

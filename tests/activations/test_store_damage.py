@@ -59,7 +59,7 @@ def everything(path: Path) -> dict[str, np.ndarray]:
     for name, target in store.targets().items():
         values[f"target {name}"] = target.values
         values |= {f"target {name} {shape}": on_grid for shape, on_grid in target.on_grid.items()}
-    values |= {f"seen {tap}": array for tap, array in store.observed("seen").items()}
+    values |= {f"seen {tap}": array for tap, array in store.observation_arrays("seen").items()}
     facts = [store.identity, store.poolings, [str(tap) for tap in store.taps], store.output_tap, store.token_samples]
     values["facts"] = np.array([repr(facts), repr([(t.units, t.classes) for t in store.targets().values()])])
     return values
@@ -140,7 +140,7 @@ def test_an_observation_in_anothers_place_is_refused(run: Path, kept: tuple[Path
         name = "other"
         place.rename(place.with_name(name))
     with refusal("damaged", f"observed/{name}", kind=StorageError):
-        Store(run).observed(name)
+        Store(run).observation_arrays(name)
 
 
 def flip(path: Path, rng: np.random.Generator) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check, planted
 from diagnostics.cli import main as cli
-from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
+from diagnostics.measures import dynamics, geometry, load_bundled, locality, probes, similarity
 from diagnostics.measures.base import Case, Measure
 from tests.support.functions import exported
 
@@ -41,23 +41,23 @@ def test_every_measure_and_no_other_name_has_known_answers() -> None:
     functions = {name for package in (dynamics, geometry, locality, probes, similarity) for name in exported(package)}
     named = {case.measure for family, case in CASES if family != "answer"}
     # torch_cka is another package's estimator, wrong ones included.
-    assert bundled().keys() - named == {"torch_cka"}
-    assert named - bundled().keys() <= functions
+    assert load_bundled().keys() - named == {"torch_cka"}
+    assert named - load_bundled().keys() <= functions
     # A plain function that belongs to a probe stands under the probe.
-    assert not {case.measure for family, case in CASES if family in ("probes", "dynamics")} - bundled().keys()
+    assert not {case.measure for family, case in CASES if family in ("probes", "dynamics")} - load_bundled().keys()
 
 
 # Measures that no closed form fits, and why.
 WITHOUT = {"torch_cka": "another package's estimator, wrong ones included"}
 
 
-@pytest.mark.parametrize(("name", "measure"), bundled().items())
+@pytest.mark.parametrize(("name", "measure"), load_bundled().items())
 def test_a_bundled_measure_states_known_answers_on_its_class(name: str, measure: type[Measure]) -> None:
     named = {case.measure for case in vars(measure).get("known_answers", ())}
     assert (name in named) != (name in WITHOUT)
     # Beside its own there may be those of plain functions of its family, which no measure is named after.
     family = importlib.import_module(measure.__module__.rpartition(".")[0])
-    assert named - {name} <= set(exported(family)) - bundled().keys()
+    assert named - {name} <= set(exported(family)) - load_bundled().keys()
 
 
 def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:
@@ -133,9 +133,9 @@ BROKEN = [
     ("measures.apply", " and depth[tap] <= depth[output]]", "]"),
     ("measures.probes.least_squares", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
     ("measures.probes.softmax", "short.mean(dim=2) <= error / 2", "short.mean(dim=2) <= error"),
-    ("runs.profile", "self.gap_bound < self.margin", "gap and gap.value < self.margin"),
-    ("runs.recommendation", "if profile.few or at_output", "if at_output"),
-    ("runs.redraws", "attrs.get(attribute.CHOSEN_TAP, \"\")", "attrs.get(attribute.BEST_TAP, \"\")"),
+    ("runs.results.profile", "self.gap_bound < self.margin", "gap and gap.value < self.margin"),
+    ("runs.results.recommendation", "if profile.few or at_output", "if at_output"),
+    ("runs.results.redraws", "attrs.get(attribute.CHOSEN_TAP, \"\")", "attrs.get(attribute.BEST_TAP, \"\")"),
     ("runs.comparison.differences", "(theirs, -1.0)", "(theirs, 1.0)"),
     ("runs.comparison.estimates", "np.arange(len(order), 0, -1) * p[order]", "len(order) * p[order]"),
     ("runs.comparison.differences", "part_score(part) for part in parts]) - floor", "part_score(part) for part in parts])"),

@@ -22,7 +22,7 @@ import diagnostics.activations.run_files
 import diagnostics.runs.inputs
 import diagnostics.runs.job
 import diagnostics.runs.pages.run
-import diagnostics.runs.workers
+import diagnostics.runs.processes.workers
 from diagnostics.activations.folder import Folder
 from tests.support.commands import diagnose, refused
 from tests.support.tiny import tiny_image_encoder
@@ -638,7 +638,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
     ("holder", "name", "calls"),
     [
         (diagnostics.activations.extract, "capture_rows", 6),
-        (diagnostics.runs.workers, "measure_all", 0),
+        (diagnostics.runs.processes.workers, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
         (diagnostics.runs.pages.run, "write_page", 0),
     ],

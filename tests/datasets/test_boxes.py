@@ -8,7 +8,7 @@ import pytest
 import diagnostics as dx
 from diagnostics import Dataset, Target
 from diagnostics.activations.prepare import dense_targets
-from diagnostics.datasets.boxes import AREA, ASIDE, CROWD, HIDDEN, covered_boxes, pad_boxes, there
+from diagnostics.datasets.boxes import AREA, ASIDE, CROWD, HIDDEN, crop_boxes, pad_boxes, there
 from diagnostics.datasets.dataset import subset, unprobeable_targets
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
@@ -77,7 +77,7 @@ def test_boxes_are_clipped_to_what_is_covered() -> None:
         [0, 6, 8, 8, 0, 0, 16],
         [6, 1, 7, 3, 0, 0, 1],
     ]
-    seen = covered_boxes(pad_boxes([rows], [(8, 8)]), lambda extent: ((1.0, 5.0), (0.0, 8.0)))[0]
+    seen = crop_boxes(pad_boxes([rows], [(8, 8)]), lambda extent: ((1.0, 5.0), (0.0, 8.0)))[0]
     np.testing.assert_array_equal(seen[0, :4], [0, 0, 8, 4])
     np.testing.assert_allclose(seen[1], [0, 0, 1, 0.75, 0, 0, 24])
     np.testing.assert_allclose(seen[2], [0, 0, 1, 1, 1, 0, 32])
@@ -86,7 +86,7 @@ def test_boxes_are_clipped_to_what_is_covered() -> None:
     np.testing.assert_allclose(seen[5, [1, 3, AREA]], [0, 0.5, 1])
     assert seen[5, ASIDE] == 0
     # Of a fifth nobody can be asked.
-    narrow = covered_boxes(pad_boxes([rows], [(8, 8)]), lambda extent: ((0.0, 8.0), (6.4, 8.0)))[0]
+    narrow = crop_boxes(pad_boxes([rows], [(8, 8)]), lambda extent: ((0.0, 8.0), (6.4, 8.0)))[0]
     assert narrow[1, ASIDE] == HIDDEN
     np.testing.assert_allclose(narrow[1, [0, 2, AREA]], [0, 1, 6.4])
 
@@ -96,7 +96,7 @@ def test_extents_are_those_of_the_samples() -> None:
     data = pictures([ONE, [], ONE, ONE])
     encoder = tiny_image_encoder()
     found = dense_targets(encoder, data, encoder.taps)["boxes"]["covered"]
-    np.testing.assert_array_equal(found, covered_boxes(given, encoder.covers))
+    np.testing.assert_array_equal(found, crop_boxes(given, encoder.covers))
     assert there(found).sum(axis=1).tolist() == [1, 0, 1, 1]
     assert data.fingerprint != pictures([ONE, ONE, ONE, ONE]).fingerprint
     assert there(subset(data, 3, 0).targets["boxes"].values).shape == (3, 1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.datasets import target as module
-from diagnostics.datasets.target import classes_on_grid, covered_part, events_on_grid, on_grid, resample
+from diagnostics.datasets.target import classes_on_grid, crop_maps, events_on_grid, on_grid, resample
 from tests.support.refusals import refusal
 
 NAN = np.nan
@@ -289,12 +289,12 @@ def test_an_event_is_seen_in_its_own_cells_only(extent: int, cells: int) -> None
 
 def test_the_covered_part_is_cut_at_whole_places() -> None:
     maps = np.arange(24).reshape(1, 4, 6)
-    np.testing.assert_array_equal(covered_part(maps, ((1.0, 3.0), (0.4, 4.6))), maps[:, 1:3, 0:5])
+    np.testing.assert_array_equal(crop_maps(maps, ((1.0, 3.0), (0.4, 4.6))), maps[:, 1:3, 0:5])
 
 
 def test_where_a_grid_reaches_beyond_the_sample_nothing_is_known_and_places_stay() -> None:
     maps = np.arange(24).reshape(1, 4, 6)
-    result = covered_part(maps, ((-2.0, 5.0), (1.0, 7.0)))
+    result = crop_maps(maps, ((-2.0, 5.0), (1.0, 7.0)))
     assert result.shape == (1, 7, 6)
     np.testing.assert_array_equal(result[:, 2:6, :5], maps[:, :, 1:])
     assert (result < 0).sum() == 7 * 6 - 4 * 5

@@ -164,8 +164,8 @@ def test_another_kernels_log_sum_gives_the_same_entropy_and_prefix_share(seed: i
     found = attention_statistics(call, out, tokens, "blocks")
     each = call.q.shape[1] // call.k.shape[1]
     k = call.k.repeat_interleave(each, 1)
-    own, grid = (tokens.ordered(k)[..., which, :] for which in (slice(tokens.own), tokens.grid))
-    q = tokens.ordered(call.q)[..., tokens.grid, :]
+    own, grid = (tokens.reorder(k)[..., which, :] for which in (slice(tokens.own), tokens.grid))
+    q = tokens.reorder(call.q)[..., tokens.grid, :]
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     (_, all_lse), (mean_key, lse) = flash(q, own, own), flash(q, grid, grid)
     entropy = lse - call.scale * (q * mean_key).sum(-1)
@@ -357,7 +357,7 @@ def test_what_fails_on_a_card_is_not_tried_again(monkeypatch: pytest.MonkeyPatch
         raise error
 
     monkeypatch.setattr(statistics, "_FAILED", {})
-    monkeypatch.setattr(statistics, "refused", lambda *_: "")
+    monkeypatch.setattr(statistics, "refusal", lambda *_: "")
     monkeypatch.setattr(statistics, "by_triton", fail)
     monkeypatch.setattr(statistics, "blocks", lambda *_: "by blocks")
     for _ in range(2):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
-from diagnostics.encoders.redraw import copied, layer_scales, permute, redraw, redrawn
+from diagnostics.encoders.redraw import compare_weights, copy_of, layer_scales, permute, redraw
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.pages.run import run_page
@@ -263,7 +263,7 @@ def test_spectral_norms_hold_for_the_new_weights(normed: Any, draw: Any) -> None
         module(torch.zeros(1, 64))
     x = torch.randn(5, 64)
     before = module.eval()(x)
-    module = draw(copied(module))  # also where it keeps the graph of its last pass
+    module = draw(copy_of(module))  # also where it keeps the graph of its last pass
     after = module(x)
     assert not module.training
     # By definition the largest singular value of the normed weight is 1.
@@ -302,9 +302,9 @@ def test_the_share_of_numbers_drawn_is_counted() -> None:
     module = Mixed()
     other = redraw(Mixed().requires_grad_(False))
     other.pe.copy_(module.pe)
-    captured = redrawn(module, other, {}, {})
+    captured = compare_weights(module, other, {}, {})
     assert (captured.numbers, captured.whole, captured.alike) == (200, 300, ("pe",))
-    assert redrawn(module, module, {}, {}).share == pytest.approx(100 / 300)
+    assert compare_weights(module, module, {}, {}).share == pytest.approx(100 / 300)
 
 
 def test_the_first_draw_of_parameters_is_what_it_was() -> None:

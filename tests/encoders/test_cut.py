@@ -21,7 +21,7 @@ from diagnostics.cli.encoders import export
 from diagnostics.cli.main import app
 from diagnostics.encoders.encoder import Encoder, keep
 from diagnostics.encoders.flops import count_flops
-from diagnostics.encoders.hooks import captured_at
+from diagnostics.encoders.hooks import capture_at
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.sklearn import TapFeatures
 from tests.support.refusals import refusal
@@ -471,7 +471,7 @@ def test_fracast_stops_within_its_shared_block(tmp_path: Path) -> None:
 def test_hooks_of_the_cut_come_after_those_that_read() -> None:
     """A reader that is hooked in by itself, before the pass, still reads the last tap."""
     cut = cut_encoder(residual(), "blocks.1")
-    with captured_at(cut.module, cut.taps, cut.name, keep, whole_pass=True) as captured:
+    with capture_at(cut.module, cut.taps, cut.name, keep, whole_pass=True) as captured:
         cut.capture(batch_of(cut), [])
     assert list(captured) == ["embed", "blocks.0", "blocks.1"]
     assert tiny_encoder().cut == "" and tiny_image_encoder().absent == ()

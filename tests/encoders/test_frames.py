@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, Target, TorchEncoder, run, split_groups
-from diagnostics.datasets.target import covered_part, on_grid
-from diagnostics.encoders.frames import frames_of, sampled_frames
+from diagnostics.datasets.target import crop_maps, on_grid
+from diagnostics.encoders.frames import frames_of, sample_frames
 from diagnostics.encoders.modules import pool
 from diagnostics.measures.locality.masks import _frames as middle_frames
 from tests.support.refusals import refusal
@@ -81,15 +81,15 @@ def seen(encoder: TorchEncoder, samples: list[np.ndarray]) -> dict[str, Tensor]:
     ],
 )
 def test_samplers(frames: int, count: int, floor: list[int], endpoints: list[int]) -> None:
-    assert sampled_frames(frames, count, "floor") == floor == [int(i * frames / count) for i in range(count)]
-    assert sampled_frames(frames, count, "endpoints") == endpoints
+    assert sample_frames(frames, count, "floor") == floor == [int(i * frames / count) for i in range(count)]
+    assert sample_frames(frames, count, "endpoints") == endpoints
 
 
 @pytest.mark.parametrize("sampler", ["floor", "endpoints"])
 def test_tokens_are_the_image_encoders_frame_by_frame(sampler: str) -> None:
     image, samples = image_encoder(), clips(11)
     video = frames_of(image, 4, sampler)
-    captured, chosen = seen(video, samples), sampled_frames(11, 4, sampler)
+    captured, chosen = seen(video, samples), sample_frames(11, 4, sampler)
     assert video.modality == "video" and video.output_tap == "block"
     assert [tap.grid for tap in video.taps] == [
         Grid((4, 3, 3), ("t", "y", "x")),
@@ -134,7 +134,7 @@ def test_the_cell_of_a_frame_lies_around_it(frames: int, count: int, sampler: st
     video = frames_of(image_encoder(), count, sampler)
     time, rows, columns = video.covers((frames, 20, SIDE))
     assert (rows, columns) == ((0.0, 12.0), (0.0, 12.0))
-    shown = np.array(sampled_frames(frames, count, sampler))
+    shown = np.array(sample_frames(frames, count, sampler))
     step = (time[1] - time[0]) / count
     # Every frame's value is its own number: averaged over a cell, it is that of the frame which the cell shows.
     cells = on_grid(np.arange(frames, dtype=float)[None], (time,), (count,))[0]
@@ -163,9 +163,9 @@ def test_the_cell_of_a_frame_lies_around_it(frames: int, count: int, sampler: st
 def test_masks_of_a_cell_are_those_of_the_frame_that_is_seen(frames: int, count: int, sampler: str) -> None:
     video = frames_of(image_encoder(), count, sampler)
     masks = np.broadcast_to(np.arange(frames)[:, None, None], (1, frames, SIDE, SIDE))
-    covered = covered_part(masks, video.covers((frames, SIDE, SIDE)))[0, :, 0, 0]
+    covered = crop_maps(masks, video.covers((frames, SIDE, SIDE)))[0, :, 0, 0]
     # Label propagation reads the middle frame of each cell.
-    assert covered[middle_frames(len(covered), count)].tolist() == sampled_frames(frames, count, sampler)
+    assert covered[middle_frames(len(covered), count)].tolist() == sample_frames(frames, count, sampler)
 
 
 def test_a_clip_of_one_frame() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.encoders.bare_module import wrap
-from diagnostics.encoders.modules import evaluating, placed, random_kept, seeded
+from diagnostics.encoders.modules import evaluating, placing, random_kept, seeding
 from diagnostics.encoders.places import verify_grid
 from diagnostics.encoders.saved.cut import cut_encoder
 from diagnostics.errors import DiagnosticsError, StorageError
@@ -64,12 +64,12 @@ class Trunk(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv1d(1, WIDTH, PATCH, PATCH)
-        self.observed = Observed()
+        self.observation_arrays = Observed()
         self.blocks = nn.ModuleList([Block(drawn) for drawn in (False, True, False)])
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.observed(self.stem(x).transpose(1, 2))
+        x = self.observation_arrays(self.stem(x).transpose(1, 2))
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -256,7 +256,7 @@ def test_passes_run_in_eval_mode_whatever_mode_the_module_is_in() -> None:
     batch = training.data[:4]
     captured = training.encoder().capture(batch)["norm"]
     with torch.no_grad():
-        training.module.observed.highest.zero_()
+        training.module.observation_arrays.highest.zero_()
         expected = training.module.eval()(batch)
     torch.testing.assert_close(captured, expected, rtol=0, atol=0)
     assert not captured.requires_grad
@@ -266,7 +266,7 @@ def test_a_module_comes_back_from_a_device_with_the_tensors_that_it_had() -> Non
     training = Training()
     training.step()
     before = training.state()
-    with contextlib.suppress(Broken), placed(training.module, "meta"):
+    with contextlib.suppress(Broken), placing(training.module, "meta"):
         assert {t.device.type for t in training.module.state_dict().values()} == {"meta"}
         raise Broken
     assert training.state() == before
@@ -278,11 +278,11 @@ def test_a_module_comes_back_from_a_device_with_the_tensors_that_it_had() -> Non
 def test_taps_read_with_a_gradient_follow_the_mode_of_the_module() -> None:
     training = Training()
     batch = training.data[:4]
-    calls = int(training.module.observed.calls)
+    calls = int(training.module.observation_arrays.calls)
     read = [training.encoder().capture(batch, ["norm"], gradient=True)["norm"] for _ in range(2)]
     assert all(tokens.requires_grad for tokens in read)
     assert not torch.equal(*read)  # dropout
-    assert int(training.module.observed.calls) == calls + 2
+    assert int(training.module.observation_arrays.calls) == calls + 2
 
 
 def test_a_pass_that_ends_in_another_thread_draws_no_weights_again() -> None:
@@ -293,12 +293,12 @@ def test_a_pass_that_ends_in_another_thread_draws_no_weights_again() -> None:
             entered.set()
             drawing.wait(10)
 
-    with seeded(3):
+    with seeding(3):
         alone = torch.rand(2)
     thread = threading.Thread(target=other)
     thread.start()
     assert entered.wait(10)
-    with seeded(3):
+    with seeding(3):
         first = torch.rand(1)
         drawing.set()
         thread.join(0.3)  # it would set the generator back now, and waits

@@ -15,9 +15,9 @@ from diagnostics import Grid, Site, Tap
 from diagnostics.encoders.hooks import (
     EarlyEnd,
     aggregate,
-    moved_most,
-    recorded,
-    replaced,
+    largest_move,
+    record_calls,
+    replace_tensor,
     tensor_at,
     tokens_at,
     tokens_of_cells,
@@ -118,7 +118,7 @@ def test_an_ended_pass_keeps_no_tensors() -> None:
 
 def test_calls_are_recorded_in_the_order_in_which_they_end() -> None:
     module = Twice()
-    with recorded(module, ["last", "layer"]) as calls:
+    with record_calls(module, ["last", "layer"]) as calls:
         module(torch.zeros(1, 3, 2))
     assert [call.name for call in calls] == ["layer", "layer", "last"]
     assert [float(call.kwargs["shift"]) for call in calls[:2]] == [3, 5] and bool((calls[1].output == 8).all())
@@ -137,15 +137,15 @@ def test_the_token_that_moved_most() -> None:
     rest = torch.zeros(2, 1 + 6, 4)
     grid = Grid((2, 3), ("y", "t"), prefix=1)
     tokens = rest.clone()
-    assert moved_most(tokens, rest, grid, ("y", "t")) is None
+    assert largest_move(tokens, rest, grid, ("y", "t")) is None
     tokens[:, 0] += 9  # a class token is no place
     tokens[:, 1 + 5] += 2
     tokens[:, 1 + 0] += 1.5
     tokens[:, 1 + 3] += 1.5
-    assert moved_most(tokens, rest, grid, ("y", "t")) == 5
-    assert moved_most(tokens, rest, grid, ("t",)) == 0
+    assert largest_move(tokens, rest, grid, ("y", "t")) == 5
+    assert largest_move(tokens, rest, grid, ("t",)) == 0
     tokens[0] = 0  # of the first sample alone
-    assert moved_most(tokens, rest, grid, ("y", "t")) is None
+    assert largest_move(tokens, rest, grid, ("y", "t")) is None
 
 
 def test_values_are_summed_over_the_other_axes() -> None:
@@ -156,7 +156,7 @@ def test_values_are_summed_over_the_other_axes() -> None:
 
 def test_one_tensor_of_a_batch_is_replaced() -> None:
     old, new, other = torch.zeros(2), torch.ones(2), torch.zeros(2)
-    batch = replaced({"x": [old, other], "n": 3}, old, new)
+    batch = replace_tensor({"x": [old, other], "n": 3}, old, new)
     assert batch["x"][0] is new and batch["x"][1] is other and batch["n"] == 3
 
 

@@ -182,12 +182,12 @@ def test_all_valid_is_no_mask_and_none_valid_is_nan() -> None:
 
 
 def test_padded_ends_all_at_the_last_step() -> None:
-    subject = dx.padded([np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])])
+    subject = dx.pad_series([np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])])
     np.testing.assert_array_equal(subject, np.array([[np.nan, 1, 2], [3, 4, 5]], dtype=np.float32))
-    assert dx.padded([np.ones((2, 3)), np.ones((4, 3))]).shape == (2, 4, 3)
+    assert dx.pad_series([np.ones((2, 3)), np.ones((4, 3))]).shape == (2, 4, 3)
     for bad in ([np.ones(2), np.ones((2, 1))], [np.ones((2, 3)), np.ones((2, 2))], [np.ones((1, 1, 1))]):
         with refusal("bad-shape"):
-            dx.padded(bad)
+            dx.pad_series(bad)
 
 
 def test_a_run_on_samples_of_unequal_length_pools_their_own_steps(tmp_path: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diagnostics.measures import bundled, measures
+from diagnostics.measures import load_bundled, measures
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,12 +25,12 @@ def test_catalogue_and_tables_are_what_the_classes_say(writer: Any) -> None:
 
 
 def test_every_measure_of_the_families_is_bundled(writer: Any) -> None:
-    assert writer.all_measures() == bundled()
-    assert list(writer.all_measures()) == list(bundled())
+    assert writer.all_measures() == load_bundled()
+    assert list(writer.all_measures()) == list(load_bundled())
 
 
 def test_what_is_listed_is_what_measures_say_once_they_are_loaded() -> None:
-    for name, measure in bundled().items():
+    for name, measure in load_bundled().items():
         entry = measures()[name]
         assert (entry.about, entry.source) == (measure.answers, measure.source)
         assert (entry.needs, entry.kinds, entry.standard) == (measure.needs, measure.kinds, measure.standard)

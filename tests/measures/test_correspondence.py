@@ -10,7 +10,7 @@ import pytest
 import diagnostics as dx
 from diagnostics import Dataset, Run, Target
 from diagnostics.datasets.dataset import subset
-from diagnostics.datasets.matches import LENGTH, covered_matches, pad_matches
+from diagnostics.datasets.matches import LENGTH, crop_matches, pad_matches
 from diagnostics.measures.locality.correspondence import find_points, pck
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
@@ -25,7 +25,7 @@ def random_matches(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     points = [
         np.concatenate([rng.random((k, 4)) * 40, rng.uniform(20, 60, (k, 1))], axis=1) for k in rng.integers(0, 9, n)
     ]
-    matches = covered_matches(
+    matches = crop_matches(
         pad_matches(points, rng.integers(40, 70, (n, 4))), lambda extent: tuple((0.0, float(side)) for side in extent)
     )
     return rng.random((n, matches.shape[1] - 1, 2)), matches
@@ -62,7 +62,7 @@ def test_the_most_similar_token_is_found_by_brute_force_too() -> None:
 
 def test_points_outside_of_what_is_covered_are_gone() -> None:
     matches = pad_matches([[[2, 2, 20, 20, 9], [30, 2, 20, 20, 9], [2, 2, 39, 20, 9]]], [(20, 40, 30, 40)])
-    seen = covered_matches(matches, lambda extent: ((0.0, float(extent[0])), (10.0 - 10, 30.0)))
+    seen = crop_matches(matches, lambda extent: ((0.0, float(extent[0])), (10.0 - 10, 30.0)))
     np.testing.assert_allclose(seen[0, :2], [[30, 20, 30, 30, 0], [2 / 30, 0.1, 20 / 30, 20 / 30, 9]])
     assert np.isfinite(seen[0, 1:, LENGTH]).tolist() == [True, True, False]
 

@@ -14,12 +14,12 @@ from scipy.stats import spearmanr
 
 import diagnostics as dx
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.statistics import interval, resample_counts
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.run_data import with_declaration
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.run_data import with_declaration
 from tests.support.declared import Ranks
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_a_score_that_is_no_sum_gets_interval_gap_and_tap_from_its_draws() -> No
     assert (data["low"].values[0], data["high"].values[0]) == pytest.approx(
         tuple(map(float, interval(tests[0], drawn[:, 0], 80)))
     )
-    assert profile.verdict == "shown" and profile.is_probe and profile.tap_set == ["best"] and profile.skewed == ""
+    assert profile.verdict == "shown" and profile.is_probe and profile.tap_set == ["best"] and profile.skew == ""
     # A control is paired by the same draws.
     lost = results(Ranks(), Arrays({"only": taps["weak"]}, split), StoredTarget("y", "value", truth))
     margin = Profile.of("ranks", "y", against_control(data, lost, "raw_input"), {"raw_input": lost}).over("raw_input")
@@ -179,7 +179,7 @@ def test_a_result_of_an_older_version_gets_what_its_measure_declares() -> None:
     taps = Arrays({"a": values[:, None], "b": -(values[:, None] ** 2)}, SPLIT.tolist())
     kinds = np.arange(80) % 3
     for target in (StoredTarget("y", "value", values), StoredTarget("z", "label", kinds)):
-        data = results(bundled()["linear_probe"](), taps, target)
+        data = results(load_bundled()["linear_probe"](), taps, target)
         older = data.copy()
         older.attrs = {key: value for key, value in data.attrs.items() if key not in ("losses", "chance", "metric")}
         assert older.attrs != data.attrs
@@ -214,7 +214,7 @@ def test_no_name_of_a_score_is_compared_anywhere() -> None:
     targets = [StoredTarget("x", kind, np.zeros(1)) for kind in ("value", "label")]
     names = {
         m.declaration(target)["score_name"]
-        for m in (make() for make in bundled().values())
+        for m in (make() for make in load_bundled().values())
         if m.score_name
         for target in targets
     }

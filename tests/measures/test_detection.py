@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from diagnostics.activations.contract import shuffle
-from diagnostics.datasets.boxes import ASIDE, CLASS, CROWD, covered_boxes, pad_boxes
+from diagnostics.datasets.boxes import ASIDE, CLASS, CROWD, crop_boxes, pad_boxes
 from diagnostics.measures.apply import measure_all, with_intervals
 from diagnostics.measures.probes.average_precision import AREAS, Curves, Found, match, summary
 from diagnostics.measures.probes.detection import DetectionProbe, assign
@@ -68,7 +68,7 @@ def images(n: int, seed: int, *, ties: bool = True) -> tuple[list[Found], list[n
         corners, sides = rng.random((k, 2)) * 90, rng.random((k, 2)) * rng.choice([20, 60, 150]) + 2
         rows = [corners, corners + sides, rng.integers(0, CLASSES, (k, 1)), rng.random((k, 1)) < 0.1]
         boxes = pad_boxes([np.concatenate(rows, axis=1)], [(240, 200)])
-        (boxes,) = covered_boxes(boxes, lambda extent: tuple((0.0, float(side)) for side in extent))
+        (boxes,) = crop_boxes(boxes, lambda extent: tuple((0.0, float(side)) for side in extent))
         real = boxes[1:][~np.isnan(boxes[1:, CLASS])]
         near = real[rng.integers(0, len(real), rng.integers(0, 30))] if len(real) else np.zeros((0, 7))
         near = near[:, :4] + rng.normal(size=(len(near), 4)) * 0.03, near[:, CLASS]
@@ -130,7 +130,7 @@ def test_images_drawn_several_times_count_as_often() -> None:
 
 def test_a_hidden_box_is_neither_right_nor_wrong_to_find() -> None:
     truth = pad_boxes([[[0, 0, 4, 4, 0], [8, 8, 16, 16, 0]]], [(16, 16)])
-    (seen,) = covered_boxes(truth, lambda extent: ((0.0, 16.0), (3.5, 16.0)))
+    (seen,) = crop_boxes(truth, lambda extent: ((0.0, 16.0), (3.5, 16.0)))
     corners = seen[1:, :4]
     for boxes, scores, wanted in (
         (corners, [0.9, 0.5], 1.0),

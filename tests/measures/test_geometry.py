@@ -28,8 +28,8 @@ from diagnostics.measures.geometry.spectrum import (
 from diagnostics.measures.statistics import (
     bootstrap_mean_interval,
     group_blocks,
+    influence_interval,
     jackknife_interval,
-    linearised_interval,
     subset_interval,
 )
 from tests.support.memory import MemoryActivations
@@ -284,15 +284,15 @@ def test_linearised_interval_of_a_mean_is_the_textbook_interval():
     influences = (values - values.mean()) / 20
     names = np.arange(20).astype(str)
     spread = values.std(ddof=1) / np.sqrt(20) * 2.0930241
-    low, high = linearised_interval(values.mean(), influences, names, logarithm=False)
+    low, high = influence_interval(values.mean(), influences, names, logarithm=False)
     assert (low, high) == pytest.approx((values.mean() - spread, values.mean() + spread), rel=1e-7)
-    low, high = linearised_interval(values.mean(), influences, names)
+    low, high = influence_interval(values.mean(), influences, names)
     assert (low, high) == pytest.approx((values.mean() - spread, values.mean() + spread), rel=0.005)
     # Rows of a group add up before they are squared.
-    doubled = linearised_interval(10.0, np.repeat(influences, 2) / 2, np.repeat(names, 2), logarithm=False)
-    assert doubled == pytest.approx(linearised_interval(10.0, influences, names, logarithm=False))
-    assert np.isnan(linearised_interval(1.0, np.zeros(3), np.array(["g"] * 3))).all()
-    assert np.isnan(linearised_interval(float("nan"), np.zeros(3), np.arange(3))).all()
+    doubled = influence_interval(10.0, np.repeat(influences, 2) / 2, np.repeat(names, 2), logarithm=False)
+    assert doubled == pytest.approx(influence_interval(10.0, influences, names, logarithm=False))
+    assert np.isnan(influence_interval(1.0, np.zeros(3), np.array(["g"] * 3))).all()
+    assert np.isnan(influence_interval(float("nan"), np.zeros(3), np.arange(3))).all()
 
 
 def test_subset_interval():

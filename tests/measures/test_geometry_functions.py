@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from diagnostics.measures import bundled, geometry
+from diagnostics.measures import geometry, load_bundled
 from diagnostics.measures.base import Measure
 from tests.support.functions import FUNCTIONS, As, exported, numbers
 from tests.support.memory import MemoryActivations
 
 NAMES = sorted(FUNCTIONS.keys() & set(exported(geometry)))
-MEASURES = {name: measure for name, measure in bundled().items() if ".geometry." in measure.__module__}
+MEASURES = {name: measure for name, measure in load_bundled().items() if ".geometry." in measure.__module__}
 
 
 def values(name: str, change: As) -> np.ndarray:

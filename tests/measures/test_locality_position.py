@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality.single_tokens import MOST_SAMPLES, Position, position_probe
 from diagnostics.measures.probes.least_squares import PENALTIES
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from tests.support.memory import MemoryActivations, thirds
 from tests.support.refusals import refusal
 

@@ -318,7 +318,7 @@ def test_last_fits_start_from_train_at_the_strongest_of_the_chosen_penalties(who
     taps, val = torch.from_numpy(x)[None].repeat(2, 1, 1), np.arange(80) % 4 == 0
     _, start = start_of_last(taps, labels, val, np.array([1e-3, 1.0]), whole)
     train = taps[:, ~val], labels[~val]
-    losses = [fits.judged(*train)[1].mean().item() for fits in (start, LogisticRows(*train).fit(np.ones((2, 1))))]
+    losses = [fits.judge(*train)[1].mean().item() for fits in (start, LogisticRows(*train).fit(np.ones((2, 1))))]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 

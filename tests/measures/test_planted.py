@@ -13,7 +13,7 @@ import xarray as xr
 import diagnostics as dx
 from diagnostics import Run
 from diagnostics.activations.contract import StoredTarget, shuffle
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.similarity.base import Similarity
 from tests.support.memory import MemoryActivations
@@ -193,7 +193,7 @@ SAME: dict[str, tuple[str, ...]] = {
     "pwcca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
     "rsa": ("scrambled", "everywhere"),
 }
-PAIRWISE = {name: measure for name, measure in bundled().items() if issubclass(measure, Similarity)}
+PAIRWISE = {name: measure for name, measure in load_bundled().items() if issubclass(measure, Similarity)}
 # Of pooled features, which these taps only turn, shift or scale.
 SAME |= {
     name: ("scrambled", "offset", "things", "everywhere")
@@ -233,8 +233,8 @@ FITTED = (
 
 def test_every_bundled_measure_is_in_one_list() -> None:
     lists = [{key.partition("/")[0] for key in EXPECTED}, set(SAME), {k.partition("/")[0] for k in SERIES}, IN_MEMORY]
-    assert set().union(*lists) == set(bundled())
-    assert sum(map(len, lists)) == len(bundled())
+    assert set().union(*lists) == set(load_bundled())
+    assert sum(map(len, lists)) == len(load_bundled())
 
 
 def _run(encoder: dx.Encoder, data: dx.Dataset, path: Path, measures: list[str]) -> Run:
@@ -376,7 +376,7 @@ def test_shuffled_masks_are_not_found(images: Run) -> None:
 def _shuffled(run: Run, key: str) -> xr.Dataset:
     name, _, target = key.partition("/")
     dealt = shuffle(run.store, {target: run.store.targets()[target]})
-    measured = measure_all([bundled()[name]()], run.store, dealt, asked=[name])
+    measured = measure_all([load_bundled()[name]()], run.store, dealt, asked=[name])
     assert not measured.skipped
     return measured.results[key]
 
@@ -405,7 +405,9 @@ def test_decay_of_the_spectrum_points_at_the_tap_where_it_was_changed() -> None:
     turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
     rank = np.arange(1, d + 1)
     taps = {"slow": basis * rank**-0.5, "turned": 7 * (basis * rank**-0.5) @ turn + 1e4, "fast": basis * rank**-1.0}
-    measured = measure_all([bundled()["alpha_req"]()], MemoryActivations({k: x[:, None] for k, x in taps.items()}), {})
+    measured = measure_all(
+        [load_bundled()["alpha_req"]()], MemoryActivations({k: x[:, None] for k, x in taps.items()}), {}
+    )
     result = measured.results["alpha_req"]["score"].values
     np.testing.assert_allclose(result, [1, 1, 2], atol=1e-6)
 
@@ -422,7 +424,7 @@ def test_objects_are_followed_where_their_tokens_know_them_and_lost_in_noise() -
     taps = {"known": known, "noise": rng.standard_normal((n, frames * CELLS, 8)), "again": 5 * known}
     activations = MemoryActivations(taps, dict.fromkeys(taps, grid))
     target = StoredTarget("object", "masks", masks)
-    measure = bundled()["label_propagation"]()
+    measure = load_bundled()["label_propagation"]()
     result = measure_all([measure], activations, {"object": target}, asked=[measure.name]).results
     data = result["label_propagation/object"]
     np.testing.assert_allclose(data["score"].sel(tap=["known", "again"]), 1, atol=1e-6)

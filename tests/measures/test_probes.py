@@ -736,10 +736,10 @@ def test_importing_measures_loads_neither_scipy_nor_scikit_learn():
 
 
 def test_bundled_names_and_texts():
-    from diagnostics.measures import bundled, measures
+    from diagnostics.measures import load_bundled, measures
 
-    assert {name: type(make()) for name, make in measures().items()} == bundled()
-    for name, measure in bundled().items():
+    assert {name: type(make()) for name, make in measures().items()} == load_bundled()
+    for name, measure in load_bundled().items():
         assert measure.name == name
         assert measure.answers.endswith("?")
         assert measure.source

@@ -125,7 +125,7 @@ def test_a_promise_of_little_decrease_is_kept():
 
     def objective(fits, penalty):
         w = fits.weights[0, 0].numpy() * x.std(axis=0)
-        loss = fits.judged(stack, labels)[1].mean().item()
+        loss = fits.judge(stack, labels)[1].mean().item()
         return loss + penalty / 2 * (w**2).sum()
 
     for penalty in GRID:
@@ -143,7 +143,7 @@ def test_choice_together_and_one_by_one_agree():
     for i in range(3):
         alone, single = choose_logistic(stack[i : i + 1, fit], labels[fit], stack[i : i + 1, val], labels[val])
         difference = (
-            fits.judged(stack[:, val], labels[val])[1][i] - single.judged(stack[i : i + 1, val], labels[val])[1][0]
+            fits.judge(stack[:, val], labels[val])[1][i] - single.judge(stack[i : i + 1, val], labels[val])[1][0]
         )
         assert abs(difference.mean().item()) < 0.02
         assert alone[0] == pytest.approx(together[i]) or abs(difference.mean().item()) < 0.01

@@ -4,9 +4,9 @@ import pytest
 
 from diagnostics.measures.result import (
     HIDDEN_GAP,
+    merge_reasons,
     read_interval,
     read_reasons,
-    shorten_reasons,
     store_interval,
     store_reasons,
     taps_by_reason,
@@ -40,7 +40,7 @@ def test_the_longest_name_of_a_tap_begins_a_reason() -> None:
 
 def test_a_reason_of_more_than_two_taps_stands_once() -> None:
     pairs = [(tap, "flat") for tap in TAPS[:4]] + [("norm", "one token"), ("embed", "one token")]
-    assert shorten_reasons(store_reasons(pairs), TAPS) == "embed and 3 others: flat; norm: one token; embed: one token"
+    assert merge_reasons(store_reasons(pairs), TAPS) == "embed and 3 others: flat; norm: one token; embed: one token"
     assert taps_by_reason(pairs) == {"flat": TAPS[:4], "one token": ["norm", "embed"]}
 
 

@@ -56,8 +56,8 @@ def test_moved_pairs_are_the_pairs_of_moved_samples(n):
     x, y = (torch.from_numpy(rng.normal(size=(n, 4))) for _ in range(2))
     order = torch.from_numpy(rng.permutation(n))
     a, b, expected = (kernels.unit_pairs(s @ s.T) for s in (x, y, y[order]))
-    torch.testing.assert_close(kernels.moved_pairs(b, order), expected)
-    (result,) = kernels.shuffled_products([a], [a, b], iter([order]))
+    torch.testing.assert_close(kernels.permute_pairs(b, order), expected)
+    (result,) = kernels.products_of_shuffles([a], [a, b], iter([order]))
     assert result[0, 1] == pytest.approx(float(a @ expected), abs=1e-6)
     assert kernels.pair_products([a], [b]).item() == pytest.approx(cka(x, y), abs=1e-12)
 
@@ -163,7 +163,7 @@ def test_level_of_the_best_pair_and_power():
         units = [
             [kernels.unit_pairs(torch.from_numpy(x[:, 0] @ x[:, 0].T)) for x in run_.arrays.values()] for run_ in (a, b)
         ]
-        null = np.stack(list(kernels.shuffled_products(*units, orders(swaps(a.groups), 39, seed))))
+        null = np.stack(list(kernels.products_of_shuffles(*units, orders(swaps(a.groups), 39, seed))))
         alone = (1 + (null >= kernels.pair_products(*units)).sum(axis=0)) / 40
         single += bool(alone.min() <= 0.05)
     # Two standard deviations of 200 draws are .031.

@@ -13,14 +13,14 @@ from diagnostics.measures.statistics import (
     OUTLYING,
     Interval,
     Losses,
-    carried_by_few,
     effective_units,
+    heaviest_units,
     interval,
     jackknife_interval,
     profile_intervals,
     rank_correlation,
     resample_counts,
-    resampled_scores,
+    resample_scores,
     scores,
 )
 from diagnostics.measures.tap_choice import choose_tap
@@ -49,7 +49,7 @@ def test_blocks_of_resamples_are_those_of_one_draw_and_bounded_in_memory(units: 
     np.testing.assert_array_equal(resample_counts(units, 4, 60), drawn)
     loss = np.random.default_rng(0).integers(0, 2, (3, units)).astype(float)
     tracemalloc.start()
-    replicates = Losses(loss, np.ones_like(loss)).resampled(4)
+    replicates = Losses(loss, np.ones_like(loss)).resample(4)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     np.testing.assert_allclose(replicates[:60], 1 - drawn @ loss.T / units, rtol=1e-12)
@@ -133,7 +133,7 @@ def test_what_is_no_share_has_the_bootstraps_interval() -> None:
 def test_equal_parts_that_are_all_right_are_as_sure_as_their_units_together(parts: int, units: int) -> None:
     """An oracle: the interval of Jeffreys for n of n units, n = parts x units, in scipy's beta distribution."""
     reference = np.kron(np.eye(parts), np.ones((units, 1)))[None]
-    drawn = resampled_scores(0 * reference, reference, resample_counts(parts * units, 0), 0, share=True)[:, 0]
+    drawn = resample_scores(0 * reference, reference, resample_counts(parts * units, 0), 0, share=True)[:, 0]
     # What a resample lacks at random (a part of 5 units has 3 or 7 in one) spreads the draws a little more.
     for level in (0.025, 0.1, 0.5):
         short = 1 - stats.beta(parts * units + 0.5, 0.5).ppf(level)
@@ -289,12 +289,12 @@ def test_coverage_where_one_part_lies_in_few_units() -> None:
 def test_what_the_few_carry() -> None:
     loss = np.ones(100)
     loss[[3, 50, 51, 70, 99]] = 20
-    assert carried_by_few(loss) == (5, pytest.approx(100 / 195))
+    assert heaviest_units(loss) == (5, pytest.approx(100 / 195))
     # Parts count alike, whatever their units; one that is nowhere does not count.
     parts = np.stack([loss, np.full(100, 7.0), np.zeros(100)], axis=1)
-    assert carried_by_few(parts) == (5, pytest.approx((100 / 195 + 5 / 100) / 2))
+    assert heaviest_units(parts) == (5, pytest.approx((100 / 195 + 5 / 100) / 2))
     for unknown in (loss[:39], np.zeros(100), np.where(loss > 1, np.nan, 1.0)):
-        assert np.isnan(carried_by_few(unknown)[1])
+        assert np.isnan(heaviest_units(unknown)[1])
 
 
 def test_a_draw_without_a_reference_is_left_out() -> None:
@@ -422,7 +422,7 @@ def test_a_skewed_target_is_known_by_its_values_before_its_interval_fails() -> N
         (rng.standard_normal((2, draws, units)), (0, 0.01), (0.93, 1)),
         (rng.lognormal(0, 1.5, (2, draws, units)), (0.99, 1), (0, 0.7)),
     ):
-        share = np.array([carried_by_few((row - row.mean()) ** 2)[1] for row in values[0]])
+        share = np.array([heaviest_units((row - row.mean()) ** 2)[1] for row in values[0]])
         assert flagged[0] <= np.mean(share > OUTLYING) <= flagged[1]
         variance = 1.0 if held[1] == 1 else (np.exp(2.25) - 1) * np.exp(2.25)
         test = values[1, :, : units // 4]

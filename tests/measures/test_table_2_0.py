@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures import bundled, geometry, locality, probes, similarity
+from diagnostics.measures import geometry, load_bundled, locality, probes, similarity
 from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.runs.derived import between
 from tests.support.boxes import box_target, random_boxes
@@ -34,7 +34,7 @@ from tests.support.tiny import tiny_dataset, tiny_encoder
 
 READ_FEATURES = {
     name: measure
-    for name, measure in bundled().items()
+    for name, measure in load_bundled().items()
     if measure.needs in ("pooled", "tokens") and measure.observation is None
 }
 
@@ -460,7 +460,7 @@ def test_two_models_that_saw_the_samples_in_two_orders_agree_and_other_samples_a
         for one in (data, mixed, other)
     ]
     assert list(stores[0].ids) != list(stores[1].ids)
-    for name in (key for key, measure in bundled().items() if measure.pairwise):
+    for name in (key for key, measure in load_bundled().items() if measure.pairwise):
         result = between(stores[0], stores[1], name)
         same = 0.0 if result.attrs["alike"] == "smaller" else 1.0
         np.testing.assert_allclose(np.diag(result["matrix"]), same, atol=1e-5, err_msg=name)
@@ -531,7 +531,7 @@ def _taps(tokens: Mapping[str, np.ndarray], n: int = 80, grid: tuple[int, ...] =
 def _measured(names: list[str], activations: MemoryActivations, targets: dict[str, StoredTarget]) -> Measured:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return measure_all([bundled()[name]() for name in names], activations, targets)
+        return measure_all([load_bundled()[name]() for name in names], activations, targets)
 
 
 def _everything(tokens: Mapping[str, np.ndarray], n: int = 80) -> dict[str, xr.Dataset | str]:
@@ -733,7 +733,9 @@ def test_taps_wider_than_n_have_no_trivial_canonical_correlation() -> None:
 
 def test_a_layer_scaled_and_shifted_is_itself_for_all_pairwise_measures() -> None:
     taps = {"layer": X.tokens, "shifted": X.tokens / 8 + np.float32(SHIFT)}
-    names = [name for name in MEASURES if bundled()[name].pairwise and name not in UNCENTRED_MEASURES | {"torch_cka"}]
+    names = [
+        name for name in MEASURES if load_bundled()[name].pairwise and name not in UNCENTRED_MEASURES | {"torch_cka"}
+    ]
     measured = _measured(names, _taps(taps), {})
     for name in names:
         result = measured.results[name]

@@ -16,10 +16,10 @@ from diagnostics.measures.base import Arrays, Measure
 from diagnostics.measures.dynamics import ForecastProbe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import KnnProbe
-from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
+from diagnostics.measures.statistics import Losses, resample_counts, resample_scores
 from diagnostics.measures.tap_choice import TapChoice, choose_tap, confidence_set, standard_error
 from diagnostics.runs.pages.answer import answer
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import Kind
 
 UNITS = 400
@@ -128,7 +128,7 @@ def test_the_standard_error_is_that_of_units_left_out_and_of_resamples() -> None
     left = np.array([np.subtract(*Losses(pair.loss[:, rows], pair.reference[:, rows]).scores) for rows in without])
     jackknife = np.sqrt(79 / 80 * ((left - left.mean()) ** 2).sum())
     assert standard_error(pair) == pytest.approx(jackknife, rel=0.02)
-    resampled = resampled_scores(pair.loss, pair.reference, resample_counts(80, 0), 0)
+    resampled = resample_scores(pair.loss, pair.reference, resample_counts(80, 0), 0)
     assert standard_error(pair) == pytest.approx(np.diff(resampled, axis=1).std(), rel=0.1)
     means = Losses(pair.loss[:, :12, 0], np.ones((2, 12)))
     assert standard_error(means) == pytest.approx(np.subtract(*means.loss).std(ddof=1) / np.sqrt(12)), (

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from diagnostics import DiagnosticsError
-from diagnostics.registry import offered
+from diagnostics.registry import plugin_entries
 from diagnostics.specs import build
 
 DATASETS = {
@@ -34,13 +34,13 @@ ENCODERS = {
 
 
 def test_every_bundled_dataset_is_looked_at() -> None:
-    bundled = {name for name, (plugin, _) in offered("dataset").items() if plugin.name == "data"}
+    bundled = {name for name, (plugin, _) in plugin_entries("dataset").items() if plugin.name == "data"}
     assert {name for name in bundled if not name.endswith(":")} == set(DATASETS)
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_dataset_has_the_modality_and_the_kinds_of_its_entry(name: str) -> None:
-    _, entry = offered("dataset")[name]
+    _, entry = plugin_entries("dataset")[name]
     dataset = built("dataset", f"{name}?{DATASETS[name]}" if DATASETS[name] else name)
     assert dataset.modality in entry.modalities
     kinds = {target.kind for target in dataset.targets.values()}
@@ -50,7 +50,7 @@ def test_a_dataset_has_the_modality_and_the_kinds_of_its_entry(name: str) -> Non
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_reads_a_modality_of_its_entry(name: str) -> None:
-    _, entry = offered("encoder")[name]
+    _, entry = plugin_entries("encoder")[name]
     assert built("encoder", ENCODERS[name]).modality in entry.modalities
 
 
@@ -65,5 +65,5 @@ def built(kind: Literal["encoder", "dataset"], spec: str) -> Any:
 
 def test_every_bundled_encoder_and_dataset_says_what_it_is() -> None:
     for kind in ("encoder", "dataset"):
-        for name, (plugin, entry) in offered(kind).items():
+        for name, (plugin, entry) in plugin_entries(kind).items():
             assert entry.about or entry.make.__doc__, f"{plugin.name} does not say what {name} is"

@@ -18,7 +18,7 @@ import pytest
 from diagnostics import DiagnosticsError, registry, specs
 from diagnostics.cli import main as cli
 from diagnostics.cli.tables import list_all
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.setup import select_measures
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
@@ -417,10 +417,10 @@ def test_two_plugins_that_claim_one_name_are_both_named(install: Install) -> Non
 def test_a_stranger_cannot_replace_a_bundled_name_silently(install: Install) -> None:
     install(stranger="@hookimpl\ndef measures(): return {'cka': lambda: None}")
     with refusal("duplicate", "measures", "stranger", "measure", "cka"):
-        chosen_measures(["cka"])
-    assert [m.name for m in chosen_measures(["rankme"])[0]] == ["rankme"]
+        select_measures(["cka"])
+    assert [m.name for m in select_measures(["rankme"])[0]] == ["rankme"]
     # Nobody asked for it by name: the others go on.
-    chosen, unusable = chosen_measures(None)
+    chosen, unusable = select_measures(None)
     assert "rankme" in [m.name for m in chosen]
     assert "both offer" in unusable["cka"]
 
@@ -428,9 +428,9 @@ def test_a_stranger_cannot_replace_a_bundled_name_silently(install: Install) -> 
 def test_a_measure_that_cannot_be_made_is_named_and_listed(install: Install) -> None:
     install(bad="@hookimpl\ndef measures(): return {'sick': lambda: 1 / 0, 'number': lambda: 3}")
     with refusal("foreign-error", "Plugin bad", "sick", "division by zero"):
-        chosen_measures(["sick"])
+        select_measures(["sick"])
     with refusal("bad-type", "bad", "number"):
-        chosen_measures(["number"])
+        select_measures(["number"])
     row = next(row for row in list_all()["measures"] if row["name"] == "sick")
     assert row["answers"] == "fails: division by zero"
 
@@ -450,15 +450,15 @@ def measures():
 """
     )
     with pytest.raises(DiagnosticsError, match=r"give (both one name|it a name of letters)"):
-        chosen_measures([offered])
+        select_measures([offered])
 
 
 def test_suites_are_names_too(install: Install) -> None:
-    standard, everything = ([m.name for m in chosen_measures([suite])[0]] for suite in ("standard", "all"))
-    assert [m.name for m in chosen_measures(None)[0]] == standard
+    standard, everything = ([m.name for m in select_measures([suite])[0]] for suite in ("standard", "all"))
+    assert [m.name for m in select_measures(None)[0]] == standard
     assert set(standard) < set(everything) and len(everything) > 45
     assert "two_nn" in standard and "gulp" not in standard and "gulp" in everything
-    both = [m.name for m in chosen_measures(["gulp", "standard"])[0]]
+    both = [m.name for m in select_measures(["gulp", "standard"])[0]]
     assert set(both) == {*standard, "gulp"} and both == [name for name in everything if name in both]
 
 

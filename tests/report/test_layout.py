@@ -29,7 +29,7 @@ from diagnostics.report.layout import show, show_table, whole
 from diagnostics.report.numbers import format_interval
 from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.pages.run import run_page
-from diagnostics.runs.recommendation import recommend
+from diagnostics.runs.results.recommendation import recommend
 from tests.support.commands import diagnose
 from tests.support.profiles import finished_run, profile
 

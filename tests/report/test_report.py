@@ -21,7 +21,7 @@ from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.profile import draw_profile, lines_outside
 from diagnostics.report.plots.style import settings
 from diagnostics.runs.pages.run import map_figure, profile_captions, reasons, run_page, why_no_figure
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from tests.support.profiles import finished_run, uneven_probes
 
 NAN = np.nan

@@ -13,7 +13,7 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
-from diagnostics.report.html import GLOSSARY, explained, write_page
+from diagnostics.report.html import GLOSSARY, explain_terms, write_page
 from diagnostics.report.page import (
     Column,
     Finding,
@@ -110,11 +110,11 @@ def test_lines_stand_out_and_words_can_be_read_on_white_and_on_black() -> None:
 
 
 def test_words_are_explained_once_and_names_stay_as_they_are() -> None:
-    text = str(explained("best tap (depth) of <b>taps</b>, R2; val and val"))
+    text = str(explain_terms("best tap (depth) of <b>taps</b>, R2; val and val"))
     assert text.count("<abbr") == 5
     assert f'<abbr title="{GLOSSARY["best tap"]}">best tap</abbr>' in text
     assert "&lt;b&gt;" in text and text.endswith("and val")
-    assert "<abbr" not in explained("my.tap val/loss test.2 untested")
+    assert "<abbr" not in explain_terms("my.tap val/loss test.2 untested")
 
 
 def test_findings_have_signs_and_lead_to_their_figures_and_numbers_keep_their_digits(tmp_path: Path) -> None:

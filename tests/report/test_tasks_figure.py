@@ -11,7 +11,7 @@ import xarray as xr
 from diagnostics.report.page import TasksFigure
 from diagnostics.report.plots import draw
 from diagnostics.runs.pages.answer import tasks_figure
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 TAPS = ["embed", "blocks.0", "norm"]
 

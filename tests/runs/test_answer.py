@@ -13,8 +13,8 @@ from diagnostics.report import terminal
 from diagnostics.report.page import Notes, Table
 from diagnostics.runs.pages.answer import answer, answer_blocks
 from diagnostics.runs.pages.run import run_page
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import by_verdict
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import by_verdict
 from tests.support.profiles import finished_run, planted
 
 FLAT = planted(

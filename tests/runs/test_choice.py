@@ -199,9 +199,9 @@ def test_a_run_with_few_labels_is_not_told_to_measure_them(runs: list[Path]) -> 
 
 
 def test_every_direction_is_that_of_a_bundled_measure() -> None:
-    from diagnostics.measures import bundled
+    from diagnostics.measures import load_bundled
 
-    assert bundled().keys() >= DIRECTIONS.keys()
+    assert load_bundled().keys() >= DIRECTIONS.keys()
 
 
 def test_the_default_is_what_the_study_says() -> None:

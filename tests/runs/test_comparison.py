@@ -23,12 +23,12 @@ from diagnostics.runs.comparison.estimates import (
     ProbeLosses,
     Term,
     by_depth,
+    common_depths,
     estimate,
     estimate_sum,
-    flipped,
     holm,
     probe_losses,
-    shared_depths,
+    sign_flip_p,
 )
 from diagnostics.runs.comparison.findings import tap_similarity
 from diagnostics.runs.comparison.page import alignment_name, comparison_page, describe_lifts, describe_similarity
@@ -255,7 +255,7 @@ def test_flips_agree_with_all_flips() -> None:
     signs = np.array(list(itertools.product([-1, 1], repeat=10)))
     most = np.abs(signs @ scaled.T).max(axis=1)
     exact = [(most >= abs(row.sum()) - 1e-12).mean() for row in scaled]
-    (result,) = flipped([x], [[f"u{i}" for i in range(10)]], [0], seed=0)
+    (result,) = sign_flip_p([x], [[f"u{i}" for i in range(10)]], [0], seed=0)
     np.testing.assert_allclose(result, exact, atol=3.5 * np.sqrt(0.25 / 1999))
 
 
@@ -263,16 +263,16 @@ def test_flips_correct_over_profiles_too() -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((1, 30)) + 0.45
     units = [f"u{i}" for i in range(30)]
-    (alone,) = flipped([x], [units], [0], seed=0)
-    among = flipped([x, *(rng.standard_normal((6, 30)) for _ in range(3))], [units] * 4, [0] * 4, seed=0)
-    (widened,) = flipped([x], [units], [30], seed=0)
+    (alone,) = sign_flip_p([x], [units], [0], seed=0)
+    among = sign_flip_p([x, *(rng.standard_normal((6, 30)) for _ in range(3))], [units] * 4, [0] * 4, seed=0)
+    (widened,) = sign_flip_p([x], [units], [30], seed=0)
     assert widened[0] > alone[0]
     assert among[0][0] > alone[0]
 
 
 def test_flips_of_no_difference_and_of_no_value() -> None:
     x = np.array([[0.0] * 5, [np.nan] * 5])
-    (result,) = flipped([x], [list("abcde")], [0], seed=0)
+    (result,) = sign_flip_p([x], [list("abcde")], [0], seed=0)
     assert result[0] == 1.0
     assert np.isnan(result[1])
 
@@ -396,13 +396,13 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     result = dx.compare([base, up, control], similarity=None)
     one, other = shares(result, "up", "a"), shares(result, "up", "b")
     by_hand = up.profile(LINEAR).output.value - control.profile(LINEAR).output.value
-    assert one.over_control.value == pytest.approx(by_hand) and one.over_control.low > 0 and one.lifted
+    assert one.over_control.value == pytest.approx(by_hand) and one.over_control.low > 0 and one.is_lifted
     assert one.recovered_over_control.value == pytest.approx(by_hand / base.profile(LINEAR).hidden_gap.value)
     assert one.recovered.value == pytest.approx(
         one.recovered_over_control.value + shares(result, "control of up", "a").recovered.value
     )
     # The same features of `b` at both outputs: nothing that the tap did.
-    assert other.over_control.value == pytest.approx(0, abs=0.02) and not other.lifted
+    assert other.over_control.value == pytest.approx(0, abs=0.02) and not other.is_lifted
     assert shares(result, "control of up", "a").reasons["over_control"] == "it is a control itself"
     assert (
         "up: lifted by the tap, beyond its control, each by its own interval: a (R2); not shown to be lifted by the tap: b (R2)"
@@ -574,7 +574,7 @@ def test_losses_between_taps_give_the_score_between_them() -> None:
 def test_of_two_taps_at_one_depth_the_later_counts() -> None:
     values, depths = np.array([0.1, 0.2, 0.3]), np.array([0.0, 1.0, 1.0])
     assert by_depth(values, depths, np.array([1.0]))[0] == 0.3
-    assert list(shared_depths([depths, np.array([0.5, 1 + 1e-9])])) == [0.0, 0.5, 1.0]
+    assert list(common_depths([depths, np.array([0.5, 1 + 1e-9])])) == [0.0, 0.5, 1.0]
 
 
 def test_influences_of_units_sum_to_the_difference_of_scores() -> None:

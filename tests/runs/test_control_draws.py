@@ -18,7 +18,7 @@ from diagnostics.measures.result import losses_of
 from diagnostics.measures.verdict import paired_differences
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.pages.run import control_heading, run_page
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
@@ -170,3 +170,9 @@ def test_the_command_line_takes_draws(tmp_path: Path) -> None:
 def test_no_draws_are_refused(tmp_path: Path) -> None:
     with refusal("bad-value", "is 0", "--no-controls"):
         dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "run", control_draws=0)
+
+
+def test_names_of_controls_are_no_yes_or_no(tmp_path: Path) -> None:
+    names: Any = ["fresh_weights"]
+    with refusal("bad-value", "controls", "True"):
+        dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "run", controls=names)

@@ -12,7 +12,7 @@ import diagnostics as dx
 from diagnostics.activations.store import Store
 from diagnostics.runs.options import Request
 from diagnostics.runs.setup import Setup
-from diagnostics.runs.streamed import passes_over
+from diagnostics.runs.streaming.stream import passes_over
 from tests.runs.test_token_probes import images
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder

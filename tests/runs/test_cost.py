@@ -101,7 +101,7 @@ def test_controls_without_the_encoder_are_as_large_as_planned(modality: Any, n: 
     dataset = tiny_dataset(n, modality)
     makers = control.control_encoders(encoder, dataset, 0)
     for name in INPUTS:
-        like, taps = control.planned_taps(name, encoder, dataset)
+        like, taps = control.plan_taps(name, encoder, dataset)
         made = makers[name]().sized_for(dataset[0])
         assert like.poolings == made.poolings
         assert [tap.grid.shape for tap in taps] == [tap.grid.shape for tap in made.taps]

@@ -14,9 +14,9 @@ from diagnostics.activations.folder import Folder
 from diagnostics.measures.result import LOSSES
 from diagnostics.plugin import pad_boxes
 from diagnostics.progress import Cost
-from diagnostics.registry import offered
-from diagnostics.runs import workers
-from diagnostics.runs.setup import PERCEPTION, chosen_measures
+from diagnostics.registry import plugin_entries
+from diagnostics.runs.processes import workers
+from diagnostics.runs.setup import PERCEPTION, select_measures
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
 
@@ -116,8 +116,8 @@ def test_a_readout_of_boxes_is_refused(streamed: tuple[Run, list[Any]]) -> None:
 
 
 def test_the_suite_has_the_tasks_of_perception_encoder() -> None:
-    measures, unusable = chosen_measures(["perception"])
-    assert [each.name for each in measures] == [name for name in offered("measure") if name in PERCEPTION]
+    measures, unusable = select_measures(["perception"])
+    assert [each.name for each in measures] == [name for name in plugin_entries("measure") if name in PERCEPTION]
     assert not unusable
-    with_another, _ = chosen_measures(["perception", "cka"])
+    with_another, _ = select_measures(["perception", "cka"])
     assert {each.name for each in with_another} == {*PERCEPTION, "cka"}

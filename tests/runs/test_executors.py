@@ -16,8 +16,8 @@ import pytest
 import diagnostics as dx
 from diagnostics.activations.store import Store
 from diagnostics.measures.geometry.spectrum import RankMe
-from diagnostics.runs import workers
-from diagnostics.runs.workers import Submits
+from diagnostics.runs.processes import workers
+from diagnostics.runs.processes.workers import Submits
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 
@@ -33,7 +33,12 @@ def data():
 def few():
     return tiny_dataset(40)
 """
-OPTIONS: dict[str, Any] = {"measures": ["rankme", "knn_probe"], "report": False, "watch": dx.silent, "batch_size": 16}
+OPTIONS: dict[str, Any] = {
+    "measures": ["rankme", "knn_probe"],
+    "report": False,
+    "watch": dx.silent,
+    "batch_size": 16,
+}
 
 
 def found(run: dx.Run) -> dict[str, Any]:

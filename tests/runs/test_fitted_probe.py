@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.measures.probes.protocol import sum_by_unit
 from diagnostics.measures.probes.samples import SampleProbe
 from diagnostics.measures.statistics import scores
@@ -111,7 +111,7 @@ def test_its_readout_gives_the_losses_of_the_score_to_the_last_digit(tmp_path: P
     run = dx.run(tiny_encoder(), dataset(), out=tmp_path / "run", choose_on=choose_on, **options)
     for name in NAMES:
         measure, _, target = name.partition("/")
-        probe, result = bundled()[measure](), run.results[name]
+        probe, result = load_bundled()[measure](), run.results[name]
         assert isinstance(probe, SampleProbe)
         task = probe.task(run.store, run.store.targets()[target], 0)
         test = task.rows.test

@@ -12,7 +12,7 @@ import pytest
 import diagnostics as dx
 from diagnostics import Dataset, Run, Target
 from diagnostics.plugin import pad_phrases
-from diagnostics.runs.phrases import embed_phrases
+from diagnostics.runs.setup import embed_phrases
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Dataset, Encoder, Run, Target, TorchEncoder
-from diagnostics.runs.recommendation import NonlinearReading, nonlinear_reading, without_nonlinear
+from diagnostics.runs.results.recommendation import NonlinearReading, nonlinear_reading, without_nonlinear
 
 STEPS = 4
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics.cli.encoders import inspect_encoder
 from diagnostics.encoders.torch_encoder import last_taps, names_of_outputs
-from diagnostics.runs.derived import HandedOut, handed_out
+from diagnostics.runs.derived import HandedOut, compare_output
 from tests.support.tiny import tiny_encoder
 
 WIDTH, TOKENS, SCALE = 12, 8, 10.0
@@ -74,7 +74,7 @@ def dataset(n: int = 60) -> dx.Dataset:
 
 
 def test_a_norm_with_a_scale_of_ten_gives_the_known_ratio() -> None:
-    found = handed_out(encoder(scaled()), dataset())
+    found = compare_output(encoder(scaled()), dataset())
     assert (found.tap, found.before, found.samples) == ("norm", "blocks.1", 60)
     assert found.norm_ratio == pytest.approx(1 / SCALE, rel=1e-5)
     # CKA does not see a scale, and so cannot stand alone.
@@ -86,16 +86,16 @@ def test_a_norm_with_a_scale_of_ten_gives_the_known_ratio() -> None:
 
 
 def test_an_end_that_has_nothing_in_common_has_no_cka() -> None:
-    found = handed_out(encoder(Unrelated()), dataset())
+    found = compare_output(encoder(Unrelated()), dataset())
     assert found.cka is not None and abs(found.cka) < 0.1
 
 
 def test_the_example_alone_gives_the_ratio_and_says_why_there_is_no_cka() -> None:
-    found = handed_out(encoder(scaled()))
+    found = compare_output(encoder(scaled()))
     assert found.norm_ratio == pytest.approx(1 / SCALE, rel=1e-5)
     assert found.cka is None
     assert str(found).endswith("0.1 times that of the output; CKA needs 20 samples: give --data (1 sample).")
-    assert handed_out(encoder(scaled()), dataset(10)).cka is None
+    assert compare_output(encoder(scaled()), dataset(10)).cka is None
 
 
 def test_the_report_says_it_from_what_is_stored(tmp_path: Path) -> None:
@@ -137,5 +137,5 @@ def test_inspect_says_it(tmp_path: Path) -> None:
 def test_an_encoder_of_one_tap_has_no_tap_before_its_output() -> None:
     one = tiny_encoder().replace(maker_names={"blocks.1": "a tap that is not there"})
     one = one.with_taps([one.tap("norm")])
-    assert handed_out(one) == HandedOut("norm", {})
-    assert str(handed_out(one)) == "The output tap is norm."
+    assert compare_output(one) == HandedOut("norm", {})
+    assert str(compare_output(one)) == "The output tap is norm."

@@ -10,8 +10,8 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Findings, Sentence
 from diagnostics.runs.pages.answer import overview, score_map
 from diagnostics.runs.pages.run import part_scores, parts_table
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import recommend
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import recommend
 from tests.support.profiles import planted, profile
 
 TAPS = ["blocks.0", "blocks.1", "norm"]

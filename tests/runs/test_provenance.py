@@ -13,7 +13,7 @@ import pytest
 import diagnostics as dx
 from diagnostics.errors import StorageError
 from diagnostics.registry import plugins
-from diagnostics.runs.record import Call, Provenance
+from diagnostics.runs.results.record import Call, Provenance
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder
 

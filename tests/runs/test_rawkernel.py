@@ -21,13 +21,13 @@ import diagnostics as dx
 from diagnostics import Dataset, Encoder, Grid, Site, Tap, Target, TorchEncoder
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
-from diagnostics.datasets.dataset import padded
+from diagnostics.datasets.dataset import pad_series
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.linear import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.controls.raw_input import RawKernel
-from diagnostics.runs.setup import chosen_measures
+from diagnostics.runs.setup import select_measures
 from diagnostics.specs import build
 from tests.support.refusals import refusal
 from tests.support.tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -65,7 +65,7 @@ def read(
     store = extract(
         control_encoder, data, path / control, plan(control_encoder, control_encoder.taps, len(data), 10**8, "float32")
     )
-    measured = measure_all(chosen_measures([by])[0], store, store.targets(), asked=[by])
+    measured = measure_all(select_measures([by])[0], store, store.targets(), asked=[by])
     return {key.partition("/")[2]: result for key, result in measured.results.items()}
 
 
@@ -282,7 +282,7 @@ def test_every_modality_has_it(modality: str) -> None:
         "text": lambda: np.array([" ".join(rng.choice(["a", "few", "words"], 5)) for _ in range(n)], dtype=object),
         "image": lambda: rng.integers(0, 256, (n, 8, 8), dtype=np.uint8),
         "series": lambda: rng.standard_normal((n, 100, 3)).astype(np.float32),
-        "ragged": lambda: padded([rng.standard_normal(1 + i % 90).astype(np.float32) for i in range(n)]),
+        "ragged": lambda: pad_series([rng.standard_normal(1 + i % 90).astype(np.float32) for i in range(n)]),
     }[modality]()
     kind: Any = "series" if modality == "ragged" else modality
     tap = Tap("here", 1.0, "trunk", 3, Grid((1,), ("t",)), Site("", layout="features"))

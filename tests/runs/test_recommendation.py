@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import diagnostics as dx
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes.linear import LinearProbe
@@ -23,8 +23,8 @@ from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Table
 from diagnostics.runs.pages.answer import answer_blocks
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, recommend
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Recommendation, by_verdict, first_probes, recommend
 from diagnostics.sklearn import TapFeatures
 from diagnostics.vocabulary import ChooseOn
 from tests.support import profiles
@@ -158,7 +158,7 @@ def test_no_test_sample_enters_what_a_run_chooses(tmp_path: Path, exchangeable: 
 
 
 def test_every_probe_of_a_target_gives_val_losses_that_make_its_val_score(tmp_path: Path) -> None:
-    names = [name for name, measure in bundled().items() if measure.kinds]
+    names = [name for name, measure in load_bundled().items() if measure.kinds]
     seen: set[str] = set()
     for encoder, dataset in ((planted_image_encoder(), planted_images()), (planted_series_encoder(), planted_series())):
         run = dx.run(

@@ -17,7 +17,16 @@ from diagnostics.cli.main import app
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays
-from diagnostics.runs.redraws import GAP, NO_REDRAWS, SCORE, TAP, Redraws, add_redraws, redraw_splits, redraws_of
+from diagnostics.runs.results.redraws import (
+    GAP,
+    NO_REDRAWS,
+    SCORE,
+    TAP,
+    Redraws,
+    add_redraws,
+    redraw_splits,
+    redraws_of,
+)
 from tests.support.declared import Ranks
 from tests.support.graded import graded_data, graded_encoder, known_r2
 from tests.support.planted import planted_series, planted_series_encoder

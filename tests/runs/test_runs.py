@@ -28,7 +28,7 @@ from diagnostics.measures.verdict import Verdict
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import cautions
 from diagnostics.runs.pages.run import run_page
-from diagnostics.runs.profile import CUT, INTERVALS
+from diagnostics.runs.results.profile import CUT, INTERVALS
 from tests.support.browser import NEEDS_CHROMIUM, open_browser
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -520,7 +520,7 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
         out=tmp_path / "run",
         measures=["linear_probe"],
         token_budget=0,
-        taps=["embed", "block.1", "block.3", "block.9"],
+        taps=["embed", "block.3", "block.9"],
     )
     z = run.profile("linear_probe/hidden_z")
     read = [p.target for p in run.profiles() if p.measure == "linear_probe"]

@@ -24,9 +24,10 @@ from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
 from diagnostics.measures.probes.least_squares import Moments, folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
-from diagnostics.runs import block_sums, redraws, streamed
-from diagnostics.runs.block_sums import block_bytes
-from diagnostics.runs.streamed import passes_over
+from diagnostics.runs.results import redraws
+from diagnostics.runs.streaming import block_sums, stream
+from diagnostics.runs.streaming.block_sums import block_bytes
+from diagnostics.runs.streaming.stream import passes_over
 from tests.runs.test_token_probes import cells, images, score
 from tests.support.planted import planted_image_encoder, planted_images
 from tests.support.refusals import refusal
@@ -91,13 +92,13 @@ def test_scores_do_not_depend_on_the_batch(
     def rounded(tokens: torch.Tensor, tap: Any, dense: Any) -> torch.Tensor:
         return (tokens * 1024).round() / 1024
 
-    for module in (block_sums, streamed):
+    for module in (block_sums, stream):
         monkeypatch.setattr(module, "on_grid", rounded)
     runs = [measure(tmp_path / str(size), batch_size=size) for size in (16, batch)]
     names = [path.name for path in (tmp_path / "16" / "observed").iterdir() if path.is_dir()]
     assert len(names) == 15  # five blocks of one mask and of two targets
     for name in names:
-        one, other = (each.store.observed(name) for each in runs)
+        one, other = (each.store.observation_arrays(name) for each in runs)
         for tap in one:
             np.testing.assert_allclose(one[tap], other[tap], rtol=1e-9, atol=1e-9)
 
@@ -217,13 +218,13 @@ def test_the_choice_looks_at_no_test_target(run: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What each pass beside the extraction is for."""
-    each, steps = streamed._Passes.each, list[str]()
+    each, steps = stream._Passes.each, list[str]()
 
     def watched(self: Any, batches: Any, reads: Any, step: str, visit: Any) -> None:
         steps.append(step)
         each(self, batches, reads, step, visit)
 
-    monkeypatch.setattr(streamed._Passes, "each", watched)
+    monkeypatch.setattr(stream._Passes, "each", watched)
     return steps
 
 
@@ -258,7 +259,7 @@ def test_a_kill_costs_the_block_in_hand(
     run: Run, tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure(tmp_path, measures="rankme")
-    each = streamed._Passes.each
+    each = stream._Passes.each
 
     def failing(self: Any, batches: Any, reads: Any, step: str, visit: Any) -> None:
         if step.startswith("summing block 3"):
@@ -266,7 +267,7 @@ def test_a_kill_costs_the_block_in_hand(
         each(self, batches, reads, step, visit)
 
     with monkeypatch.context() as patched:
-        patched.setattr(streamed._Passes, "each", failing)
+        patched.setattr(stream._Passes, "each", failing)
         with pytest.raises(KeyboardInterrupt):
             measure(tmp_path)
     passes.clear()
@@ -582,13 +583,13 @@ def test_a_disk_that_is_full_in_the_middle_of_sums_loses_nothing(
 def test_samples_whose_tokens_are_stored_are_not_passed_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes, prepared = list[int](), streamed.prepared_batches
+    sizes, prepared = list[int](), stream.prepare_batches
 
     def counted(encoder: Any, dataset: Any, batches: Any, workers: int) -> Any:
         sizes.extend(map(len, batches))
         return prepared(encoder, dataset, batches, workers)
 
-    monkeypatch.setattr(streamed, "prepared_batches", counted)
+    monkeypatch.setattr(stream, "prepare_batches", counted)
     each = sum(tap.tokens * tap.features for tap in tiny_image_encoder().taps) * 4
     again = measure(tmp_path, measures=[*MEASURES, "self_similarity"], token_budget=f"{20 * each}B")
     kept = again.store.token_samples
@@ -661,7 +662,7 @@ def test_a_large_offset_of_the_features_costs_no_digits(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near, origins = block_sums.on_grid, block_sums.origins_of
-    for module in (block_sums, streamed):
+    for module in (block_sums, stream):
         monkeypatch.setattr(module, "on_grid", lambda tokens, tap, dense: near(tokens, tap, dense) + 500)
     monkeypatch.setattr(block_sums, "origins_of", lambda *given: {k: v + 500 for k, v in origins(*given).items()})
     far = measure(tmp_path)

@@ -14,13 +14,13 @@ import diagnostics as dx
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.metadata import STREAMED
 from diagnostics.activations.parts import Launch, Left
-from diagnostics.activations.run_files import listed
+from diagnostics.activations.run_files import files_of_run
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError
 from diagnostics.measures.probes.average_precision import Matches, pack_matches, unpack_matches
-from diagnostics.runs import block_sums, streamed
 from diagnostics.runs.extraction import WaitingError, extract_parts
 from diagnostics.runs.options import Request
+from diagnostics.runs.streaming import block_sums, stream
 from tests.runs.test_token_probes import images
 from tests.support.commands import diagnose
 from tests.support.refusals import refusal
@@ -108,7 +108,7 @@ def test_sums_are_those_of_one_process_where_their_order_decides_digits(
 ) -> None:
     """Samples whose tokens differ by factors of a million: their sums are not exact."""
     near = block_sums.on_grid
-    for module in (block_sums, streamed):
+    for module in (block_sums, stream):
         monkeypatch.setattr(
             module,
             "on_grid",
@@ -121,7 +121,7 @@ def test_sums_are_those_of_one_process_where_their_order_decides_digits(
     names = sorted(path.name for path in (tmp_path / "plain" / "observed").iterdir() if path.is_dir())
     assert len(names) == 10
     for name in names:
-        one, other = (run.observed(name) for run in runs)
+        one, other = (run.observation_arrays(name) for run in runs)
         for tap in one:
             np.testing.assert_array_equal(one[tap], other[tap])
 
@@ -189,8 +189,8 @@ def test_a_killed_launch_costs_the_range_in_hand(
     with pytest.raises(Killed):
         launched(out, "2/2", watch=lambda event: stop(event) if hasattr(event, "step") else None)
     gathered = list[str]()
-    each = streamed._Passes.each
-    monkeypatch.setattr(streamed._Passes, "each", lambda self, *given: (gathered.append(given[2]), each(self, *given)))
+    each = stream._Passes.each
+    monkeypatch.setattr(stream._Passes, "each", lambda self, *given: (gathered.append(given[2]), each(self, *given)))
     launched(out, "2/2")
     if step == "extracting":
         # In the second of its parts, of which the first batches had passed.
@@ -211,7 +211,7 @@ def test_with_little_memory_ranges_are_summed_block_by_block_to_the_same_digits(
 def test_what_launches_left_is_compared_checked_and_listed(begun: Path) -> None:
     store, folder = Store(begun), Folder(begun)
     names = {name for name in folder.list() if name.startswith(STREAMED)}
-    assert names and names <= listed(folder)
+    assert names and names <= files_of_run(folder)
     left = Left(store, "1")
     left.put("some", {"values": np.arange(3)})
     left.put("some", {"values": np.arange(3)})

@@ -7,8 +7,8 @@ import pytest
 
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict, paired_differences, units_needed
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Confidence, recommend
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Confidence, recommend
 from tests.support.profiles import planted
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from diagnostics import Grid, Tap
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.boxes import covered_boxes, pad_boxes
+from diagnostics.datasets.boxes import crop_boxes, pad_boxes
 from diagnostics.measures.probes.detection import assign
 
 SIDE = 8
@@ -48,7 +48,7 @@ def random_boxes(n: int, seed: int, most: int = 4) -> np.ndarray:
         sides = rng.uniform(12, 30, (count, 2))
         corners = rng.uniform(0, 64 - sides)
         rows.append(np.concatenate([corners, corners + sides, rng.integers(0, 3, (count, 1))], axis=1))
-    return covered_boxes(pad_boxes(rows, [(64, 64)] * n), lambda extent: tuple((0.0, float(size)) for size in extent))
+    return crop_boxes(pad_boxes(rows, [(64, 64)] * n), lambda extent: tuple((0.0, float(size)) for size in extent))
 
 
 def box_target(boxes: np.ndarray) -> StoredTarget:
@@ -67,7 +67,7 @@ def phrase_target(n: int, seed: int) -> StoredTarget:
         # Side by side: the first on the left.
         corners[:, 0] = corners[:, 0] / 64 * (32 - sides[:, 0].clip(max=31)) + [0, 32]
         rows.append(np.concatenate([corners, corners + sides, of[:, None]], axis=1))
-    boxes = covered_boxes(pad_boxes(rows, [(64, 64)] * n), lambda extent: tuple((0.0, float(size)) for size in extent))
+    boxes = crop_boxes(pad_boxes(rows, [(64, 64)] * n), lambda extent: tuple((0.0, float(size)) for size in extent))
     return StoredTarget("phrases", "phrases", boxes, classes=PHRASES)
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 import diagnostics as dx
-from diagnostics.measures.statistics import drawn_scores
+from diagnostics.measures.statistics import score_draws
 
 
 class Ranks(dx.Measure):
@@ -31,7 +31,7 @@ class Ranks(dx.Measure):
                 each = np.repeat(np.flatnonzero(rows), times.astype(int))
                 return np.array([spearmanr(row[each], target.values[each]).statistic for row in read])
 
-            variables[f"{prefix}drawn"] = (("tap", "draw"), drawn_scores(score, units))
+            variables[f"{prefix}drawn"] = (("tap", "draw"), score_draws(score, units))
             coords[f"{prefix}unit"] = np.unique(units)
         variables["val_score"] = variables["val_drawn"][0][:1], variables["val_drawn"][1][:, 0]
         attrs = {"functional": "rank correlation", "pooling": "mean", "centring": "none", "seed": seed}

@@ -735,7 +735,7 @@ def losses_by_name() -> list[Any]:
 
 
 def drawn_again() -> list[Any]:
-    from diagnostics.runs.redraws import redraw_splits
+    from diagnostics.runs.results.redraws import redraw_splits
 
     made = encoder("perhaps")
     scores, gaps, taps = [], [], []

@@ -50,4 +50,6 @@ def ragged_dataset(n: int = 40) -> tuple[dx.Dataset, list[np.ndarray]]:
     whole = tiny_dataset(n)
     rng = np.random.default_rng(0)
     cut = [np.asarray(s)[-int(rng.integers(20, 33)) :] for s in whole.samples]
-    return dx.Dataset("cut", "series", dx.padded(cut), whole.ids, list(whole.split), whole.targets, ragged=True), cut
+    return dx.Dataset(
+        "cut", "series", dx.pad_series(cut), whole.ids, list(whole.split), whole.targets, ragged=True
+    ), cut

@@ -69,7 +69,7 @@ class MemoryActivations(Activations):
         for start in range(0, flat.shape[1], self.block):
             yield flat[:, start : start + self.block].astype(np.float64)
 
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+    def observation_arrays(self, name: str) -> Mapping[str, np.ndarray]:
         if name not in self.observations:
             raise DiagnosticsError(f"No {name} was recorded.", code="not-measured")
         return self.observations[name]

@@ -13,8 +13,8 @@ import xarray as xr
 from diagnostics.measures.result import store_interval
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.controls.names import NAMES
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.record import DatasetRecord, EncoderRecord, Provenance
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.record import DatasetRecord, EncoderRecord, Provenance
 
 
 def profile(

@@ -172,7 +172,7 @@ def a_dataset_is_made() -> dx.Dataset:
     )
     lazy = dx.LazySamples(3, lambda i: np.full(4, i))
     assert_type(lazy, dx.LazySamples)
-    samples = dx.padded([np.zeros(4), np.zeros(6)])
+    samples = dx.pad_series([np.zeros(4), np.zeros(6)])
     question = dx.Question("pitch", "high", ("how high is it?",), held_back=("is it high?",))
     data = dx.Dataset(
         "tones",

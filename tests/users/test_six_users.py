@@ -16,7 +16,7 @@ from PIL import Image
 import diagnostics as dx
 from diagnostics.measures.verdict import Verdict
 from diagnostics.runs.comparison.differences import Difference
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from tests.support.commands import diagnose
 
 BIRDS, SCENES, SIDE, PATCHES = 240, 100, 16, 16

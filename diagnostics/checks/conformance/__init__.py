@@ -27,7 +27,7 @@ from diagnostics.checks.conformance.reading import (
     Outcome,
     attention,
     difference,
-    failed,
+    failure,
     in_place,
     manual_forward,
     not_applicable,
@@ -36,8 +36,8 @@ from diagnostics.checks.conformance.reading import (
     worst_tap,
 )
 from diagnostics.encoders.encoder import Encoder, keep
-from diagnostics.encoders.modules import seeded, wanting_gradients
-from diagnostics.encoders.places.judge import exchanged_between
+from diagnostics.encoders.modules import seeding, wanting_gradients
+from diagnostics.encoders.places.judge import exchange_between
 from diagnostics.encoders.places.verify import NotVerifiableError, verify_taps
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
@@ -56,22 +56,22 @@ def description(subject: EncoderUnderTest) -> Outcome:
     """Name, modality, taps, output tap and identity are there and can be written down."""
     encoder = subject.encoder
     if encoder.modality not in get_args(Modality):
-        return failed(f"its modality is {encoder.modality!r}: choose one of {', '.join(get_args(Modality))}")
+        return failure(f"its modality is {encoder.modality!r}: choose one of {', '.join(get_args(Modality))}")
     names = [tap.name for tap in encoder.taps]
     if len(set(names)) < len(names) or not names:
-        return failed(f"it has {len(names)} taps under {len(set(names))} names: give each a name of its own")
+        return failure(f"it has {len(names)} taps under {len(set(names))} names: give each a name of its own")
     if encoder.output_tap not in names:
-        return failed(f"its output tap {encoder.output_tap!r} is not one of its taps")
+        return failure(f"its output tap {encoder.output_tap!r} is not one of its taps")
     identity: Any = dict(encoder.identity)
     if missing := [key for key in IDENTITY if key not in identity]:
-        return failed(f"its identity lacks {', '.join(missing)}")
+        return failure(f"its identity lacks {', '.join(missing)}")
     if odd := [key for key, value in identity.items() if not isinstance(value, str)]:
-        return failed(f"its identity gives no text for {', '.join(odd)}: give a digest or words")
+        return failure(f"its identity gives no text for {', '.join(odd)}: give a digest or words")
     try:
         json.dumps([encoder.name, encoder.modality, encoder.rate, identity, encoder.poolings])
         json.dumps([[tap.name, tap.depth, tap.features, tap.grid.shape, tap.grid.axes] for tap in encoder.taps])
     except TypeError as error:
-        return failed(f"what it declares cannot be written as JSON ({error}): use plain numbers and texts")
+        return failure(f"what it declares cannot be written as JSON ({error}): use plain numbers and texts")
     return ok(f"{len(names)} taps, output {encoder.output_tap}", taps=len(names))
 
 
@@ -80,18 +80,18 @@ def shapes(subject: EncoderUnderTest) -> Outcome:
     try:
         activations = subject.reference
     except NoPassError as error:
-        return failed(f"a pass over three samples ends in {error}")
+        return failure(f"a pass over three samples ends in {error}")
     for tap in subject.encoder.taps:
         tokens: Any = activations.get(tap.name)
         if not isinstance(tokens, Tensor):
-            return failed(f"tap {tap.name} did not fire")
+            return failure(f"tap {tap.name} did not fire")
         wanted = (len(subject.samples), tap.tokens, tap.features)
         if tuple(tokens.shape) != wanted:
-            return failed(f"tap {tap.name} gives shape {tuple(tokens.shape)}, but declares {wanted}")
+            return failure(f"tap {tap.name} gives shape {tuple(tokens.shape)}, but declares {wanted}")
         if not tokens.is_floating_point():
-            return failed(f"tap {tap.name} gives {tokens.dtype}, not floating-point numbers")
+            return failure(f"tap {tap.name} gives {tokens.dtype}, not floating-point numbers")
         if not tokens.isfinite().all():
-            return failed(f"tap {tap.name} gives {int((~tokens.isfinite()).sum())} numbers that are not finite")
+            return failure(f"tap {tap.name} gives {int((~tokens.isfinite()).sum())} numbers that are not finite")
     return ok("every tap gives finite numbers in the shape that it declares")
 
 
@@ -115,13 +115,13 @@ def grid(subject: EncoderUnderTest) -> Outcome:
         "taps_not_verified": len(unknown),
     }
     if not placement.right:
-        return failed(str(placement), **figures)
+        return failure(str(placement), **figures)
     if wrong:
         more = f"; so do {', '.join(tap.tap for tap in wrong[1:4])}{', ...' * (len(wrong) > 4)}" if wrong[1:] else ""
-        return failed(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {placement}", **figures)
+        return failure(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {placement}", **figures)
     for before, after in pairwise(subject.encoder.taps):
-        if change := exchanged_between(before, after, subject.reference):
-            return failed(change, **figures)
+        if change := exchange_between(before, after, subject.reference):
+            return failure(change, **figures)
     parts = [str(placement)]
     if right:
         parts.append(f"so do those of {len(right)} later tap{'s' * (len(right) > 1)}")
@@ -137,15 +137,15 @@ def depth(subject: EncoderUnderTest) -> Outcome:
     seen = subject.order
     if seen != declared:
         first = next(i for i, pair in enumerate(zip(seen, declared, strict=False)) if pair[0] != pair[1])
-        return failed(f"tap {seen[first]} fires where {declared[first]} is declared: list taps in order of execution")
+        return failure(f"tap {seen[first]} fires where {declared[first]} is declared: list taps in order of execution")
     for before, after in zip(subject.encoder.taps, subject.encoder.taps[1:], strict=False):
         if after.depth < before.depth:
-            return failed(
+            return failure(
                 f"tap {after.name} (depth {after.depth:g}) runs after {before.name} (depth {before.depth:g}): "
                 "let depth never fall along the execution"
             )
         if before.part == "head" and after.part != "head":
-            return failed(f"tap {after.name} of the {after.part} runs after {before.name} of the head")
+            return failure(f"tap {after.name} of the {after.part} runs after {before.name} of the head")
     first, last = subject.encoder.taps[0].depth, subject.encoder.taps[-1].depth
     return ok(f"taps fire as declared, from depth {first:g} to {last:g}")
 
@@ -162,7 +162,7 @@ def sizes(subject: EncoderUnderTest) -> Outcome:
     except DiagnosticsError as error:
         return not_applicable(f"takes no sample of {shape}: {error}")
     except Exception as error:
-        return failed(f"a sample of {shape} ends in {describe(error)}: let sized_for or preprocess refuse it")
+        return failure(f"a sample of {shape} ends in {describe(error)}: let sized_for or preprocess refuse it")
     wrong: list[str] = []
 
     def look(tap: Tap, tokens: Tensor) -> None:
@@ -173,9 +173,9 @@ def sizes(subject: EncoderUnderTest) -> Outcome:
     try:
         encoder.capture(batch, None, look)
     except Exception as error:
-        return failed(f"sized for a sample of {shape}, a pass ends in {describe(error)}")
+        return failure(f"sized for a sample of {shape}, a pass ends in {describe(error)}")
     if wrong:
-        return failed(f"sized for a sample of {shape}, {wrong[0]}")
+        return failure(f"sized for a sample of {shape}, {wrong[0]}")
     before, after = subject.encoder.taps[0].grid, encoder.taps[0].grid
     return ok(f"a sample of {shape} gives {'the same grid' if before == after else f'a grid of {after}'}")
 
@@ -204,9 +204,9 @@ def identity_weights(subject: EncoderUnderTest) -> Outcome:
     for name, tensor in [*some, *buffers]:
         with _changed(tensor):
             if dict(subject.encoder.identity) == before:
-                return failed(f"one element of {name} changes and the identity does not: let it digest every tensor")
+                return failure(f"one element of {name} changes and the identity does not: let it digest every tensor")
         if dict(subject.encoder.identity) != before:
-            return failed(f"one element of {name} was changed and put back, and the identity is another")
+            return failure(f"one element of {name} was changed and put back, and the identity is another")
     return ok(f"the identity changes with one element of {len(some)} parameters and {len(buffers)} buffers, each alone")
 
 
@@ -236,7 +236,7 @@ def identity_preprocessing(subject: EncoderUnderTest) -> Outcome:
         return not_applicable(
             "it is no TorchEncoder, so what its identity reads of preprocessing cannot be changed here"
         )
-    return failed(
+    return failure(
         "one number of a prepared sample changes and the identity does not: let it digest what preprocess makes of the "
         "example"
     )
@@ -261,14 +261,14 @@ def identity_stable(subject: EncoderUnderTest) -> Outcome:
     before = subject.identity
     subject.capture(subject.batch(subject.samples[:1]))
     if changed := _unlike(before, subject.encoder.identity):
-        return failed(f"a forward pass changes {changed} of its identity: keep no state in buffers or configuration")
+        return failure(f"a forward pass changes {changed} of its identity: keep no state in buffers or configuration")
     if subject.again is None:
         return ok(
             "passes over batches of one and of three samples do not change the identity; the encoder was not "
             "built again"
         )
     if changed := _unlike(before, subject.again().sized_for(subject.samples[0]).identity):
-        return failed(f"a second build differs in {changed}: seed its random weights, or load weights")
+        return failure(f"a second build differs in {changed}: seed its random weights, or load weights")
     return ok("a second build has the same identity, and passes do not change it")
 
 
@@ -291,36 +291,36 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
         return not_applicable("its fresh encoder exposes no torch module")
     own = {p.untyped_storage().data_ptr() for p in subject.module.parameters() if p.numel()}
     if other is subject.module or any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel()):
-        return failed("fresh weights are its own weights: let fresh build a new module")
+        return failure("fresh weights are its own weights: let fresh build a new module")
     if fresh.identity["weights"] == subject.encoder.identity["weights"]:
-        return failed("fresh draws the weights that the encoder has: let it draw from the random state it is given")
+        return failure("fresh draws the weights that the encoder has: let it draw from the random state it is given")
     # Copies, since tied weights are one tensor under two names, which the format refuses.
     saved = save({name: t.detach().cpu().clone().contiguous() for name, t in subject.module.state_dict().items()})
     try:
         other.load_state_dict(load(saved), strict=True)
     except RuntimeError as error:
-        return failed(f"its weights do not load into a fresh module: {' '.join(str(error).split())[:200]}")
+        return failure(f"its weights do not load into a fresh module: {' '.join(str(error).split())[:200]}")
     subject.passes += 1
     again = fresh.capture(subject.batch())
     for name, tokens in subject.reference.items():
         if not torch.equal(again[name], tokens):
-            return failed(
+            return failure(
                 f"with its weights loaded, a fresh module gives other activations at tap {name}: something that "
                 f"decides the activations is not in its state_dict"
             )
     if fresh.identity["weights"] != subject.encoder.identity["weights"]:
-        return failed("with its weights loaded, a fresh module has another identity: an unsaved buffer differs")
+        return failure("with its weights loaded, a fresh module has another identity: an unsaved buffer differs")
     return ok(f"{len(saved) / 1e6:.1f} MB of weights, loaded into a fresh module, give the same bits")
 
 
 def determinism(subject: EncoderUnderTest) -> Outcome:
     """A second pass over the same batch gives the same bits, whatever the state of random numbers."""
     first = subject.reference
-    with seeded(12345):
+    with seeding(12345):
         second = subject.capture()
     for name, tokens in first.items():
         if not torch.equal(tokens, second[name]):
-            return failed(
+            return failure(
                 f"two passes over the same batch differ at tap {name} by {difference(second[name], tokens):.2g} of its "
                 "spread: put the module in eval mode and draw nothing at random"
             )
@@ -332,7 +332,7 @@ def batch_invariance(subject: EncoderUnderTest) -> Outcome:
     alone = subject.capture(subject.batch(subject.samples[-1:]))
     name, worst, within = worst_tap(alone, {name: tokens[-1:] for name, tokens in subject.reference.items()})
     if not within:
-        return failed(
+        return failure(
             f"a sample alone differs from itself in a batch at tap {name} by {worst:.2g} of the tap's spread: samples "
             "are mixed (batch norm in train mode, attention across the batch, padding to the longest)",
             difference=worst if worst < float("inf") else -1,
@@ -352,7 +352,7 @@ def no_graph(subject: EncoderUnderTest) -> Outcome:
     with torch.enable_grad(), training:
         subject.capture(reduce=look)
     if kept:
-        return failed(f"tap {kept[0]} returns a tensor with a gradient graph: capture under torch.no_grad()")
+        return failure(f"tap {kept[0]} returns a tensor with a gradient graph: capture under torch.no_grad()")
     return ok("no gradient graph is kept")
 
 
@@ -364,7 +364,7 @@ def hooks(subject: EncoderUnderTest) -> Outcome:
     before = _hooks(subject.module)
     subject.capture()
     if left := _hooks(subject.module) - before:
-        return failed(f"{left} hook{'s' if left > 1 else ''} left on its modules after a pass: remove them")
+        return failure(f"{left} hook{'s' if left > 1 else ''} left on its modules after a pass: remove them")
 
     middle = subject.encoder.taps[len(subject.encoder.taps) // 2].name
 
@@ -378,15 +378,15 @@ def hooks(subject: EncoderUnderTest) -> Outcome:
     except Exception:  # its own, or what the encoder makes of it
         pass
     else:
-        return failed(f"an error at tap {middle} is swallowed: let it through")
+        return failure(f"an error at tap {middle} is swallowed: let it through")
     if left := _hooks(subject.module) - before:
-        return failed(
+        return failure(
             f"{left} hook{'s' if left > 1 else ''} left on its modules after a pass that fails: remove them in a "
             "finally or a with block"
         )
     name, worst, within = worst_tap(subject.capture(), reference)
     if not within:
-        return failed(f"after a pass that fails, tap {name} differs by {worst:.2g} of its spread")
+        return failure(f"after a pass that fails, tap {name} differs by {worst:.2g} of its spread")
     return ok("no hook is left, even after a pass that fails")
 
 
@@ -462,9 +462,9 @@ def run_check(name: str, subject: EncoderUnderTest) -> Outcome:
     except NoPassError:
         outcome = not_applicable("no forward pass succeeds: see shapes")
     except DiagnosticsError as error:
-        outcome = failed(str(error))
+        outcome = failure(str(error))
     except Exception as error:
-        outcome = failed(f"it ends in {describe(error)}")
+        outcome = failure(f"it ends in {describe(error)}")
     return replace(outcome, check=name)
 
 

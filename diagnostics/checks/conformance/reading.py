@@ -46,7 +46,7 @@ def ok(message: str, **figures: float) -> Outcome:
     return Outcome("ok", message, figures)
 
 
-def failed(message: str, **figures: float) -> Outcome:
+def failure(message: str, **figures: float) -> Outcome:
     """It does not; the sentence says what was found and what to mend."""
     return Outcome("failed", message, figures)
 
@@ -190,11 +190,11 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
         assert tap.site is not None
         key = _key(tap.site)
         if key not in hooked:
-            return failed(f"tap {tap.name}: no forward of '{tap.site.module}' ran as call {tap.site.call}")
+            return failure(f"tap {tap.name}: no forward of '{tap.site.module}' ran as call {tap.site.call}")
         by_hand = torch.from_numpy(laid_out(hooked[key], tap, tap.site))
         got = captured[tap.name].cpu().to(by_hand.dtype)
         if not _same(got, by_hand, tap):
-            return failed(
+            return failure(
                 f"tap {tap.name} differs by {difference(got, by_hand):.2g} of its spread from what '{tap.site.module}' "
                 f"{'took' if tap.site.when == 'before' else 'gave'}, laid out as its Site declares"
             )
@@ -202,7 +202,7 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
             differs = difference(got, torch.from_numpy(laid_out(unhooked[key], tap, tap.site)))
             worst = max(worst, differs)
             if differs > tolerance(captured[tap.name]):
-                return failed(f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks")
+                return failure(f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks")
     return ok(
         f"taps equal the inputs or outputs of their modules; a pass without hooks differs by {worst:.1g} of the spread "
         f"at most",
@@ -214,7 +214,7 @@ def in_place(subject: EncoderUnderTest) -> Outcome:
     """Captured tensors stay when the tensor that the tap read is overwritten right after."""
     if not subject.sites:
         return not_applicable(NO_SITES)
-    with _overwritten(subject) as count:
+    with _overwrite(subject) as count:
         captured = subject.capture()
     if not count[0]:
         return not_applicable("no tensor that its taps read could be overwritten")
@@ -222,7 +222,7 @@ def in_place(subject: EncoderUnderTest) -> Outcome:
         if not isinstance(captured.get(name), Tensor) or difference(captured[name], tokens) > tolerance(tokens):
             if _keeps(subject, subject.encoder.tap(name), tokens):
                 return not_applicable("the model itself keeps a tensor that a tap reads, for later")
-            return failed(
+            return failure(
                 f"tap {name} changes when a later operation works in place on the tensor that it read: call "
                 f"reduce at the moment the tap fires"
             )
@@ -232,7 +232,7 @@ def in_place(subject: EncoderUnderTest) -> Outcome:
 def _keeps(subject: EncoderUnderTest, tap: Tap, tokens: Tensor) -> bool:
     """True if overwriting changes what a tap's module takes or gives even where no tap is read."""
     assert tap.site is not None
-    with _overwritten(subject), _record(subject) as seen:
+    with _overwrite(subject), _record(subject) as seen:
         subject.capture(taps=[])
     value = seen.get(_key(tap.site))
     return value is None or difference(torch.from_numpy(laid_out(value, tap, tap.site)), tokens) > tolerance(tokens)
@@ -312,7 +312,7 @@ def _record(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
 
 
 @contextlib.contextmanager
-def _overwritten(subject: EncoderUnderTest) -> Generator[list[int]]:
+def _overwrite(subject: EncoderUnderTest) -> Generator[list[int]]:
     """Overwrites what a tap's module took and gave, once its hooks have run, while the model uses copies; counts
     tensors.
     """
@@ -409,7 +409,7 @@ def attention(subject: EncoderUnderTest) -> Outcome:
     except DiagnosticsError as error:
         return not_applicable(str(error).rstrip(".").removeprefix(f"{subject.encoder.name} gives no attention: "))
     if wrong:
-        return failed(f"attention at tap {wrong[0]}")
+        return failure(f"attention at tap {wrong[0]}")
     left = f"; {len(maps.left_out)} taps have none of their own" if maps.left_out else ""
     return ok(f"attention of {len(maps)} taps sums to 1 within {worst[0]:.1g}{left}", off=worst[0])
 
@@ -430,7 +430,7 @@ def padding(subject: EncoderUnderTest) -> Outcome:
     for tap in encoder.taps:
         mask = valid[tap.name]
         if mask is not None and (tuple(mask.shape) != (1, tap.grid.tokens) or mask.dtype != torch.bool):
-            return failed(
+            return failure(
                 f"valid gives {mask.dtype} of shape {tuple(mask.shape)} at tap {tap.name}, not bool [sample, grid "
                 f"token] of {(1, tap.grid.tokens)}"
             )
@@ -452,7 +452,7 @@ def padding(subject: EncoderUnderTest) -> Outcome:
         differs = difference(activations[tap.name][1], activations[tap.name][0])
         worst = max(worst, differs)
         if differs > tolerance(activations[tap.name]):
-            return failed(
+            return failure(
                 f"the content of padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their "
                 f"spread: hand the mask to the model and let valid leave those tokens out, or refuse such samples"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from diagnostics.checks.selftest import answer
 from diagnostics.errors import describe
-from diagnostics.measures import bundled
+from diagnostics.measures import load_bundled
 from diagnostics.measures.base import Case
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
@@ -55,7 +55,7 @@ class Outcome:
 
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything: what the bundled measures state, then what stands here."""
-    known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
+    known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in load_bundled().values()]
     return [(family, case) for family, cases in [*known, ("answer", answer.cases())] for case in cases]
 
 

@@ -23,7 +23,6 @@ from diagnostics.checks.selftest.planted import (
     SEED,
     Drawn,
     Planted,
-    changed,
     class_data,
     digest,
     encoder,
@@ -33,6 +32,7 @@ from diagnostics.checks.selftest.planted import (
     ridge_data,
     rows_in_groups,
     target,
+    vary,
     without,
 )
 from diagnostics.errors import DiagnosticsError
@@ -41,9 +41,9 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes import least_squares, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
-from diagnostics.runs import recommendation, redraws
 from diagnostics.runs.comparison import estimates
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results import recommendation, redraws
+from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 
 ORDERED = ("noise", "late", "perhaps", "hidden", "alike", "ten")
@@ -105,7 +105,7 @@ OF_CLASS: Sequence[Mapping[str, Any]] = (
 
 def ends_changed(end: str, *cases: tuple[str, float]) -> list[Profile]:
     """Planted profiles with other ends of all intervals."""
-    return [changed(name, {end: ("tap", np.full(6, x))}) for name, x in cases]
+    return [vary(name, {end: ("tap", np.full(6, x))}) for name, x in cases]
 
 
 def over_draws(low: float) -> Interval | None:
@@ -114,7 +114,7 @@ def over_draws(low: float) -> Interval | None:
         attribute.store_interval(f"over_a{i}", Interval(0.3, *ends))
         for i, ends in (("", (0.1, 0.4)), (".2", (low, 0.9)))
     ]
-    return changed("hidden", attrs=two[0] | two[1]).over("a")
+    return vary("hidden", attrs=two[0] | two[1]).over("a")
 
 
 def drawn_controls() -> list[Any]:
@@ -290,7 +290,7 @@ def of_parts(share: bool) -> list[Any]:
     """Scores with ends, resamples, units that count, and the choice."""
     losses, drawn = parts(), statistics.resample_counts(12, SEED)
     both, given = (losses.loss, losses.reference), [True] * share
-    again = statistics.resampled_scores(*both, drawn, SEED, *given, *[2] * share)[::400]
+    again = statistics.resample_scores(*both, drawn, SEED, *given, *[2] * share)[::400]
     chosen = tap_choice.choose_tap(replace(losses, counts=share), 2, np.array([0.0, 0.5, 1.0, 2.0]), SEED)
     ends = np.array(statistics.profile_intervals(*both, 7, SEED, *given)).T
     return [ends, again, statistics.effective_units(losses.reference, *given), chosen]
@@ -460,25 +460,25 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "rivals at the border of chance": lambda: [Profile.of("planted", name, profile(name).data.assign_attrs(over_raw_input_low=0.0), {"raw_input": other.assign(score=0 * other["score"] + at)}).rival is None for name, ats in (
         ("late", (0.047, 0.053)), ("class", (0.425, 0.435))
     ) for other in [result("alike")] for at in ats],
-    "shuffled labels as rivals": lambda: [changed(name, attrs={"over_shuffled_labels_low": -0.1}).rivals for name in ("hidden", "alike", "class")],
-    "skew of train and val": lambda: [changed("hidden", {"oof_loss": (ON_FIT, np.ones((6, 120))), "oof_reference": (ON_FIT, np.ones((6, 1)) * np.broadcast_to(few, 120)), **test}).skewed[:8] for few, test in SKEWS],
-    "readability of classes": lambda: [changed("class", **each).readability for each in OF_CLASS],
-    "remarks on classes": lambda: [len(changed("class", **each).remarks) for each in OF_CLASS],
+    "shuffled labels as rivals": lambda: [vary(name, attrs={"over_shuffled_labels_low": -0.1}).rivals for name in ("hidden", "alike", "class")],
+    "skew of train and val": lambda: [vary("hidden", {"oof_loss": (ON_FIT, np.ones((6, 120))), "oof_reference": (ON_FIT, np.ones((6, 1)) * np.broadcast_to(few, 120)), **test}).skew[:8] for few, test in SKEWS],
+    "readability of classes": lambda: [vary("class", **each).readability for each in OF_CLASS],
+    "remarks on classes": lambda: [len(vary("class", **each).remarks) for each in OF_CLASS],
     "margin over two draws": lambda: [over_draws(0.0), over_draws(np.nan)],
     "exact ends stated": lambda: ["Clopper" in profile(name).data.attrs[attribute.INTERVALS] for name in ("class", "hidden")],
-    "few tokens": lambda: [(n, bool(made.sparse), len(made.cautions)) for n in (19, 20) for made in [changed("hidden", attrs={"token_samples": n})]],
-    "margin named": lambda: changed("hidden", attrs={"margin": 0.2}).margin,
+    "few tokens": lambda: [(n, bool(made.sparse), len(made.cautions)) for n in (19, 20) for made in [vary("hidden", attrs={"token_samples": n})]],
+    "margin named": lambda: vary("hidden", attrs={"margin": 0.2}).margin,
     "readable": lambda: [made.readability for made in ends_changed("low", ("hidden", 0.05), ("hidden", 0.0), ("class", 0.39), ("class", 0.41))],
-    "readable without a chance": lambda: [changed("hidden", {"low": ("tap", np.full(6, low))}, lacks="chance").readability for low in (-0.1, 0.1)],
+    "readable without a chance": lambda: [vary("hidden", {"low": ("tap", np.full(6, low))}, lacks="chance").readability for low in (-0.1, 0.1)],
     "exact ends of wrong answers": lambda: "Clopper" in apply.with_intervals(wrong_answers()).attrs[attribute.INTERVALS],
     "at chance": lambda: [bool(made.is_at_chance) for made in ends_changed("high", ("hidden", 0.049), ("hidden", 0.051), ("class", 0.429), ("class", 0.431))],
-    "ahead of shuffled labels": lambda: changed("class", attrs={"over_shuffled_labels_low": 0.05}).is_readable,
-    "ahead of all controls": lambda: changed("late", attrs={f"over_{each}_low": 0.05 for each in ("fresh_weights", "fresh_weights.2", "raw_input")}).rivals,
-    "a gap that ends at 0": lambda: changed("hidden", attrs={"hidden_gap_low": 0.0}).verdict,
-    "units of train and val": lambda: [changed("hidden", attrs={"units_train": n, "units_val": 0}).few[:6] for n in (0, 1, 9, 10)],
-    "floor and margin": lambda: [changed("class", {"line_commonest": ("tap", np.full(6, 0.6))}).floor, changed("hidden", {"score": ("tap", np.full(6, np.nan))}).margin],
+    "ahead of shuffled labels": lambda: vary("class", attrs={"over_shuffled_labels_low": 0.05}).is_readable,
+    "ahead of all controls": lambda: vary("late", attrs={f"over_{each}_low": 0.05 for each in ("fresh_weights", "fresh_weights.2", "raw_input")}).rivals,
+    "a gap that ends at 0": lambda: vary("hidden", attrs={"hidden_gap_low": 0.0}).verdict,
+    "units of train and val": lambda: [vary("hidden", attrs={"units_train": n, "units_val": 0}).few[:6] for n in (0, 1, 9, 10)],
+    "floor and margin": lambda: [vary("class", {"line_commonest": ("tap", np.full(6, 0.6))}).floor, vary("hidden", {"score": ("tap", np.full(6, np.nan))}).margin],
     "draws of a control": drawn_controls,
-    "units": lambda: list(changed("hidden", lacks="units_").units.values()),
+    "units": lambda: list(vary("hidden", lacks="units_").units.values()),
     "parts, R2": partial(of_parts, False), "parts, share": partial(of_parts, True),
     **{f"choice with {name}": partial(tap_choice.choose_tap, Losses(loss, np.full(loss.shape, 16.0)), output, np.array(depth), SEED, **({} if favour else {"favour": False})) for name, (loss, output, depth, favour) in TIES.items()},
     **{f"sets of {units} units": partial(sets, units) for units in (1, 2, 3, 8, 40)},
@@ -496,10 +496,10 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "units that count": lambda: [
         *(statistics.effective_units(each, share) for each in (HOLDS, np.eye(3)[None], np.ones((1, 2))) for share in (False, True)), statistics.effective_units(np.zeros((1, 3))), statistics.effective_units(HOLDS),
     ],
-    "what few carry": lambda: [statistics.carried_by_few(each) for each in (MOST, MOST[:39], 0 * MOST)],
+    "what few carry": lambda: [statistics.heaviest_units(each) for each in (MOST, MOST[:39], 0 * MOST)],
     "units needed": lambda: [verdict.units_needed(GAP, 30, 0.05), verdict.units_needed(GAP, 30, 0.0), verdict.units_needed(replace(GAP, low=np.nan), 30, 0.05), verdict.round_count(12345), verdict.round_count(7)],
     "too few to compare": lambda: [bool(apply.too_few(xr.Dataset(attrs={"n": n, "measure": "cka"}))) for n in (19, 20)],
-    "reasons": lambda: [attribute.shorten_reasons(text, ["a", "b", "a.b", "c"]) for text in TEXTS],
+    "reasons": lambda: [attribute.merge_reasons(text, ["a", "b", "a.b", "c"]) for text in TEXTS],
     "standard error": lambda: tap_choice.standard_error(parts().at([0, 2])),
     "resamples": lambda: [digest(statistics.resample_counts(5, SEED)), statistics.resample_counts(5, SEED).size],
     "nothing fitted": lambda: statistics.profile_intervals(np.zeros((1, 9)), np.ones((1, 9)), 0, SEED)[1],
@@ -510,7 +510,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         statistics.jackknife_interval(0.5, np.array([0.4, 0.5, 0.625]), np.ones(3), logarithm=True),
     ],
     "ends by influence": lambda: [
-        statistics.linearised_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), **keywords(logarithm)) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
+        statistics.influence_interval(2.0, SQUARES - SQUARES.mean(), np.repeat(list(of), 12 // len(of)), **keywords(logarithm)) for of, logarithm in (("abcdef", False), ("abcd", True), ("ab", False), ("a", False))
     ],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])] + [statistics.subset_interval(at, np.array([1.0, 4.0])) for at in (0.5, 0.0)],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 2, 3, 256, 257)},

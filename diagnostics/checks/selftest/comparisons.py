@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.checks.selftest.planted import QUARTERS, SEED, changed, digest, parts, profile, runs_of
+from diagnostics.checks.selftest.planted import QUARTERS, SEED, digest, parts, profile, runs_of, vary
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison import differences, estimates
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 GROUPS = {"before": "hidden", "after": "aligned", "taught": "control"}
 
 
-def scored(name: str, variables: Mapping[str, Any]) -> estimates.ProbeLosses:
+def with_variables(name: str, variables: Mapping[str, Any]) -> estimates.ProbeLosses:
     """A planted run with other variables."""
-    return estimates.probe_losses(changed(name, variables))
+    return estimates.probe_losses(vary(name, variables))
 
 
 def of_differences() -> list[Any]:
@@ -27,7 +27,7 @@ def of_differences() -> list[Any]:
     return [[d.first, d.second, d.quantity, d.estimate, d.p_corrected, d.outcome] for d in made]
 
 
-def shared(
+def shares_of(
     pairs: Iterable[Any], controls: Sequence[Any] = ("none",), cut: Sequence[str] = ("",), purpose: bool = False
 ) -> differences.Shares:
     """Shares of runs, each with its base."""
@@ -56,13 +56,13 @@ def share_values(made: differences.Shares) -> list[Any]:
         made.over_control,
         made.gap,
     )
-    return [values, made.floor, made.cut_is, made.lifted, sorted(made.reasons)]
+    return [values, made.floor, made.cut_is, made.is_lifted, sorted(made.reasons)]
 
 
 def of_base(draws: Sequence[int], cut: Sequence[str]) -> list[Any]:
     """Shares of an alignment with its control and cut, over seeds."""
     base, aligned, taught = (runs_of(name, draws) for name in GROUPS.values())
-    return share_values(shared(zip(aligned, base, strict=True), taught, cut, purpose=True))
+    return share_values(shares_of(zip(aligned, base, strict=True), taught, cut, purpose=True))
 
 
 def above_chance() -> list[Any]:
@@ -74,8 +74,8 @@ def above_chance() -> list[Any]:
         )
         for run in base
     ]
-    made = shared(zip(other, base, strict=True), ["none", "x", "x"], [""] * 3)
-    unknown = shared([(scored("class", {}),) * 2])
+    made = shares_of(zip(other, base, strict=True), ["none", "x", "x"], [""] * 3)
+    unknown = shares_of([(with_variables("class", {}),) * 2])
     weak = replace(
         base[0], profile=replace(base[0].profile, data=base[0].profile.data.assign_attrs(over_shuffled_labels_low=-0.1))
     )
@@ -86,7 +86,7 @@ def above_chance() -> list[Any]:
         made.reasons["over_control"],
         unknown.floor,
         sorted((name, why[:9]) for name, why in unknown.reasons.items()),
-        sorted(shared([(weak, weak)]).reasons),
+        sorted(shares_of([(weak, weak)]).reasons),
     ]
 
 
@@ -94,7 +94,7 @@ def of_little(gap: float, units: int) -> list[str]:
     """Shares without a value of a base whose best tap is better by so much in the first units."""
     data = profile("ten").data
     better = (data["tap"] == "middle") * gap * data["reference_loss"][3] * (np.arange(10) < units)
-    return sorted(shared([(scored("ten", {"loss": data["loss"][3] - better}),) * 2]).reasons)
+    return sorted(shares_of([(with_variables("ten", {"loss": data["loss"][3] - better}),) * 2]).reasons)
 
 
 def of_groups() -> list[Any]:
@@ -134,7 +134,7 @@ def apart(first: estimates.Term, second: estimates.Term) -> estimates.Estimate:
 def flat_difference(*lost: float, of: str = "ten") -> Interval:
     """That of two runs whose every unit loses as much at each tap."""
     zero = 0 * profile(of).data["loss"]
-    first, second = ([scored(of, {"loss": zero + each, "reference_loss": zero + 1.0})] for each in lost)
+    first, second = ([with_variables(of, {"loss": zero + each, "reference_loss": zero + 1.0})] for each in lost)
     return differences.differences_of({"p": {"a": first, "b": second}}, SEED, {})[1].estimate.interval
 
 
@@ -182,7 +182,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     "shares above chance": above_chance,
     **{
         f"shares of {name}": lambda name=name, cut=cut: share_values(
-            shared([(run, run) for run in runs_of(name, (0,))], cut=[cut])
+            shares_of([(run, run) for run in runs_of(name, (0,))], cut=[cut])
         )[1:]
         for name, cut in (("alike", "late"), ("noise", "gone"), ("class", ""), ("hidden", ""))
     },
@@ -212,19 +212,19 @@ ASKED: Mapping[str, Callable[[], Any]] = {
         differences.CurveDifference("", "", "", np.arange(3), np.array([-3.0, 1.0, 9.0]), np.array(p)).at
         for p in ([0.01, 0.04, 0.05], [0.05, 0.06, 0.07])
     ],
-    "flips": lambda: estimates.flipped(
+    "flips": lambda: estimates.sign_flip_p(
         [np.ones((1, 1)), np.zeros((2, 6)), np.array([[1.0] * 6, [1, 1, 1, 1, -1, -1]]), np.ones((1, 2))],
         [["a"], list("abcdef"), list("abcdef"), list("ab")],
         [0, 0, 0, 0],
         SEED,
     ),
-    "shared depths": lambda: estimates.shared_depths([np.array([0.5, 1e-9]), np.array([0.0, 0.5 + 2e-6])]),
+    "shared depths": lambda: estimates.common_depths([np.array([0.5, 1e-9]), np.array([0.0, 0.5 + 2e-6])]),
     "curves of other references": lambda: [
         [each.difference, each.p]
         for each in curves(
             {
                 "before": runs_of("ten", (0,)),
-                "after": [scored("ten", {"reference_loss": 2 * profile("ten").data["reference_loss"]})],
+                "after": [with_variables("ten", {"reference_loss": 2 * profile("ten").data["reference_loss"]})],
             }
         )
     ],
@@ -234,7 +234,7 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     ),
     "certain over seeds": lambda: estimates.estimate_sum([([(constant(0.5),), (constant(0.5),)], 1.0)], SEED),
     "no more than its control": lambda: [
-        shared([(run, run)], controls=[run]).lifted for run in runs_of("hidden", (0,))
+        shares_of([(run, run)], controls=[run]).is_lifted for run in runs_of("hidden", (0,))
     ],
     "outcomes": lambda: [
         differences.Difference("", "", "", "output", apart(*map(constant, lost)), p).outcome

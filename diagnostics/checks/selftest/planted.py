@@ -17,9 +17,9 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.apply import against_control, measure_all
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes import protocol
-from diagnostics.measures.statistics import Losses, drawn_scores
+from diagnostics.measures.statistics import Losses, score_draws
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import ChooseOn
 
 # Of resamples; of the runs of a training.
@@ -109,13 +109,13 @@ class Drawn(Planted):
         for of in ("unit", "val_unit", "fit_unit"):
             if of in data.sizes:
                 lost, whole = LOSSES_ON[of]
-                data = data.assign({f"{lost.removesuffix('loss')}drawn": _drawn(data[lost], data[whole])})
+                data = data.assign({f"{lost.removesuffix('loss')}drawn": _draw(data[lost], data[whole])})
         return data.drop_vars(["depth", *(name for names in LOSSES_ON.values() for name in names)], errors="ignore")
 
 
-def _drawn(loss: xr.DataArray, reference: xr.DataArray) -> tuple[tuple[str, str], np.ndarray]:
+def _draw(loss: xr.DataArray, reference: xr.DataArray) -> tuple[tuple[str, str], np.ndarray]:
     lost, whole = loss.values, reference.values
-    return ("tap", "draw"), drawn_scores(lambda times: 1 - lost @ times / (whole @ times), loss[loss.dims[1]].values)
+    return ("tap", "draw"), score_draws(lambda times: 1 - lost @ times / (whole @ times), loss[loss.dims[1]].values)
 
 
 def truth(name: str) -> np.ndarray:
@@ -154,7 +154,7 @@ def target(name: str) -> dict[str, StoredTarget]:
 
 @cache
 def result(name: str, errors: tuple[float, ...] = (), draw: int = 0, choose_on: ChooseOn = "fit") -> xr.Dataset:
-    """What measuring gives."""
+    """Result of measuring."""
     (data,) = measure_all([Planted()], encoder(name, errors, draw, choose_on), target(name)).results.values()
     return data
 
@@ -177,9 +177,7 @@ def without(data: xr.Dataset, words: str) -> xr.Dataset:
     )
 
 
-def changed(
-    name: str, variables: Mapping[str, Any] = {}, attrs: Mapping[str, Any] = {}, lacks: str = "none"
-) -> Profile:
+def vary(name: str, variables: Mapping[str, Any] = {}, attrs: Mapping[str, Any] = {}, lacks: str = "none") -> Profile:
     """A planted profile with other variables and attributes, and without the attributes that name something."""
     return Profile("planted", name, without(profile(name).data, lacks).assign(variables).assign_attrs(attrs), {})
 

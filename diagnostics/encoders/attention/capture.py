@@ -139,7 +139,7 @@ class FusedCall:
         return weights
 
     def error(self, weights: Tensor, out: Tensor, rows: slice) -> float:
-        """How far these weights times the values are from what the kernel gave, [B, H, Q, D] as `out`: the worst row's
+        """Distance of these weights times the values from what the kernel gave, [B, H, Q, D] as `out`: the worst row's
         share of its sum of |attention| |value|.
         """
         worst = 0.0
@@ -167,7 +167,7 @@ class FusedCall:
 
 
 class OfCall(NamedTuple):
-    """What a reduction makes of a call without its matrix: values [B, ...], the `error` of the worst row as
+    """Reduction of a call without its matrix: values [B, ...], the `error` of the worst row as
     `FusedCall.error` gives it, and the largest share of a row of the tap's tokens that goes to `padding`.
 
     Examples:
@@ -269,7 +269,7 @@ class _Frame:
         return shape[-2:] == (self.tokens, self.tokens)
 
     def verdict(self, samples: int) -> str:
-        """Why this tap has no attention; nothing where it has one."""
+        """The reason why this tap has no attention; nothing where it has one."""
         shapes = self.shapes
         if self.site.rows > 1:
             return f"its attention is within each of the {self.site.rows} rows of a sample"
@@ -508,8 +508,8 @@ def _lost(mass: float) -> str:
 
 
 def _doubtful(values: Any, axis: int) -> str:
-    """Why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; "" where
-    neither.
+    """The reason why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; ""
+    where neither.
     """
     if not isinstance(values, Tensor) or values.ndim < 2:
         return ""

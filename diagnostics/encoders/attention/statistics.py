@@ -85,7 +85,7 @@ class Tokens:
         """Number of tokens of the tap: all but padding."""
         return self.prefix + len(self.places)
 
-    def ordered(self, x: Tensor, dim: int = -2) -> Tensor:
+    def reorder(self, x: Tensor, dim: int = -2) -> Tensor:
         """With an axis of the call's tokens in the tap's order."""
         return x if self.order is None else x.index_select(dim, self.order)
 
@@ -179,7 +179,7 @@ class Rows:
         """To be filled: what is not written is NaN, never what memory held before."""
         return cls(*(torch.full(shape, math.nan, dtype=dtype, device=device) for _ in range(7)))
 
-    def reduced(self, tokens: Tokens, received: Tensor) -> Statistics:
+    def reduce(self, tokens: Tokens, received: Tensor) -> Statistics:
         """Over the grid queries; `received` [B, H, K] is the sum of their shares of each grid key."""
         rows = tokens.looking
         logit = self.logit[..., rows].double().amax(-1)
@@ -255,9 +255,9 @@ def plain(call: FusedCall, out: torch.Tensor, tokens: Tokens) -> Statistics:
     call = replace(call, q=call.q.double(), k=call.k.double(), v=call.v.double(), mask=mask)
     every = slice(None)
     weights = call.weights(every)
-    padding = tokens.ordered(tokens.ordered(weights, -1), -2)[..., : tokens.own, tokens.own :]
+    padding = tokens.reorder(tokens.reorder(weights, -1), -2)[..., : tokens.own, tokens.own :]
     scores = torch.stack([call.scores(every, head) for head in range(call.shape[1])], 1)
-    scores = tokens.ordered(tokens.ordered(scores, -1), -2)[..., tokens.grid, : tokens.own]
+    scores = tokens.reorder(tokens.reorder(scores, -1), -2)[..., tokens.grid, : tokens.own]
     grid = scores[..., tokens.grid]
     logit = grid.amax((-2, -1))
     # Each by itself: next to a prefix token or padding whose logit lies 745 above, a grid key has a share of 0.
@@ -300,7 +300,7 @@ def blocks(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
             for head in range(0, heads, together):
                 some = slice(head, min(head + together, heads))
                 _Block(call, tokens, sample, some, block).read(out, apart, room, rows, received)
-    return rows.reduced(tokens, received)
+    return rows.reduce(tokens, received)
 
 
 class _Block:
@@ -362,13 +362,13 @@ class _Block:
         """Puts the call's mask on logits [N, M, K], and says whether there is one."""
         if self.call.causal:
             rows, keys = (torch.arange(n, device=logits.device) for n in self.call.shape[-2:])
-            rows, keys = self.tokens.ordered(rows, 0)[self.queries], self.tokens.ordered(keys, 0)
+            rows, keys = self.tokens.reorder(rows, 0)[self.queries], self.tokens.reorder(keys, 0)
             logits.masked_fill_(keys > rows[:, None], -math.inf)
             return True
         mask = self.call.whole_mask
         if mask is None:
             return False
-        mask = self.tokens.ordered(self._queries(mask), -1)
+        mask = self.tokens.reorder(self._queries(mask), -1)
         if mask.dtype == torch.bool:
             logits.masked_fill_(~mask, -math.inf)
         else:
@@ -386,7 +386,7 @@ class _Block:
         x = x.expand(self.call.shape[0], *x.shape[1:])[self.sample]
         heads = torch.arange(self.heads.start, self.heads.stop, device=x.device)
         x = x[self.heads] if len(x) == self.call.shape[1] else x[heads * len(x) // self.call.shape[1]]
-        return self.tokens.ordered(x).to(self.call.working)
+        return self.tokens.reorder(x).to(self.call.working)
 
 
 class _Keys:
@@ -418,7 +418,7 @@ AXES = 3
 INSTALL = "python -m pip install triton"
 
 
-def refused(call: FusedCall, tokens: Tokens) -> str:
+def refusal(call: FusedCall, tokens: Tokens) -> str:
     """The reason why these kernels do not read a call; "" where they do."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     width, of_values, axes = call.q.shape[-1], call.v.shape[-1], tokens.places.shape[1]
@@ -437,7 +437,7 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
 
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
-    """Of a call that is not `refused`, whose kernel gave `out` [B, H, Q, D]."""
+    """Of a call without a `refusal`, whose kernel gave `out` [B, H, Q, D]."""
     triton_kernels: Any = importlib.import_module("diagnostics.encoders.attention.triton_kernels")
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))
@@ -478,8 +478,8 @@ def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
             q, k, v, out, rows.error, *sizes, *strides, *v.stride(), *out.stride(), **common
         )
         triton_kernels.received_kernel[by_keys](q, k, kind, lse, received, *sizes, *strides, **common)
-    in_order = Rows(*(tokens.ordered(values, -1) for values in vars(rows).values()))
-    return in_order.reduced(tokens, received[..., order[tokens.grid]])
+    in_order = Rows(*(tokens.reorder(values, -1) for values in vars(rows).values()))
+    return in_order.reduce(tokens, received[..., order[tokens.grid]])
 
 
 Implementation = Literal["auto", "plain", "blocks", "triton"]
@@ -507,7 +507,7 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
     if by == "auto":
         return _automatic(call, out, tokens)
     check_known("attention statistics", by, ("auto", *IMPLEMENTATIONS))
-    if by == "triton" and (reason := refused(call, tokens)):
+    if by == "triton" and (reason := refusal(call, tokens)):
         raise DiagnosticsError(
             f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.", code="no-kernel"
         )
@@ -520,7 +520,7 @@ _FAILED: dict[tuple[torch.dtype, int, torch.device], str] = {}
 
 def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     case = (call.q.dtype, call.q.shape[-1], call.q.device)
-    reason = (refused(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
+    reason = (refusal(call, tokens) or _FAILED.get(case, "")) if call.q.is_cuda else "on a CPU"
     if not reason:
         try:
             statistics = by_triton(call, out, tokens)

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diagnostics.encoders.taps import Tap, spelled
+from diagnostics.encoders.taps import Tap, spell_grid
 
 # Shares of the places that were changed.
 MOST = 0.6
@@ -333,7 +333,7 @@ class Placement:
     def __str__(self) -> str:
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
         text = (
-            f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} "
+            f"tap {self.tap}, {spell_grid(self.shape, self.axes)}: {many} cells changed one at a time; {self.exact} "
             f"changed their own token most"
         )
         if self.near:
@@ -343,7 +343,7 @@ class Placement:
 
 
 def judge_first(tap: Tap, seen: Movements) -> Placement:
-    """Whether tokens lie as declared at the first tap with a grid, before the trunk mixes them."""
+    """Judges whether tokens lie as declared at the first tap with a grid, before the trunk mixes them."""
     prefix, shape, cells, far = tap.grid.prefix, seen.shape, seen.cells, seen.far[tap.name]
     moved = _Moved(seen.axes, shape, prefix, cells, far, far.argmax(axis=1) - prefix)
     silent, exact = far.max(axis=1) <= 0, moved.exact
@@ -408,7 +408,7 @@ def _scattered(exact: np.ndarray, near: np.ndarray, silent: np.ndarray, in_prefi
 
 
 def _as_site_order(tap: Tap, places: np.ndarray) -> tuple[int, ...]:
-    """What the tap's site needs as its `order` for that: other tokens first, then the grid's."""
+    """The `order` that the tap's site needs for that: other tokens first, then the grid's."""
     grid = [int(place) + tap.grid.prefix for place in places]
     inside = set(grid)
     order = [*(i for i in range(tap.tokens) if i not in inside), *grid]
@@ -437,7 +437,7 @@ class TapGrid:
 
 
 def judge_later(tap: Tap, seen: Movements) -> TapGrid:
-    """Whether tokens lie as declared at a later tap, where a change reaches other tokens too; see `verify_taps`."""
+    """Judges whether tokens lie as declared at a later tap, where a change reaches others too; see `verify_taps`."""
     share = 0.0
 
     def unverified(reason: str) -> TapGrid:
@@ -527,7 +527,7 @@ def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> l
     return pairs if len(others) >= FEWEST and others.mean() >= NEARLY else []
 
 
-def exchanged_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
+def exchange_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
     """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where
     none are seen.
 

@@ -14,9 +14,9 @@ from diagnostics.encoders.hooks import (
     Forward,
     as_tokens,
     floating_in,
-    moved_most,
+    largest_move,
     part_of,
-    replaced,
+    replace_tensor,
     tensor_at,
     tensors_in,
     tokens_at,
@@ -59,7 +59,7 @@ def axis_order(
         changed = tokens(_changed(batch, *given, cell, grid.shape))
         if changed is None or changed.shape != rest.shape:
             return None
-        token = moved_most(changed, rest, grid, grid.axes)
+        token = largest_move(changed, rest, grid, grid.axes)
         moved.append(-1 if token is None else token)
     if max(moved) < 0:
         return None
@@ -115,7 +115,7 @@ def _changed(batch: Any, given: Tensor, axes: Sequence[int], cell: Sequence[int]
         spans[axis] = start, max(start + 1, stop)
     changed = given.clone()
     part_of(changed, spans).add_(CHANGE)
-    return replaced(batch, given, changed)
+    return replace_tensor(batch, given, changed)
 
 
 # They change no activations while a model is evaluated.
@@ -316,7 +316,7 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
     """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of
     them.
     """
-    moved = first_input.moved_by_end(extents) if tap.grid.axes == ("t",) else None
+    moved = first_input.movement_by_end(extents) if tap.grid.axes == ("t",) else None
     if moved is None or tap.site is None:
         return
     places = (
@@ -331,7 +331,8 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
 
 
 def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
-    """What gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands over.
+    """Module that gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands
+    over.
 
     Of a whole pass, not the trunk's `own`, only what is as wide as the last block: the rest may be a head's tokens.
     """
@@ -362,13 +363,13 @@ def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> lis
 
 
 def _after(trace: Trace) -> list[Step]:
-    """What ran after the last block, without the modules that the last block is a part of."""
+    """Modules that ran after the last block, without the modules that the last block is a part of."""
     last = trace.blocks[-1].name
     return [step for step in trace.tail if not last.startswith(f"{step.name}.")]
 
 
 def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
-    """What ran after the trunk's end."""
+    """Modules that ran after the trunk's end."""
     tail = _after(trace)
     moments = [(end.name, end.call) for end in ends]
     after = 1 + max((i for i, step in enumerate(tail) if (step.name, step.call) in moments), default=-1)

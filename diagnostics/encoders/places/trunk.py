@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.hooks import Call, Forward, first_tensor, hooked, tensors_in
+from diagnostics.encoders.hooks import Call, Forward, first_tensor, hook_calls, tensors_in
 from diagnostics.encoders.modules import evaluating
-from diagnostics.encoders.taps import Grid, Layout, spelled
+from diagnostics.encoders.taps import Grid, Layout, spell_grid
 from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import Modality
 
@@ -91,7 +91,7 @@ class Places:
         if place is None:
             raise DiagnosticsError(
                 f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
-                f"{spelled([*self.extents.values()], [*self.extents])}, which fits no grid of it: declare its taps "
+                f"{spell_grid([*self.extents.values()], [*self.extents])}, which fits no grid of it: declare its taps "
                 "yourself (docs/how-to/plugins.md).",
                 code="unclear",
             )
@@ -271,8 +271,8 @@ _Named = tuple[str, nn.Module]
 
 def find_blocks(model: nn.Module, encoder: str) -> list[str]:
     """Qualified names of the blocks, in the order in which they stand; raises when there is no stack of them."""
-    blocks = _named_root(model)
-    for search in (_numbered_roots, _largest_container, _chain):
+    blocks = _root_by_name(model)
+    for search in (_roots_by_number, _largest_container, _chain):
         if not blocks:
             candidates = search(model)
             blocks = candidates if _share(model, candidates) >= _LEAST_SHARE else []
@@ -300,7 +300,7 @@ def earlier_stack(model: nn.Module, blocks: Sequence[str], early: Collection[str
     return ""
 
 
-def _named_root(model: nn.Module) -> list[_Named]:
+def _root_by_name(model: nn.Module) -> list[_Named]:
     for name in _ROOTS:
         root = getattr(model, name, None)
         if isinstance(root, (nn.Sequential, nn.ModuleList)) and len(_children(name, root)) > 0:
@@ -308,7 +308,7 @@ def _named_root(model: nn.Module) -> list[_Named]:
     return []
 
 
-def _numbered_roots(model: nn.Module) -> list[_Named]:
+def _roots_by_number(model: nn.Module) -> list[_Named]:
     """`layer1` ... `layer4` of a ResNet, `s1` ... `s4` of a RegNet, `repeat`, `repeat_1`, `repeat_2`."""
     series: dict[str, list[_Named]] = {}
     for name, child in _core(model):
@@ -512,7 +512,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
     # Not inference mode: some models keep tables that they make in their first pass.
     with (
         explaining(f"{encoder} does not run on an example", "try another size"),
-        hooked(module, names, begin, end),
+        hook_calls(module, names, begin, end),
         evaluating(module),
         torch.no_grad(),
     ):

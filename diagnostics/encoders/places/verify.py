@@ -51,7 +51,7 @@ class NotVerifiableError(DiagnosticsError):
 
 @dataclass(frozen=True)
 class _Changes:
-    """What can be changed in the input of an encoder to see which token of a tap stands for it.
+    """Changes of the input of an encoder that show which token of a tap stands for it.
 
     `axes` and `shape` are those of the grid that the sample has; `unchecked` are others (frequency of a spectrogram),
     over which movements are summed. `base` is the prepared sample that changes are compared with, `valid` (bool [cell])
@@ -69,7 +69,7 @@ class _Changes:
 
 
 def _valid_tokens(encoder: Encoder, tap: Tap, prepared: Any) -> np.ndarray:
-    """Which grid tokens stand for data, bool [grid token]."""
+    """Mask of the grid tokens that stand for data, bool [grid token]."""
     valid = encoder.valid(default_collate([prepared]), tap)
     if valid is None:
         return np.ones(tap.grid.tokens, dtype=bool)
@@ -275,7 +275,7 @@ def _taps_with_grids(encoder: Encoder) -> list[Tap]:
 
 
 def _movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: int, seed: int) -> Movements:
-    """What single cells of the first tap's grid move at all these taps, from the same passes; raises as
+    """Movements at all these taps by single cells of the first tap's grid, from the same passes; raises as
     `verify_grid`.
     """
     rng = np.random.default_rng(seed)
@@ -310,7 +310,7 @@ def _choose_cells(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np
 def _change_each(
     encoder: Encoder, taps: Sequence[Tap], changes: _Changes, cells: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix +
+    """Distance that each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix +
     places].
     """
     totals: dict[str, np.ndarray] = {}
@@ -346,8 +346,8 @@ def _round(
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: _Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
-    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing
-    did.
+    """Distance that each token of each tap went [change, prefix + places], as a share of the farthest; zero where
+    nothing did.
     """
     far: dict[str, np.ndarray] = {}
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import Forward, hooked, until
+from diagnostics.encoders.hooks import Forward, hook_calls, until
 from diagnostics.encoders.taps import Site, Tap, taps_together
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe, explaining
@@ -51,7 +51,7 @@ def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
     for absent in (_idle(encoder, last), ()):
         whole = _with_own_modules(encoder, tap)
         try:
-            cut = shortened(whole, tap, absent)
+            cut = end_at_tap(whole, tap, absent)
             names = [tap.name for tap in cut.taps]
             expected, captured = encoder.capture(batch, names), cut.capture(batch)
         except Exception as error:
@@ -82,7 +82,7 @@ def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
     return encoder.replace(module=module, resized=resized)
 
 
-def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEncoder:
+def end_at_tap(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEncoder:
     """The encoder with passes that end at a tap; the modules `absent` are removed from its module in place."""
     last = encoder.tap(tap)
     whole = f" cut at {encoder.cut}" if encoder.cut else ""
@@ -111,7 +111,7 @@ def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEn
         configuration=f"{encoder.configuration.removesuffix(f';{whole}')}; cut at {tap}",
         forward=_until(_site(encoder, last), encoder.forward, name),
         fresh=fresh if draw else None,
-        resized=lambda sized: shortened(sized, tap, absent),
+        resized=lambda sized: end_at_tap(sized, tap, absent),
     )
     _take_out(cut.module, absent, name)
     return cut.replace(taps=_taps_until(encoder, cut, last), output_tap=tap)
@@ -183,7 +183,7 @@ def _count_calls(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str
     names = [name for name, _ in module.named_modules(remove_duplicate=False)]
     begun: Counter[str] = Counter()
     ended: Counter[str] = Counter()
-    with hooked(module, names, lambda name, *_: begun.update([name]), lambda call: ended.update([call.name])):
+    with hook_calls(module, names, lambda name, *_: begun.update([name]), lambda call: ended.update([call.name])):
         yield begun, ended
 
 

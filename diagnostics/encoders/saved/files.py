@@ -151,7 +151,7 @@ def encoder_file(path: str | Path) -> Path:
 
 def _summaries(encoder: TorchEncoder) -> dict[str, Summary]:
     summaries: dict[str, Summary] = {}
-    for key, tensor in encoder.prepared_example().items():
+    for key, tensor in encoder.prepare_example().items():
         known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
         values = known.double() if known.numel() else torch.zeros(1, dtype=torch.float64)
         summaries[key] = list(tensor.shape), float(values.mean()), float(values.std(correction=0))

@@ -23,10 +23,10 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, naming
-from diagnostics.measures.arrays import centre, over_taps, rescaled, rounding, samples
+from diagnostics.measures.arrays import centre, over_taps, rescale, rounding, samples
 from diagnostics.measures.base import Case, Measure, circle, define, normal, rotation
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
-from diagnostics.measures.statistics import group_blocks, linearised_interval, subset_interval
+from diagnostics.measures.statistics import group_blocks, influence_interval, subset_interval
 
 MOST_ROWS = 4096
 
@@ -88,7 +88,7 @@ class PooledMeasure(GeometryMeasure):
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         pooling, rows = activations.poolings[0], self.rows(activations)
-        by_tap = {tap.name: self.known_at(activations, target, tap, seed) for tap in activations.taps}
+        by_tap = {tap.name: self.find_at(activations, target, tap, seed) for tap in activations.taps}
         attrs: dict[str, str | int] = {POOLING: pooling, N: len(rows), "rows": self.beside(len(rows)), SEED: seed}
         return self.laid_out(activations, by_tap, attrs)
 
@@ -185,7 +185,7 @@ class _Directional(PooledMeasure):
         if has.sum() < 2:
             return TapNumbers({"line_noise": self.noise(x.shape[1])}, f"{lost} of {len(x)} samples have length zero")
         score, influence = self.value(directions(x))
-        low, high = linearised_interval(score, influence, groups[has], logarithm=False)
+        low, high = influence_interval(score, influence, groups[has], logarithm=False)
         lacking = f"{lost} of {len(x)} samples have length zero and are left out" if lost else ""
         numbers = {"score": score, "low": low, "high": high, "line_noise": self.noise(x.shape[1])}
         return TapNumbers(numbers, ", ".join(filter(None, (lacking, no_interval(groups[has])))))
@@ -335,7 +335,7 @@ def distinct_samples(x: Any) -> int:
 
 
 def _distinct(x: Tensor) -> Tensor:
-    x = rescaled(x)
+    x = rescale(x)
     return x[distinct(x)]
 
 
@@ -376,7 +376,7 @@ def _ratio(above: float, below: float) -> float:
 
 def distinct(x: Tensor) -> Tensor:
     """Places of the first of each set of rows of [sample, feature] that are equal but for rounding, in order."""
-    x = rescaled(x)
+    x = rescale(x)
     # Along a direction that knows nothing of the data, what is nearly equal lies side by side, and little else does.
     draws = torch.Generator(device="cpu").manual_seed(0)
     direction = torch.randn(x.shape[1], generator=draws, dtype=x.dtype, device="cpu").to(x.device)
@@ -443,7 +443,7 @@ class _Dimension(PooledMeasure):
         """`score` and numbers beside it, from distinct samples; NaN for too few."""
 
     def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
-        x = rescaled(x)
+        x = rescale(x)
         kept = distinct(x)
         points, groups = x[kept], groups[kept.cpu().numpy()]
         whole = self.dimension(points)

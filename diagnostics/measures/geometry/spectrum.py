@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import SINGLE, centre, eigh, eigvalsh, gram, rescaled, samples, svd, svdvals, triangle
-from diagnostics.measures.base import Case, centred_axes, define, rotation
+from diagnostics.measures.arrays import SINGLE, centre, eigh, eigvalsh, gram, rescale, samples, svd, svdvals, triangle
+from diagnostics.measures.base import Case, cosine_axes, define, rotation
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
-from diagnostics.measures.statistics import linearised_interval
+from diagnostics.measures.statistics import influence_interval
 
 GARRIDO = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
 ROY = "Roy and Vetterli 2007"
@@ -164,7 +164,7 @@ def spectrum_of_products(functional: Functional, x: Tensor, *, centred: bool) ->
     Eigenvalues of products are wrong by a share `_ROUNDING` of the largest, and so small singular values, their roots,
     by more than their digits: what that does to the functional is bounded by its derivatives.
     """
-    rows = rescaled(centre(x) if centred else x)
+    rows = rescale(centre(x) if centred else x)
     wide = len(rows) <= rows.shape[1]
     ascending, vectors = eigh(gram(rows if wide else rows.mT.contiguous()))
     roots, vectors = ascending.clamp(min=0).flip(0).sqrt(), vectors.flip(1)
@@ -267,7 +267,7 @@ class _Spectral(PooledMeasure):
         lines = {"line_noise": noise, "line_ceiling": float(min(n - self.centred, d))}
         if lacks:
             return TapNumbers(lines, lacks)
-        low, high = linearised_interval(score, by_sample.cpu().numpy(), groups)
+        low, high = influence_interval(score, by_sample.cpu().numpy(), groups)
         return TapNumbers({"score": score, "low": low, "high": high, **lines}, no_interval(groups))
 
     def lacks(self, sigma: Tensor) -> str:
@@ -320,7 +320,7 @@ class _OfSquares(_OfCovariance):
 def _with_singular_values(*values: float, n: int = 24) -> np.ndarray:
     """Centred data with these singular values, turned so that no axis is special."""
     count = len(values)
-    return centred_axes(n, count) * np.array(values) @ rotation(count, 0)
+    return cosine_axes(n, count) * np.array(values) @ rotation(count, 0)
 
 
 def _with_eigenvalues(*values: float) -> np.ndarray:
@@ -329,7 +329,7 @@ def _with_eigenvalues(*values: float) -> np.ndarray:
 
 def _with_power_law() -> np.ndarray:
     """Centred data with eigenvalues i^-1.3."""
-    return centred_axes(256, 120) * np.arange(1, 121) ** -0.65
+    return cosine_axes(256, 120) * np.arange(1, 121) ** -0.65
 
 
 def _participation(sigma: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from diagnostics.measures.arrays import (
     first_tokens,
     median,
     quotient,
-    rescaled,
+    rescale,
     rounding,
     samples,
     token_count,
@@ -32,7 +32,7 @@ from diagnostics.measures.base import Case, circle, define
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.views import matrix_entropy
 from diagnostics.measures.result import POOLING, SEED, N
-from diagnostics.measures.statistics import bootstrap_mean_interval, linearised_interval
+from diagnostics.measures.statistics import bootstrap_mean_interval, influence_interval
 
 SKEAN = "Skean et al. 2025 (2502.02013)"
 HOSSEINI = "Hosseini and Fedorenko 2023 (2311.04930)"
@@ -95,7 +95,7 @@ class _OfTokens(GeometryMeasure):
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, self.most_samples)
-        by_tap = {tap.name: self.known_at(activations, target, tap, seed) for tap in activations.taps}
+        by_tap = {tap.name: self.find_at(activations, target, tap, seed) for tap in activations.taps}
         return self.laid_out(activations, by_tap, {POOLING: f"none: grid tokens, {self.order}", N: n, SEED: seed})
 
 
@@ -214,7 +214,7 @@ def massive_activations(x: Any) -> Activity:
         >>> activity.feature, activity.largest
         (0, 25.0)
     """
-    rows = rescaled(samples(x, "x", 2))
+    rows = rescale(samples(x, "x", 2))
     mean, variance = _moments(rows)
     ratio = quotient(mean.square(), variance).cpu().numpy()
     feature = int(np.nanargmax(ratio)) if not np.isnan(ratio).all() else -1
@@ -293,6 +293,6 @@ class MassiveActivations(_OfTokens):
         gap = apart[:, feature]
         by_sample = 2 * gap / centre_ - ((variances[:, feature] + gap.square()) / spread - 1)
         score = float(ratio[feature])
-        ends = linearised_interval(score, (score * by_sample / n).cpu().numpy(), groups)
+        ends = influence_interval(score, (score * by_sample / n).cpu().numpy(), groups)
         numbers |= {"score": score, "low": ends[0], "high": ends[1], "feature": float(feature)}
         return TapNumbers(numbers, no_interval(groups))

@@ -27,7 +27,7 @@ from diagnostics.measures.arrays import (
     token_samples,
     triangle,
 )
-from diagnostics.measures.base import Case, centred_axes, column, define, normal
+from diagnostics.measures.base import Case, column, cosine_axes, define, normal
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
 from diagnostics.measures.statistics import bootstrap_mean_interval, group_blocks, jackknife_interval
 
@@ -253,7 +253,7 @@ def alignment(x: Any, y: Any, *, power: float = 2.0) -> float:
     """
     if not power > 0:
         raise DiagnosticsError(f"power is {power}: give a number above 0.", code="bad-value")
-    u, v, _ = paired_directions(*_features_alike(x, y))
+    u, v, _ = directions_of_pairs(*_features_alike(x, y))
     return float(distances(u, v, power).mean()) if len(u) else float("nan")
 
 
@@ -279,7 +279,7 @@ def infonce(x: Any, y: Any, *, temperature: float = 0.1) -> float:
     """
     if not temperature > 0:
         raise DiagnosticsError(f"temperature is {temperature}: give a number above 0.", code="bad-value")
-    u, v, _ = paired_directions(*_features_alike(x, y, 2))
+    u, v, _ = directions_of_pairs(*_features_alike(x, y, 2))
     return float(losses(u, v, temperature).mean()) if len(u) >= 2 else float("nan")
 
 
@@ -312,7 +312,7 @@ def _features_alike(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def paired_directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def directions_of_pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Both rows of each pair at length 1, and which pairs have two directions."""
     sizes = x.abs().amax(dim=1), y.abs().amax(dim=1)
     kept = (sizes[0] > 0) & (sizes[1] > 0)
@@ -320,7 +320,7 @@ def paired_directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x / x.square().sum(dim=1).sqrt()[:, None], y / y.square().sum(dim=1).sqrt()[:, None], kept
 
 
-def unpaired_cosine(u: Tensor, v: Tensor) -> float:
+def cosine_of_others(u: Tensor, v: Tensor) -> float:
     """Mean cosine of u_i and v_j over i other than j, of directions [sample, feature]."""
     return float(u.sum(dim=0) @ v.sum(dim=0) - (u * v).sum()) / (len(u) * (len(u) - 1))
 
@@ -386,7 +386,7 @@ def _between(*eigenvalues: float) -> np.ndarray:
     isotropic.
     """
     d = len(eigenvalues)
-    means = 100 * centred_axes(16, d) * np.sqrt(eigenvalues)
+    means = 100 * cosine_axes(16, d) * np.sqrt(eigenvalues)
     spread = np.concatenate([np.eye(d), -np.eye(d)])
     return means[:, None] + spread[None]
 
@@ -486,12 +486,12 @@ class Alignment(_Pairs):
     )
 
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
-        u, v, kept = paired_directions(x, y)
+        u, v, kept = directions_of_pairs(x, y)
         if len(u) < 2:
             return TapNumbers({}, f"{len(u)} of {len(x)} pairs have two samples of length above zero")
         apart = distances(u, v, 2.0).cpu().numpy()
         low, high = bootstrap_mean_interval(apart[:, None], groups[kept.cpu().numpy()], seed)
-        others = 2 - 2 * unpaired_cosine(u, v)
+        others = 2 - 2 * cosine_of_others(u, v)
         numbers = {"score": float(apart.mean()), "low": float(low[0]), "high": float(high[0]), "line_unpaired": others}
         lost = len(x) - len(u)
         return TapNumbers(numbers, f"{lost} of {len(x)} pairs have a sample of length zero" if lost else "")
@@ -524,11 +524,11 @@ class _Recomputed(_Pairs):
 
 def _infonce_lines(self: _Recomputed, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
     """Reference lines of InfoNCE."""
-    u, v, _ = paired_directions(x, y)
+    u, v, _ = directions_of_pairs(x, y)
     if len(u) < 2:
         return {}
     # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
-    gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
+    gained = (float((u * v).sum()) / len(u) - cosine_of_others(u, v)) / TEMPERATURE
     return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
 
 

@@ -41,8 +41,8 @@ from diagnostics.measures.locality.blocks import (
     sample_blocks,
     scalar,
 )
-from diagnostics.measures.result import stated
-from diagnostics.measures.statistics import bootstrap_mean_interval, known_mean, mean_with_interval
+from diagnostics.measures.result import state_attributes
+from diagnostics.measures.statistics import bootstrap_mean_interval, mean_of_known, mean_with_interval
 
 
 def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
@@ -137,11 +137,11 @@ class SampleMean(Measure):
                 reasons.append((tap.name, reason))
                 continue
             line[t] = self.of_no_order(tap.grid.shape)
-            values[:, t] = self.known_at(activations, target, tap, seed)
+            values[:, t] = self.find_at(activations, target, tap, seed)
             if lost := int(np.isnan(values[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
         variables = mean_with_interval(values, activations.groups[:n], seed)
-        attrs = stated(
+        attrs = state_attributes(
             functional=self.functional,
             pooling="none: grid tokens",
             centring=self.centring,
@@ -540,9 +540,9 @@ class SelfSimilarity(Measure):
                 reasons.append((tap.name, reason))
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
                 continue
-            for c, similar in enumerate(self.known_at(activations, target, tap, seed)):
+            for c, similar in enumerate(self.find_at(activations, target, tap, seed)):
                 numbers[c, :, :, t] = similar.lds, similar.cds, similar.rmsc
-                curves[c, t, : similar.curve.shape[1]] = known_mean(similar.curve)
+                curves[c, t, : similar.curve.shape[1]] = mean_of_known(similar.curve)
             for c, which in enumerate(("", " once the mean is removed")):
                 if lost := int(np.isnan(numbers[c, 2, :, t]).sum()):
                     reasons.append((tap.name, f"{lost} of {n} samples have only tokens of length zero{which}"))
@@ -550,11 +550,11 @@ class SelfSimilarity(Measure):
         variables: dict[str, Any] = {"line_noise": np.zeros(len(taps))}
         for c, ending in enumerate(("", "_centred")):
             for k, kind in enumerate(("score" if c == 0 else "lds", "cds", "rmsc")):
-                variables[kind + ending] = known_mean(numbers[c, k])
+                variables[kind + ending] = mean_of_known(numbers[c, k])
             variables["curve" + ending] = (("tap", "distance"), curves[c])
             ends = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
             variables["low" + ending], variables["high" + ending] = ends
-        attrs = stated(
+        attrs = state_attributes(
             functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
             pooling="none: grid tokens",
             centring="none; with the sample's mean token removed in variables ending in _centred",

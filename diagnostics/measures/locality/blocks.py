@@ -141,7 +141,7 @@ def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Sums of the inner products of [S, T, F] over all ordered pairs of tokens at each lag, [S, lag], and the lags'
     Manhattan distances, int [lag]: the autocorrelation, by Fourier transform in O(F T log T) where pairs take O(F
     T^2)."""
-    padded = padded_grid(grid)
+    padded = grid_with_padding(grid)
     step = max(1, _NEAR // (len(field) * math.prod(padded)))
     power: Tensor | float = 0.0
     for part in field.split(step, dim=2):
@@ -159,7 +159,7 @@ def product_type(grid: tuple[int, ...], features: int, short: bool) -> torch.dty
 
     `short`: whether the tokens come in single precision.
     """
-    tokens, places = math.prod(grid), math.prod(padded_grid(grid))
+    tokens, places = math.prod(grid), math.prod(grid_with_padding(grid))
     halved = short and features >= _SINGLE_FEATURES and tokens >= _SINGLE_TOKENS
     of_pairs = tokens**2 * ((features / 2 if halved else features) + _PER_PAIR)
     if of_pairs > _PER_STEP * places * math.log2(places) * features:
@@ -167,7 +167,7 @@ def product_type(grid: tuple[int, ...], features: int, short: bool) -> torch.dty
     return torch.float32 if halved else torch.float64
 
 
-def padded_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
+def grid_with_padding(grid: tuple[int, ...]) -> tuple[int, ...]:
     """At least twice the extents, so that the grid meets itself at no lag from both sides, without a prime factor above
     7, which would make transforms up to four times as slow."""
     return tuple(2 * next(n for n in itertools.count(extent) if pow(210, 64, n) == 0) for extent in grid)
@@ -178,7 +178,7 @@ def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
     """int [lag] of the padded grid; lags that no two tokens have lie one beyond the farthest two."""
     beyond = sum(grid) - len(grid) + 1
     distance = torch.zeros(1, dtype=torch.int64, device=device)
-    for extent, padded in zip(grid, padded_grid(grid), strict=True):
+    for extent, padded in zip(grid, grid_with_padding(grid), strict=True):
         lag = torch.arange(padded, device=device)
         lag = torch.minimum(lag, padded - lag)
         distance = (distance[:, None] + torch.where(lag < extent, lag, beyond)).flatten()

@@ -13,14 +13,14 @@ from torch.nn.functional import grid_sample
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.matches import LENGTH, covered_matches
+from diagnostics.datasets.matches import LENGTH, crop_matches
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.locality.blocks import plane
-from diagnostics.measures.locality.masks import scored_rows, unfitted_result
+from diagnostics.measures.locality.masks import result_without_fit, rows_to_score
 from diagnostics.measures.probes.protocol import Probe
 
 SHARES = (0.1, 0.05)
@@ -86,7 +86,7 @@ def _on_plane(tap: Tap) -> str:
 
 
 class Views(Observation):
-    """Where each tap finds the points of a target `matches` in the other view, [sample, match, (x, y)]; see
+    """Points of each tap that stand for those of a target `matches` in the other view, [sample, match, (x, y)]; see
     `find_points`.
     """
 
@@ -103,7 +103,7 @@ class Views(Observation):
                 f"{dataset.name} has {len(targets)} targets of matches, and its views are passed once: give one.",
                 code="unsupported",
             )
-        points = covered_matches(targets[0], encoder.covers)[0, 1:, :2]
+        points = crop_matches(targets[0], encoder.covers)[0, 1:, :2]
         views = dataset[sample], np.array(dataset.views[sample])
         stated = tuple(targets[0][0, 0, [3, 2]].astype(int).tolist())
         if views[1].shape[:2] != stated:
@@ -134,7 +134,7 @@ class Views(Observation):
 
 
 def _hits(found: np.ndarray, truth: np.ndarray, share: float) -> np.ndarray:
-    """Which points were found near enough, bool [..., match], from places [..., match, 2] in shares of the view and
+    """Mask of the points that were found near enough, bool [..., match], from places [..., match, 2] in shares of the view and
     matches [..., 1 + match, column]."""
     size = truth[..., :1, 2:4]
     away = np.linalg.norm((found - truth[..., 1:, 2:4]) * size, axis=-1)
@@ -192,12 +192,12 @@ class Correspondence(Probe):
     )
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        observed = activations.observed(Views.name)
+        observed = activations.observation_arrays(Views.name)
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         n = max((len(values) for values in observed.values()), default=0)
         truth = target.values[:n]
         known = np.isfinite(truth[:, 1:, LENGTH])
-        rows = scored_rows(self.name, activations, target.name, np.asarray(known.any(axis=1)), n)
+        rows = rows_to_score(self.name, activations, target.name, np.asarray(known.any(axis=1)), n)
         count, test = len(activations.taps), rows.test
         apart = np.linalg.norm(truth[:, 1:, 2:4] - truth[:, 1:, :2], axis=2)
         far = np.array([of[some].mean() if some.any() else np.nan for of, some in zip(apart, known, strict=True)])
@@ -221,7 +221,7 @@ class Correspondence(Probe):
                 ceilings[tap.grid.shape] = pck(centres, truth[test])
             beside["ceiling"][i] = ceilings[tap.grid.shape]
         lines = {"line_chance": _chance(truth[test]), "line_same_place": pck(truth[test, 1:, :2], truth[test])}
-        return unfitted_result(
+        return result_without_fit(
             activations,
             rows,
             wrong,

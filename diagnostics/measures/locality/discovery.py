@@ -13,7 +13,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, check_known, naming
-from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescaled, token_samples, unit_rows
+from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, eigh, rescale, token_samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.locality.blocks import lengths, plane
 from diagnostics.measures.locality.masks import (
@@ -21,9 +21,9 @@ from diagnostics.measures.locality.masks import (
     box_iou,
     jaccard,
     masks_of,
-    scored_rows,
+    result_without_fit,
+    rows_to_score,
     tokens_of,
-    unfitted_result,
 )
 from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
@@ -257,7 +257,7 @@ def _features(features: Any, grid: tuple[int, int]) -> Tensor:
             f"features of {len(x)} samples on a grid of {grid}: give one image's, [token, feature], on a grid of y and x.",
             code="bad-shape",
         )
-    return rescaled(x[0])
+    return rescale(x[0])
 
 
 def _nothing(grid: tuple[int, int]) -> FoundObject:
@@ -363,7 +363,7 @@ class ObjectDiscovery(Probe):
         kept = activations.token_samples
         boxes = [_boxes(mask) for mask in masks[:kept]]
         known = np.array([len(of_image) > 0 for of_image in boxes], dtype=bool)
-        rows = scored_rows(self.name, activations, target.name, known, MOST_SAMPLES)
+        rows = rows_to_score(self.name, activations, target.name, known, MOST_SAMPLES)
         shape = (len(activations.taps), kept)
         reference, iou, centred = (np.full(shape, np.nan) for _ in range(3))
         for i, tap in taps:
@@ -386,7 +386,7 @@ class ObjectDiscovery(Probe):
         }
         of_test = [boxes[row] for row in rows.test]
         lines = {name: np.where(fitting, corloc([box] * len(of_test), of_test), np.nan) for name, box in lines.items()}
-        return unfitted_result(
+        return result_without_fit(
             activations,
             rows,
             np.where(fitting[:, None], reference * (iou < HIT), np.nan),

@@ -33,7 +33,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, over_taps
 from diagnostics.measures.base import Case, Measure, define
 from diagnostics.measures.locality.blocks import extents, lengths, places
-from diagnostics.measures.result import stated
+from diagnostics.measures.result import state_attributes
 from diagnostics.measures.statistics import mean_with_interval
 
 
@@ -270,13 +270,13 @@ class HeadMeasure(Measure):
         """The lack of the grid for it, in words; nothing where it has all."""
         return "one cell, so nowhere else to look" if grid.tokens < 2 else ""
 
-    def unknown(self, lost: int, values: np.ndarray, n: int) -> str:
+    def why_unknown(self, lost: int, values: np.ndarray, n: int) -> str:
         """The reason why so many samples have no value, in words; `values` [sample, head, column] as recorded."""
         return f"{lost} of {n} samples have a head that does not look at the grid"
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         assert self.observation is not None
-        observed = activations.observed(self.observation.name)
+        observed = activations.observation_arrays(self.observation.name)
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
@@ -300,7 +300,7 @@ class HeadMeasure(Measure):
             by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
             each[:, t] = values.mean(axis=1)
             if lost := int(np.isnan(each[:, t]).sum()):
-                reasons.append((tap.name, self.unknown(lost, observed[tap.name], n)))
+                reasons.append((tap.name, self.why_unknown(lost, observed[tap.name], n)))
         score = np.array([_mean(column) for column in each.T])
         variables: dict[str, Any] = {
             **mean_with_interval(each, activations.groups[:n], seed),
@@ -311,7 +311,7 @@ class HeadMeasure(Measure):
             "line_identity": identity,
             **beside,
         }
-        attrs = stated(
+        attrs = state_attributes(
             functional=self.functional,
             pooling="none: grid queries, mean over queries, heads and samples",
             centring="none",
@@ -503,10 +503,10 @@ AttentionPeak = define(
 
 
 def _without_logits(self: HeadMeasure, lost: int, values: np.ndarray, n: int) -> str:
-    """`unknown` of logits."""
+    """`why_unknown` of logits."""
     if np.isfinite(values[..., self.columns.index("peak")]).all():
         return "its softmax is spelled out, which shows shares but no logits"
-    return HeadMeasure.unknown(self, lost, values, n)
+    return HeadMeasure.why_unknown(self, lost, values, n)
 
 
 AttentionLogit = define(

@@ -189,7 +189,7 @@ def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndar
     return masks
 
 
-def scored_rows(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
+def rows_to_score(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
     """Up to `most` rows of val and of test that are `known` [row, of those with tokens], none of train, since nothing
     is fitted; raises where val or test has none."""
     split = activations.split[: len(known)]
@@ -214,7 +214,7 @@ def tokens_of(activations: Activations, tap: str, rows: Rows) -> Iterator[tuple[
             return
 
 
-def unfitted_result(
+def result_without_fit(
     activations: Activations,
     rows: Rows,
     loss: np.ndarray,
@@ -503,7 +503,7 @@ class LabelPropagation(Probe):
         kept = activations.token_samples
         frames = {tap.grid.shape[0]: _frames(masks.shape[1], tap.grid.shape[0]) for _, tap in taps}
         known = np.any([(masks[:kept, chosen[0]] > 0).any(axis=(1, 2)) for chosen in frames.values()], axis=0)
-        rows = scored_rows(self.name, activations, target.name, known, MOST_VIDEOS)
+        rows = rows_to_score(self.name, activations, target.name, known, MOST_VIDEOS)
         numbers = np.full((len(activations.taps), kept, 3), np.nan)
         lines = np.full((len(activations.taps), 2), np.nan)
         of_grid: dict[tuple[int, ...], np.ndarray] = {}
@@ -519,7 +519,7 @@ class LabelPropagation(Probe):
         objects = numbers[:, rows.test, 2].sum(axis=1)
         with np.errstate(invalid="ignore"):  # a tap whose first frame shows no object has no score
             j, f = (numbers[:, rows.test, k].sum(axis=1) / objects for k in (0, 1))
-        return unfitted_result(
+        return result_without_fit(
             activations,
             rows,
             numbers[:, :, 2] - numbers[:, :, :2].mean(axis=2),

@@ -16,8 +16,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, over_taps
 from diagnostics.measures.base import Case, Measure
 from diagnostics.measures.locality.blocks import lengths
-from diagnostics.measures.result import stated
-from diagnostics.measures.statistics import known_mean, mean_with_interval
+from diagnostics.measures.result import state_attributes
+from diagnostics.measures.statistics import mean_of_known, mean_with_interval
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""
@@ -168,7 +168,7 @@ class ReceptiveFieldOfTaps(Measure):
     )
 
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        observed = activations.observed("gradients")
+        observed = activations.observation_arrays("gradients")
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         n = max((len(values) for values in observed.values()), default=0)
         taps = activations.taps
@@ -184,7 +184,7 @@ class ReceptiveFieldOfTaps(Measure):
             numbers[:, 4, t] = values[:, 4:].mean(axis=1)
             if lost := int(np.isnan(values[:, 0]).sum()):
                 reasons.append((tap.name, f"the gradient of {lost} of {n} samples is zero"))
-        _, radius95, line, global95, sd = known_mean(numbers)
+        _, radius95, line, global95, sd = mean_of_known(numbers)
         variables = {
             **mean_with_interval(numbers[:, 0], activations.groups[:n], seed),
             "radius95": radius95,
@@ -192,7 +192,7 @@ class ReceptiveFieldOfTaps(Measure):
             "line_global": line,
             "global95": global95,
         }
-        attrs = stated(
+        attrs = state_attributes(
             functional="radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",
             pooling="none: the central grid token",

@@ -39,7 +39,7 @@ from diagnostics.measures.locality.blocks import (
 )
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of, sum_by_unit
-from diagnostics.measures.result import stated
+from diagnostics.measures.result import state_attributes
 from diagnostics.measures.statistics import mean_with_interval
 from diagnostics.vocabulary import SPLITS
 
@@ -221,7 +221,7 @@ class OutlierTokenShare(Measure):
             if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
                 reasons.append((tap.name, reason))
                 continue
-            outliers = self.known_at(activations, target, tap, seed)
+            outliers = self.find_at(activations, target, tap, seed)
             for name in kinds:
                 numbers[name][t] = getattr(outliers, name)
             if np.isnan(outliers.share):
@@ -231,7 +231,7 @@ class OutlierTokenShare(Measure):
             held = by_place[t, : tap.grid.tokens] = outliers.mask.mean(axis=0)
             if outliers.mask.any():
                 numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
-        attrs = stated(
+        attrs = state_attributes(
             functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's "
             f"tokens; norms as the tap hands them over",
             pooling="none: grid tokens",
@@ -483,7 +483,7 @@ class Position(Measure):
             if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
                 reasons.append((tap.name, reason))
                 continue
-            readout, shuffled = self.known_at(activations, target, tap, seed)
+            readout, shuffled = self.find_at(activations, target, tap, seed)
             for whole, part in ((loss, readout.loss), (reference, readout.reference)):
                 # Axes that this grid lacks have nothing to predict and nothing lost.
                 whole[t] = np.pad(sum_by_unit(part, rows), ((0, 0), (0, axes - part.shape[1])))

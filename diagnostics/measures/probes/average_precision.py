@@ -15,7 +15,7 @@ import numpy as np
 
 from diagnostics.datasets.boxes import AREA, ASIDE, CLASS, CROWD
 from diagnostics.errors import importing
-from diagnostics.measures.statistics import drawn_scores
+from diagnostics.measures.statistics import score_draws
 
 IOUS = np.linspace(0.5, 0.95, 10)
 """Intersection over union from which a box is found."""
@@ -94,7 +94,7 @@ def _evaluation() -> Any:
 def match(found: Found, truth: np.ndarray, classes: int, areas: int) -> Matches:
     """The matches of boxes found in an image with those that are there, in the first few of `AREAS`.
 
-    `truth` [1 + box, column] as of `covered_boxes`, whose unit (the part that is covered) the corners found share.
+    `truth` [1 + box, column] as of `crop_boxes`, whose unit (the part that is covered) the corners found share.
     """
     evaluation, size = _evaluation(), truth[0, 2:4]
     there = truth[1:][~np.isnan(truth[1:, CLASS])]
@@ -197,9 +197,9 @@ class Curves:
         return precision, np.where(self.is_first, reached, gained), recall
 
 
-def drawn_precision(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.ndarray:
+def precision_draws(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.ndarray:
     """The mean of average precision at each tap, None for those without one, and in resamples of the units, as of
-    `statistics.drawn_scores`: [tap, 1 + draw].
+    `statistics.score_draws`: [tap, 1 + draw].
 
     It is too high from few images, since each precision is the largest from there on, and higher still in resamples,
     which hold fewer of them. So resamples are moved by twice what they are too high by in the mean: about the value less
@@ -209,7 +209,7 @@ def drawn_precision(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.
     def score(times: np.ndarray) -> np.ndarray:
         return np.array([np.nan if each is None else each.mean(times) for each in curves])
 
-    drawn = drawn_scores(score, unit_of)
+    drawn = score_draws(score, unit_of)
     known = np.isfinite(drawn).any(axis=1)
     drawn[known, 1:] -= 2 * (np.nanmean(drawn[known, 1:], axis=1, keepdims=True) - drawn[known, :1])
     return drawn

@@ -308,7 +308,7 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
 
     def choose(self, task: Task, x: Tensor) -> Choice:
         rows, taps = task.rows, np.arange(len(x))
-        around = task.around(rows.train, rows.val).sum(axis=0)
+        around = task.reference_of(rows.train, rows.val).sum(axis=0)
         varies = around > 0
         epochs = _train(task, x, rows.train, [list(SETTINGS)] * len(x))
         lost = np.stack([task.lost(each(x[:, rows.val]), rows.val) for each in epochs], axis=2)
@@ -331,7 +331,7 @@ class AttentiveProbe(ClassOrValueProbe, SampleProbe):
         }
         return OneSetting(replace(fitted[0], **own), epochs[0].numbers)
 
-    def stated(self, task: Task) -> dict[str, Any]:
+    def attributes(self, task: Task) -> dict[str, Any]:
         score = "accuracy" if task.label else "R2 against the mean of the rows fitted"
         return {
             "functional": f"{score} of {HEADS} learned queries and a linear map",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -44,7 +44,7 @@ _ALIGNED: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
 R2_OF_TOKENS = "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 
 
-def known_places(kind: Kind, values: np.ndarray) -> np.ndarray:
+def mask_of_known(kind: Kind, values: np.ndarray) -> np.ndarray:
     """The places where a dense target of a kind is known, bool like its values."""
     return np.asarray(values >= 0 if kind == "token_label" else np.isfinite(values))
 
@@ -80,7 +80,7 @@ class DenseRows:
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
-        known = known_places(target.kind, values)
+        known = mask_of_known(target.kind, values)
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
@@ -138,7 +138,7 @@ class DenseRows:
         return units[np.searchsorted(every, rows)]
 
     def counts(self) -> dict[str, np.ndarray]:
-        """How many tokens each split has, [tap]; 0 for taps that are not read."""
+        """Number of tokens of each split, [tap]; 0 for taps that are not read."""
         read = np.array([tap.name in self.reads for tap in self.activations.taps])
         by_split = {"train": self.rows.train, "val": self.rows.val, "test": self.rows.test}
         return {f"tokens_{split}": read * int(self.known[rows].sum()) for split, rows in by_split.items()}
@@ -154,7 +154,7 @@ class DenseRows:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """What a readout says of the known tokens of test or val, the truth and the row of each, [token]; loss and
+    """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token]; loss and
     reference [unit, part].
     """
 
@@ -167,7 +167,7 @@ class TokenRead:
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """What is chosen for a tap: numbers, their loss and reference on val [unit, part], and a start for the last fit."""
+    """Choice for a tap: numbers, their loss and reference on val [unit, part], and a start for the last fit."""
 
     numbers: dict[str, float]
     val: tuple[np.ndarray, np.ndarray]
@@ -200,7 +200,7 @@ class DenseProbe(Probe):
 
     @abstractmethod
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
-        """What train and val choose for a tap."""
+        """Chooses for a tap on train and val."""
 
     @abstractmethod
     def fits(self, dense: DenseRows, tap: Tap, numbers: Mapping[str, float], start: Any = None) -> Readout:
@@ -213,11 +213,11 @@ class DenseProbe(Probe):
         """Loss and reference [token, part] of guesses [token]."""
 
     @abstractmethod
-    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
         """Attributes of a result, `functional` among them, from the readouts of taps by name."""
 
     def says(self, readout: Any, x: np.ndarray) -> np.ndarray:
-        """What is judged of tokens x [token, feature], [token]."""
+        """Answer for tokens x [token, feature], [token]."""
         return readout.predict(x).reshape(len(x))
 
     def beside(self, dense: DenseRows, readout: Any, test: TokenRead) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class DenseProbe(Probe):
     def read(
         self, dense: DenseRows, tap: Tap, split: Literal["test", "val"], readouts: Sequence[Any]
     ) -> list[TokenRead]:
-        """What each readout says of a split, in one pass."""
+        """Reads a split by each readout, in one pass."""
         of = dense.rows
         rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
         sums: list[Any] = [0.0] * len(readouts)
@@ -273,8 +273,38 @@ class DenseProbe(Probe):
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
             if tap.name in dense.reads:
-                readouts[tap.name], losses[tap.name], numbers[tap.name] = self.known_at(activations, target, tap, seed)
-        return _result(dense, losses, numbers, self.stated(dense, readouts), seed)
+                readouts[tap.name], losses[tap.name], numbers[tap.name] = self.find_at(activations, target, tap, seed)
+        return _result(dense, losses, numbers, self.attributes(dense, readouts), seed)
+
+
+def solve_blocks(
+    dense: DenseRows,
+    sums: Sums,
+    blocks: Mapping[int, Moments],
+    held_out: Iterable[int],
+    path_of: Callable[[int, Moments], RidgePath] = lambda block, rest: RidgePath.from_moments(rest),
+) -> tuple[float, dict[int | None, TokenMap]]:
+    """The penalty that predicts each block that is held out best from the others, and the fits without each and on all
+    (None).
+
+    `path_of`: the fits for all penalties on the sums of all blocks but one.
+    """
+    some = [block for block in held_out if block in blocks]
+    others = {block: sum_blocks(blocks, block) for block in (*some, None)}
+    errors = np.zeros(len(PENALTIES))
+    for block in some:
+        path = path_of(block, others[block])
+        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+    penalty = choose(errors)
+    return penalty, {block: sums.solve(dense, rest, penalty) for block, rest in others.items()}
+
+
+def sum_blocks(blocks: Mapping[int, Moments], but: int | None = None) -> Moments:
+    """The sums of all blocks, or of all but one."""
+    first, *rest = (moments for block, moments in blocks.items() if block != but)
+    for moments in rest:
+        first = first + moments
+    return first
 
 
 def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tokens: str = "streamed") -> xr.Dataset:
@@ -293,7 +323,7 @@ def result_of_sums(dense: DenseRows, sums: Sums, found: Streamed, seed: int, tok
         test = [of for some, of in parts if some[0] in rows.test]
         joined = {name: np.concatenate([of[name] for of in test]).astype(np.float64) for name in test[0]}
         numbers[tap] = {**chosen[tap], **sums.beside(joined)}
-    return _result(dense, losses, numbers, sums.stated(dense) | {"tokens": tokens}, seed)
+    return _result(dense, losses, numbers, sums.attributes(dense) | {"tokens": tokens}, seed)
 
 
 def _result(
@@ -359,7 +389,7 @@ class TokenRidge(DenseProbe):
         prediction[dense.mask(rows)] = test.guess
         return {name: of.mean() for name, of in _depth_numbers(dense, prediction[rows], rows).items()}
 
-    def stated(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows, readouts: Mapping[str, Any]) -> dict[str, Any]:
         return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
 
     def sums(self, target: StoredTarget) -> Values:
@@ -419,7 +449,7 @@ Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[Judged
 
 
 class Sums(ABC):
-    """How a target of one kind is read from sums."""
+    """Reader of a target of one kind from sums."""
 
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
     """At most one number of the readout, by name, that the second pass chooses, with its values."""
@@ -436,7 +466,7 @@ class Sums(ABC):
 
     @abstractmethod
     def origin(self, dense: DenseRows) -> np.ndarray:
-        """What is subtracted from the columns [column] before they are summed."""
+        """Offset of the columns [column] that is subtracted before they are summed."""
 
     @abstractmethod
     def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
@@ -447,11 +477,11 @@ class Sums(ABC):
         """Of what a readout says of samples, [row, token, column]."""
 
     def pack(self, judged: Judged) -> Mapping[str, np.ndarray]:
-        """What was judged, as arrays of numbers."""
+        """Packs what was judged as arrays of numbers."""
         return judged
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Judged:
-        """What `pack` made arrays of."""
+        """Unpacks what `pack` made arrays of."""
         return arrays
 
     def second(self, dense: DenseRows) -> tuple[DenseRows, Sums] | None:
@@ -468,7 +498,7 @@ class Sums(ABC):
         return float(np.nanmean(1 - loss / np.where(reference > 0, reference, np.nan)))
 
     @abstractmethod
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         """Attributes of a result, `functional` among them."""
 
     def beside(self, test: Judged) -> dict[str, Any]:
@@ -498,7 +528,7 @@ class Values(Sums):
         }
         return judged | (_depth_numbers(dense, guess, rows) if rows[0] in dense.rows.test else {})
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         return {"functional": R2_OF_TOKENS, "penalties": list(PENALTIES)}
 
     def beside(self, test: Judged) -> dict[str, Any]:

@@ -31,15 +31,25 @@ from diagnostics.measures.probes.average_precision import (
     Curves,
     Found,
     Matches,
-    drawn_precision,
     match,
     pack_matches,
+    precision_draws,
     require_pycocotools,
     summary,
     unpack_matches,
 )
-from diagnostics.measures.probes.dense import DenseRows, Judged, Streamed, Sums, TokenMap, Values, digest_of_bytes
-from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, RidgePath, choose, folds
+from diagnostics.measures.probes.dense import (
+    DenseRows,
+    Judged,
+    Streamed,
+    Sums,
+    TokenMap,
+    Values,
+    digest_of_bytes,
+    result_of_sums,
+    solve_blocks,
+)
+from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, folds
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
 from diagnostics.measures.probes.segmentation import Classes
 from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, LEAST, POOLING, REASON, SEED, store_reasons
@@ -105,8 +115,8 @@ class BoxRows(DenseRows):
         """One more than the last class."""
         return 1 + int(np.nanmax(self.truth[:, :, CLASS]))
 
-    def stated(self) -> dict[str, Any]:
-        """How many boxes there are, and which are not fitted or not read."""
+    def attributes(self) -> dict[str, Any]:
+        """Numbers of boxes that there are, and of those that are not fitted or not read."""
         boxes, counts = self.truth[: len(self.values), 1:], self.truth[: len(self.values), 1:, ASIDE] == 0
         fitted = np.unique(self.values[self.rows.fit])
         tested = np.unique(boxes[self.rows.test][counts[self.rows.test]][:, CLASS]).astype(int)
@@ -132,7 +142,7 @@ def grids_of(activations: Activations, target: StoredTarget) -> tuple[dict[str, 
 
 
 def assign(boxes: np.ndarray, shape: tuple[int, ...], centre: float = CENTRE) -> tuple[np.ndarray, np.ndarray]:
-    """What each token of a grid stands for, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
+    """Assigns boxes to each token of a grid, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
 
     A token stands for the smallest of the boxes that hold its centre, and whose own centre is within `centre` cells.
     """
@@ -248,13 +258,13 @@ class Boxes(Sums):
         matches = np.concatenate([each["matches"] for each in judged]).tolist()
         return Curves(matches).mean(np.ones(len(matches)))
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         assert isinstance(dense, BoxRows)
         return {
             FUNCTIONAL: "mean over classes and over intersections over union of .5 to .95 of COCO's average precision, on "
             "what the encoder's grid covers of the images; linear discriminant for classes and ridge for sides on tokens",
             "penalties": list(PENALTIES),
-            **dense.stated(),
+            **dense.attributes(),
         }
 
 
@@ -276,7 +286,35 @@ def _drawn_twice() -> float:
     return Curves([_matches(True, True), _matches(False)]).mean(np.array([2.0, 0.0]))
 
 
-class DetectionProbe(Probe):
+class BoxProbe(Probe):
+    """A probe that reads stored tokens from sums, as `runs.streaming` reads those that are not stored."""
+
+    needs = "tokens"
+    standard = False
+
+    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
+        sums = self.sums(target)
+        return read_stored(sums.rows(self.name, activations, target), sums, tap)
+
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        sums = self.sums(target)
+        dense = sums.rows(self.name, activations, target)
+        found, tokens = activations.streamed.get((self.name, dense.digest)), "streamed"
+        if isinstance(found, DiagnosticsError):
+            raise found
+        if found is None:
+            read = [tap for tap in activations.taps if tap.name in dense.reads]
+            each = {tap.name: self.find_at(activations, target, tap, seed) for tap in read}
+            chosen, judged = ({name: of[k] for name, of in each.items()} for k in (0, 1))
+            found, tokens = (chosen, judged), "stored"
+        return self.result(dense, sums, found, seed, tokens)
+
+    def result(self, dense: Any, sums: Any, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
+        """The result of what was chosen and judged at each tap, of `tokens` that are streamed or stored."""
+        return result_of_sums(dense, sums, found, seed, tokens)
+
+
+class DetectionProbe(BoxProbe):
     """Average precision of boxes that a linear head finds at each tap's grid tokens; see `Boxes`.
 
     `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `recall` (of at most 100 boxes an image) stand beside it,
@@ -287,9 +325,7 @@ class DetectionProbe(Probe):
     name = "detection_probe"
     answers = "Does each token know whose box it lies in, and how far the sides are?"
     source = "FCOS's head (Tian et al. 2019, 1904.01355) without layers; average precision: Lin et al. 2014 (1405.0312)"
-    needs = "tokens"
     kinds = streams = ("boxes",)
-    standard = False
     losses, score_name, metric = "resampled", "AP", "mean_average_precision"
     known_answers = (
         Case(
@@ -305,29 +341,12 @@ class DetectionProbe(Probe):
     def sums(self, target: StoredTarget) -> Boxes:
         return Boxes()
 
-    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
-        sums = self.sums(target)
-        return read_stored(sums.rows(self.name, activations, target), sums, tap)
-
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        sums = self.sums(target)
-        dense = sums.rows(self.name, activations, target)
-        found = activations.streamed.get((self.name, dense.digest))
-        if isinstance(found, DiagnosticsError):
-            raise found
-        more = {} if found is None else {"tokens": "streamed"}
-        if found is None:
-            each = {
-                tap: self.known_at(activations, target, tap, seed)
-                for tap in activations.taps
-                if tap.name in dense.reads
-            }
-            found = {tap.name: of[0] for tap, of in each.items()}, {tap.name: of[1] for tap, of in each.items()}
-        return _result(dense, sums, found, seed, more)
+    def result(self, dense: Any, sums: Any, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
+        return _result(dense, sums, found, seed, tokens)
 
 
 def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float], list[tuple[np.ndarray, Judged]]]:
-    """The numbers chosen at a tap, and what is judged of rows, from stored tokens; as `runs.streamed` reads them."""
+    """The numbers chosen at a tap, and what is judged of rows, from stored tokens; as `runs.streaming` reads them."""
     fold = np.full(len(dense.values), FOLDS)
     fold[dense.rows.fit] = folds(dense.rows, None, 0)
     held_out = range(FOLDS) if dense.activations.choose_on == "fit" else (0,)
@@ -344,7 +363,7 @@ def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float],
                 of_block.update(x[mask], columns[mask] + origin)
     numbers, readouts = dict[str, float](), list[dict[int | None, TokenMap]]()
     for (read, of), moments, name in zip(parts, blocks, ("penalty", sums.second_penalty), strict=True):
-        numbers[name], fits = _solve(read, of, {b: each for b, each in moments.items() if each.n}, held_out)
+        numbers[name], fits = solve_blocks(read, of, {b: each for b, each in moments.items() if each.n}, held_out)
         readouts.append(fits)
     first, second = readouts
     joined = {block: sums.join(each, second.get(block, second[None])) for block, each in first.items()}
@@ -385,26 +404,6 @@ def _predictions(
         yield rows, torch.as_tensor(np.stack([said + bias for bias in readout.bias]))
 
 
-def _solve(
-    dense: DenseRows, sums: Sums, blocks: Mapping[int, Moments], held_out: Sequence[int]
-) -> tuple[float, dict[int | None, TokenMap]]:
-    """The penalty, and the readouts without each block that is held out and on all (None)."""
-    some = [block for block in held_out if block in blocks]
-    errors = np.zeros(len(PENALTIES))
-    for block in some:
-        path = RidgePath.from_moments(_without(blocks, block))
-        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-    penalty = choose(errors)
-    return penalty, {block: sums.solve(dense, _without(blocks, block), penalty) for block in (*some, None)}
-
-
-def _without(blocks: Mapping[int, Moments], block: int | None) -> Moments:
-    first, *rest = (moments for i, moments in blocks.items() if i != block)
-    for moments in rest:
-        first = first + moments
-    return first
-
-
 def _place_alone(dense: BoxRows) -> float:
     """The average precision on test of a head that sees a token's place alone: the shares of classes and the mean sides
     there, each with one token of the whole's."""
@@ -419,7 +418,7 @@ def _place_alone(dense: BoxRows) -> float:
     return Curves(matches).mean(np.ones(len(matches)))
 
 
-def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mapping[str, Any]) -> xr.Dataset:
+def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
     """The result of what was chosen and matched at each tap."""
     chosen, judged = found
     rows, activations = dense.rows, dense.activations
@@ -444,7 +443,7 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
     variables: dict[str, Any] = dict(numbers)
     units = {"unit": rows.units, "fit_unit" if whole else "val_unit": rows.fit_units if whole else rows.val_units}
     for name, some in places.items():
-        variables[name] = (("tap", "draw"), drawn_precision(curves[name], groups[some]))
+        variables[name] = (("tap", "draw"), precision_draws(curves[name], groups[some]))
     by_split: dict[str, np.ndarray] = {"train": rows.train, "val": rows.val, "test": rows.test}
     dense_attrs = dense.attrs()
     attrs = {
@@ -456,8 +455,8 @@ def _result(dense: BoxRows, sums: Boxes, found: Streamed, seed: int, more: Mappi
         LEAST: 0.0,
         CHOSEN_ON: "fit" if whole else "val",
         REASON: store_reasons(dense_attrs["reasons"]),
-        **sums.stated(dense),
-        **more,
+        **sums.attributes(dense),
+        **({"tokens": tokens} if tokens == "streamed" else {}),
     }
     return over_taps(
         activations, variables | dense.counts(), attrs, **{name: of.astype(object) for name, of in units.items()}

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.boxes import AREA, ASIDE, CLASS, there
-from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Case
@@ -31,11 +29,18 @@ from diagnostics.measures.probes.dense import (
     TokenMap,
     Values,
     digest_of_bytes,
-    result_of_sums,
 )
-from diagnostics.measures.probes.detection import BoxRows, Sides, assign, centres_of, corners_of, grids_of, read_stored
+from diagnostics.measures.probes.detection import (
+    BoxProbe,
+    BoxRows,
+    Sides,
+    assign,
+    centres_of,
+    corners_of,
+    grids_of,
+)
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments
-from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, rows_of
 from diagnostics.measures.result import FUNCTIONAL
 
 MOST_RANK = 32
@@ -48,7 +53,7 @@ _SMALL = 1e-6
 
 
 def count_words(texts: Sequence[str]) -> np.ndarray:
-    """How often each word stands in each text, over the Euclidean length of that: float64 [text, word]."""
+    """Counts of each word in each text, over the Euclidean length of that: float64 [text, word]."""
     said = [re.findall(r"\w+", text.lower()) for text in texts]
     number = {word: i for i, word in enumerate(sorted({word for words in said for word in words}))}
     counts = np.zeros((len(texts), len(number)))
@@ -137,7 +142,7 @@ class PhraseRows(BoxRows):
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """What a token in the box of a phrase is to give, [class, column]: embedding, counts of words, and 1."""
+        """Values that a token in the box of a phrase is to give, [class, column]: embedding, counts of words, and 1."""
         return np.concatenate([self.texts, self.words, np.ones((len(self.texts), 1))], axis=1)
 
     @cached_property
@@ -222,7 +227,7 @@ class Phrases(Sums):
     def beside(self, test: Judged) -> dict[str, Any]:
         return {name: test[name].sum() / test["reference"].sum() for name in ("pointing", *CONTROLS)}
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         assert isinstance(dense, PhraseRows)
         read = [dense.phrases(row) for row in dense.rows.test]
         fitted = {int(number) for row in dense.rows.fit for number in dense.phrases(row)[:, CLASS]}
@@ -244,7 +249,7 @@ CONTROLS = ("other_phrase", "no_phrase", "bag_of_words")
 
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Which boxes [box, 4] have an intersection over union of `LEAST_IOU` with the truth, bool [box]."""
+    """Mask of the boxes [box, 4] that have an intersection over union of `LEAST_IOU` with the truth, bool [box]."""
     low, high = np.maximum(found[:, :2], truth[:, :2]), np.minimum(found[:, 2:], truth[:, 2:])
     both = np.prod(np.maximum(high - low, 0), axis=1)
     areas = sum(np.prod(of[:, 2:] - of[:, :2], axis=1) for of in (found, truth))
@@ -256,7 +261,7 @@ def _half(off: float) -> float:
     return float(overlap(np.array([[off, 0, 1 + off, 1]]), np.array([[0.0, 0, 1, 1]]))[0])
 
 
-class GroundingProbe(Probe):
+class GroundingProbe(BoxProbe):
     """P@.5 of the boxes that phrases lead to at each tap's grid tokens; see `Phrases`.
 
     `pointing` is the share of phrases whose highest token lies in the box. `other_phrase`, `no_phrase` and
@@ -267,9 +272,7 @@ class GroundingProbe(Probe):
     name = "grounding_probe"
     answers = "Does a phrase lead to the tokens of what it names, and do they know its box?"
     source = "bilinear compatibility: Frome et al. 2013 (DeViSE); P@.5: Yu et al. 2016 (RefCOCO, 1608.00272); pointing game: Zhang et al. 2016 (1608.00507)"
-    needs = "tokens"
     kinds = streams = ("phrases",)
-    standard = False
     losses, score_name = "counts", "P@.5"
     known_answers = (
         Case("unit squares a third apart: intersection over union .5", 1, "Yu et al. 2016 (1608.00272)", lambda: _half(1 / 3 - 1e-9)),
@@ -279,20 +282,3 @@ class GroundingProbe(Probe):
 
     def sums(self, target: StoredTarget) -> Phrases:
         return Phrases()
-
-    def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> Any:
-        sums = self.sums(target)
-        return read_stored(sums.rows(self.name, activations, target), sums, tap)
-
-    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        sums = self.sums(target)
-        dense = sums.rows(self.name, activations, target)
-        found, tokens = activations.streamed.get((self.name, dense.digest)), "streamed"
-        if isinstance(found, DiagnosticsError):
-            raise found
-        if found is None:
-            read = [tap for tap in activations.taps if tap.name in dense.reads]
-            each = {tap.name: self.known_at(activations, target, tap, seed) for tap in read}
-            chosen, judged = ({name: of[k] for name, of in each.items()} for k in (0, 1))
-            found, tokens = (chosen, judged), "stored"
-        return result_of_sums(dense, sums, found, seed, tokens)

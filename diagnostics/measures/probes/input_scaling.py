@@ -54,7 +54,7 @@ ALIKE = 0.05
 pixels less 127 over 128, and less 127.5 over 127.5."""
 
 
-def unscaled(encoder: Encoder, batch: Any) -> Tensor:
+def undo_scaling(encoder: Encoder, batch: Any) -> Tensor:
     """A prepared batch before its numbers were scaled: bytes from 0 to 1, other numbers as they came.
 
     Raises DiagnosticsError where the preparation does not scale each number alike.
@@ -79,7 +79,7 @@ def unscaled(encoder: Encoder, batch: Any) -> Tensor:
 
 def scalings(encoder: Encoder, batch: Tensor) -> dict[str, Tensor]:
     """The batch under the usual scalings of its modality, by name."""
-    x, raw = unscaled(encoder, batch), np.shape(encoder.example())
+    x, raw = undo_scaling(encoder, batch), np.shape(encoder.example())
     if encoder.modality == "audio":
         along = tuple(range(1, x.ndim))
         peak, level = x.abs().amax(along, keepdim=True), x.square().mean(along, keepdim=True).sqrt()
@@ -124,7 +124,7 @@ class _Scaled(Arrays):
 
     modality = "series"
 
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+    def observation_arrays(self, name: str) -> Mapping[str, np.ndarray]:
         return {tap: np.stack([self.values[tap][:, [at]] for at in (1, 1, 0)], axis=1) for tap in self.values}
 
 
@@ -155,7 +155,7 @@ class InputScaling(Probe):
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        observed = activations.observed(ScaledInputs.name)
+        observed = activations.observation_arrays(ScaledInputs.name)
         names, values = [tap.name for tap in activations.taps], _columns(target)[: ScaledInputs.samples]
         # Its advice changes the next run, whose test samples must not have a part in it.
         known = np.flatnonzero(np.isfinite(values).all(axis=1) & (activations.split[: len(values)] != "test"))

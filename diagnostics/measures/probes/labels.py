@@ -1,4 +1,4 @@
-"""How many labels a target takes: the linear probe on nested parts of train and val, and the length of an online code."""
+"""Number of labels that a target takes: the linear probe on nested parts of train and val, and the length of an online code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _noise_free() -> xr.Dataset:
 
 @dataclass(frozen=True)
 class Part:
-    """What the probe reads when it is fitted on a part of the labels: losses on test [tap, unit(, part)], the share in
+    """Findings of the probe when it is fitted on a part of the labels: losses on test [tap, unit(, part)], the share in
     which each tap is the one to use [tap], the bits for the labels that the next part adds [tap], and the independent
     units that were fitted.
     """
@@ -54,7 +54,7 @@ _Reader = define(LinearProbe, "_Reader", name="label_efficiency")
 
 
 class LabelEfficiency(ClassOrValueProbe):
-    """What the linear probe reads with few labels: its `score` is the area under the curve of a tap, the mean score over
+    """The linear probe with few labels: its `score` is the area under the curve of a tap, the mean score over
     16, 32, ... and all labels of train and val, each the mean of 3 nested draws.
 
     Along `labels`: `curve` [labels, tap] with its interval, and `chosen` [labels, tap], the share of draws in which the
@@ -117,7 +117,7 @@ class LabelEfficiency(ClassOrValueProbe):
         return np.concatenate([order[first], np.delete(order, first)])
 
     def _read(self, activations: Activations, whole: Task, labelled: np.ndarray, then: np.ndarray, seed: int) -> Part:
-        """What is read with the labels of some rows, and the bits for those that come `then`."""
+        """Fits the probe on the labels of some rows; the bits are for those that come `then`."""
         split = activations.split.copy()
         split[np.setdiff1d(whole.rows.fit, labelled)] = ""
         part, probe = activations.with_other(split=split, ready={}), _Reader()
@@ -134,9 +134,9 @@ class LabelEfficiency(ClassOrValueProbe):
                 lost.append(sum_by_unit(task.lost(guess[j], task.rows.test), task.rows))
                 choosing.append(out[j])
             if isinstance(readouts, Classifiers) and len(then):
-                nats = readouts.fits.judged(x[:, then], whole.codes[then])[1][:, 0].sum(dim=1)
+                nats = readouts.fits.judge(x[:, then], whole.codes[then])[1][:, 0].sum(dim=1)
                 bits += (nats / math.log(2)).tolist()
-        around = sum_by_unit(task.around(task.rows.fit, task.rows.test), task.rows)
+        around = sum_by_unit(task.reference_of(task.rows.fit, task.rows.test), task.rows)
         test = _losses(np.stack(lost), around, whole.label)
         fit_units = len(set(activations.groups[labelled]))
         return Part(test, self._chosen(activations, task, np.stack(choosing)), np.array(bits), fit_units)
@@ -146,7 +146,7 @@ class LabelEfficiency(ClassOrValueProbe):
         if task.whole:
             around = np.ones(lost.shape[1:]) if task.label else task.ridge.reference
         else:
-            around = task.around(task.rows.train, task.rows.val)
+            around = task.reference_of(task.rows.train, task.rows.val)
         depth = np.array([tap.depth for tap in activations.taps])
         losses = _losses(lost, around, task.label)
         choice = choose_tap(losses, names.index(activations.output_tap), depth, task.seed)
@@ -169,7 +169,7 @@ class LabelEfficiency(ClassOrValueProbe):
             curve.append(score)
             low.append(ends[0])
             high.append(ends[1])
-            drawn.append(score + math.sqrt(1 + units / fit_units) * (mean.resampled(seed) - score))
+            drawn.append(score + math.sqrt(1 + units / fit_units) * (mean.resample(seed) - score))
         area = np.mean(curve, axis=0)
         ends = interval(area, np.mean(drawn, axis=0), units)
         variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}

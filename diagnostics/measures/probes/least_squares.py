@@ -125,7 +125,7 @@ class LinearMaps(ShortRepr, TapReadouts):
 
     def values(self, x: Tensor) -> Tensor:
         """[tap, row, target] of x [tap, row, feature], where x lies."""
-        return _mapped(x - self.mean_x[:, None], self.left, self.right) + self.mean_y
+        return _map(x - self.mean_x[:, None], self.left, self.right) + self.mean_y
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,7 +157,7 @@ class RidgeStack(ShortRepr):
                 code="bad-shape",
             )
         _check_finite(x, y)
-        mean_x, scale, z = standardised(x)
+        mean_x, scale, z = standardise(x)
         mean_y, u = y.mean(dim=0), None
         if n >= d:
             eigenvalues, left = principal_axes(z)
@@ -177,7 +177,7 @@ class RidgeStack(ShortRepr):
         """[tap, penalty, row, target] for x [tap, row, feature] and penalties [penalty] or [tap, penalty]."""
         taps, k, targets = self.right.shape
         shares = torch.as_tensor(penalties, dtype=x.dtype, device=x.device).expand(taps, -1)
-        fitted = _mapped(x - self.mean_x[:, None], self.left, self._columns(shares).reshape(taps, k, -1))
+        fitted = _map(x - self.mean_x[:, None], self.left, self._columns(shares).reshape(taps, k, -1))
         return fitted.reshape(taps, x.shape[1], shares.shape[1], targets).transpose(1, 2) + self.mean_y
 
     def at(self, penalties: Any) -> LinearMaps:
@@ -191,7 +191,7 @@ class RidgeStack(ShortRepr):
         return columns if self.u is None else (self.u @ columns.flatten(2)).reshape(columns.shape)
 
 
-def _mapped(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
+def _map(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
     """away @ left (@ right), in whichever order multiplies the smaller matrices."""
     if right is None:
         return away @ left
@@ -203,7 +203,7 @@ def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
     """`RidgeStack`'s maps for each of a few penalties [tap, penalty], from a Cholesky factor each, at a tenth of the
     cost of an eigendecomposition."""
     n, d = x.shape[1:]
-    mean_x, scale, z = standardised(x)
+    mean_x, scale, z = standardise(x)
     mean_y = y.mean(dim=0)
     wide = n < d
     system = products(z.mT if wide else z)
@@ -256,7 +256,7 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        mean_x, mean_y, scale, squares, towards = standardised_moments(moments)
+        mean_x, mean_y, scale, squares, towards = standardise_moments(moments)
         eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(squares)))
         return cls(moments.n, mean_x, mean_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), v.T @ towards)
 
@@ -295,7 +295,7 @@ class RidgePath(ShortRepr):
         return self._stack.predict(new[None], chosen)[0].numpy()
 
 
-def standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the
     targets.
     """
@@ -325,7 +325,7 @@ class RidgeFits(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
-        mean_x, mean_y, scale, squares, towards = standardised_moments(moments)
+        mean_x, mean_y, scale, squares, towards = standardise_moments(moments)
         unit = np.eye(len(squares))
         factors = (cholesky(torch.from_numpy(squares + moments.n * penalty * unit)) for penalty in penalties)
         weights = [torch.cholesky_solve(torch.from_numpy(towards), factor).numpy() for factor in factors]
@@ -397,7 +397,7 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
     features = samples(x, "x", least=2)
     targets = _targets(y, features)
     mean = targets.mean(dim=0)
-    u, singular, _ = svd(standardised(features)[2])
+    u, singular, _ = svd(standardise(features)[2])
     predictions: list[Tensor] = []
     for penalty in several(penalties):
         shrunk = singular**2 / (singular**2 + len(features) * penalty)
@@ -407,7 +407,7 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
     return torch.stack(predictions).cpu().numpy()
 
 
-def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the
     last two are 0 for constant features."""
     first = x[..., :1, :]

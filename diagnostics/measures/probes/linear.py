@@ -55,7 +55,7 @@ from diagnostics.measures.probes.softmax import (
     start_of_last,
 )
 from diagnostics.measures.result import CENTRING, FUNCTIONAL
-from diagnostics.measures.statistics import OUTLYING, Losses, carried_by_few, rank_correlation
+from diagnostics.measures.statistics import OUTLYING, Losses, heaviest_units, rank_correlation
 
 
 class RidgeProbe(SampleProbe):
@@ -71,7 +71,7 @@ class RidgeProbe(SampleProbe):
             maps = self._maps(x[:, rows.train], y[rows.train], penalty)
             return Choice({"penalty": penalty}, task.lost(maps(x[:, rows.val]), rows.val), lost, stack)
         tried = RidgeStack.from_data(x[:, rows.train], y[rows.train]).predict(x[:, rows.val])
-        losses, around = task.by_part(tried - y[rows.val]), task.around(rows.train, rows.val).sum(axis=0)
+        losses, around = task.by_part(tried - y[rows.val]), task.reference_of(rows.train, rows.val).sum(axis=0)
         best = [choose_index(of_tap, around) for of_tap in losses.sum(dim=2).cpu().numpy()]
         return Choice({"penalty": np.array(PENALTIES)[best]}, losses[torch.arange(len(x)), best].cpu().numpy())
 
@@ -152,7 +152,7 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
     Reads pooled activations; for a `token_value` target the tokens that are kept. The score of a target with several
     columns (horizons) is the mean R2 of the columns. A target that goes round is read as its cosine and sine, with one
     R2 over both, and `angular_error` beside it. Where a few units carry most of a target's spread in train and val (see
-    `statistics.carried_by_few`), `spearman` stands beside R2, with its interval: they decide R2, and not ranks.
+    `statistics.heaviest_units`), `spearman` stands beside R2, with its interval: they decide R2, and not ranks.
     """
 
     name = "linear_probe"
@@ -212,7 +212,7 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
             start = start_of_last(x[:, rows.fit], task.codes[rows.fit], val, penalty, task.whole)
         return Classifiers(last_fits(start, penalty), task.numbers)
 
-    def stated(self, task: Task) -> dict[str, Any]:
+    def attributes(self, task: Task) -> dict[str, Any]:
         if task.label:
             functional = "accuracy of multinomial logistic regression with an L2 penalty"
             return {"functional": functional, "centring": STANDARDISED, "penalties": list(LOGISTIC_PENALTIES)}
@@ -224,8 +224,8 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
         rows = task.rows
         if task.label or task.values.shape[1] > 1:
             return {}
-        around = sum_by_unit(task.around(rows.fit, rows.fit), rows, "fit")
-        if not carried_by_few(around)[1] > OUTLYING:
+        around = sum_by_unit(task.reference_of(rows.fit, rows.fit), rows, "fit")
+        if not heaviest_units(around)[1] > OUTLYING:
             return {}
         guess = np.stack([read[i][:, 0] for i in range(len(read))])
         rank = rank_correlation(guess, task.values[rows.test, 0], rows.unit_of_test, task.seed, len(rows.fit_units))
@@ -364,7 +364,7 @@ class KernelProbe(ClassOrValueProbe):
         known = label_rows if target.kind == "label" else value_rows
         if why := too_few(len(known(activations, target)[0].train)):
             raise DiagnosticsError(why, code="too-few")
-        results = [self.known_at(activations, target, tap, seed) for tap in activations.taps]
+        results = [self.find_at(activations, target, tap, seed) for tap in activations.taps]
         functional = (
             f"{results[0].attrs[FUNCTIONAL]}, from a Gaussian kernel's features ({LANDMARKS} landmarks at most)"
         )

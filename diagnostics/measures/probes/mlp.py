@@ -139,7 +139,7 @@ class MlpProbe(ClassOrValueProbe, SampleProbe):
         readouts = self.fits(task, x, {})
         val = task.lost(readouts(x[:, task.rows.val]), task.rows.val)
         numbers = {name: np.zeros(len(x)) for name in ("single", "spread")}
-        around = task.around(task.rows.fit, task.rows.test).sum(axis=0)
+        around = task.reference_of(task.rows.fit, task.rows.test).sum(axis=0)
         for i, networks in enumerate(readouts.taps):
             said = networks(x[i, task.rows.test])
             each = [task.lost(readouts.read(one[None]).cpu().numpy(), task.rows.test).sum(axis=0) for one in said]
@@ -156,7 +156,7 @@ class MlpProbe(ClassOrValueProbe, SampleProbe):
         fitted = [fit_networks(of[train], y[train], of[val], y[val], classes, task.seed) for of in x]
         return MlpReadouts(tuple(fitted), task.numbers if task.label else None)
 
-    def stated(self, task: Task) -> dict[str, Any]:
+    def attributes(self, task: Task) -> dict[str, Any]:
         what = "accuracy" if task.label else "R2"
         return {
             "functional": f"{what} of the mean of {SEEDS} networks with {HIDDEN} hidden units, stopped on val",

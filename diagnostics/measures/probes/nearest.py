@@ -243,7 +243,7 @@ class KnnProbe(ClassOrValueProbe, SampleProbe):
         neighbours = tuple(next(n for n in NEIGHBOURS if n >= k) for k in numbers["k"])
         return Neighbours(x[:, task.rows.fit], task.values[task.rows.fit], neighbours)
 
-    def stated(self, task: Task) -> dict[str, Any]:
+    def attributes(self, task: Task) -> dict[str, Any]:
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
         return {"functional": functional, "centring": "none; rows of length 1"}
 

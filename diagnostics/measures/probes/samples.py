@@ -81,7 +81,7 @@ class Task:
         """[..., row, part], of predictions [..., row] or [..., row, column] for some rows."""
         return (read != self.values[at])[..., None] if self.label else self.by_part(read - self.values[at])
 
-    def around(self, fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def reference_of(self, fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
         """[row, part], what losses of some rows are held against: of classes 1 a row, of values the loss of the mean of
         the rows fitted.
         """
@@ -145,7 +145,7 @@ class SampleProbe(Probe):
         """
 
     @abstractmethod
-    def stated(self, task: Task) -> dict[str, Any]:
+    def attributes(self, task: Task) -> dict[str, Any]:
         """The attributes `functional` and `centring` of a result, and others."""
 
     def beside(self, task: Task, read: Mapping[int, np.ndarray], losses: Losses) -> dict[str, Any]:
@@ -188,8 +188,8 @@ class SampleProbe(Probe):
         numbers = {name: np.array([each.numbers[name] for each in found]) for name in found[0].numbers}
         read = {i: each.guess for i, each in enumerate(found) if each.guess is not None}
         around: dict[Split, np.ndarray] = {
-            "test": task.around(rows.fit, rows.test),
-            "val": task.around(rows.train, rows.val),
+            "test": task.reference_of(rows.fit, rows.test),
+            "val": task.reference_of(rows.train, rows.val),
         }
         if "fit" in found[0].sums:
             around["fit"] = np.ones((len(rows.fit), 1)) if task.label else task.ridge.reference
@@ -214,5 +214,5 @@ class SampleProbe(Probe):
             extra,
             seed=seed,
             oof=losses.get("fit"),
-            **self.stated(task),
+            **self.attributes(task),
         )

@@ -15,7 +15,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import cholesky, token_samples
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
-from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardised_moments
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardise_moments
 from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
 from diagnostics.measures.threads import one_thread
 from diagnostics.vocabulary import SPLITS
@@ -245,7 +245,7 @@ def _fit_classifier(
         fits = rows.fit([[penalty]], decrease=_RANKING, start=fits, most=_MOST_RANKING)
         guess = Classifiers(fits, known)(held_out[None])[0]
         score = mean_iou(confusion(guess, truth, classes))
-        loss = float(fits.judged(_some(held_out, seen)[None], codes)[1].sum())
+        loss = float(fits.judge(_some(held_out, seen)[None], codes)[1].sum())
         worse = 0 if not tried or (score, -loss) > max(trial[0] for trial in tried) else worse + 1
         tried.append(((score, -loss), penalty, fits))
         if worse == 2:
@@ -288,7 +288,7 @@ class Classes(Sums):
         return np.zeros(len(dense.classes))
 
     def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
-        mean, _, scale, squares, towards = standardised_moments(moments)
+        mean, _, scale, squares, towards = standardise_moments(moments)
         counts = moments.y
         there = counts > 0
         # `towards` are the sums of standardised features over each class's tokens.
@@ -316,7 +316,7 @@ class Classes(Sums):
         judged = {"loss": inside + told - 2 * both, "reference": inside + told - both}
         return {name: of.astype(least) for name, of in judged.items()}
 
-    def stated(self, dense: DenseRows) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows) -> dict[str, Any]:
         return {
             "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; "
             "linear discriminant with a shrunk covariance within classes, on all tokens of train and val",
@@ -402,7 +402,7 @@ class SegmentationProbe(DenseProbe):
         matrix = _confusion(dense, test.guess, test.truth)
         return {"token_accuracy": np.trace(matrix) / matrix.sum(), "steps": readout.fits.steps, "iou": iou(matrix)}
 
-    def stated(self, dense: DenseRows, readouts: Mapping[str, Classifiers]) -> dict[str, Any]:
+    def attributes(self, dense: DenseRows, readouts: Mapping[str, Classifiers]) -> dict[str, Any]:
         short = [tap for tap, readout in readouts.items() if not readout.fits.converged]
         return {
             "functional": "mean over classes of intersection over union, from one confusion matrix of all test tokens; "

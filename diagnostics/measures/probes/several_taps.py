@@ -20,7 +20,7 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
 from diagnostics.measures.base import Arrays, Case, normal, rotation
-from diagnostics.measures.probes.least_squares import principal_axes, refit, standardised
+from diagnostics.measures.probes.least_squares import principal_axes, refit, standardise
 from diagnostics.measures.probes.linear import OWN, LinearProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
 from diagnostics.measures.probes.samples import Choice, Task
@@ -75,7 +75,7 @@ class _Reader(LinearProbe):
 
 
 class TapSet(ClassOrValueProbe):
-    """What sets of taps read beside the tap that is used alone: its `score` is that of each tap by itself.
+    """Sets of taps beside the tap that is used alone: its `score` is that of each tap by itself.
 
     Along `set`: `set_score` with its interval, `set_gain` over the single tap with its interval, paired over test units,
     `set_width` in features, and which taps it holds, `member` [set, tap]. The attribute `chosen_set` is the set, or
@@ -209,7 +209,7 @@ class TapSets:
         self.taps = {name: self._standardise(x) for name, x in features.items()}
 
     def _standardise(self, x: Tensor) -> Tensor:
-        mean, scale, _ = standardised(x[self.train])
+        mean, scale, _ = standardise(x[self.train])
         return (x - mean) * scale
 
     def leading(self, x: Tensor, count: int) -> Tensor:
@@ -218,7 +218,7 @@ class TapSets:
         """
         if x.shape[1] <= count:
             return x
-        mean, scale, z = standardised(x[self.train])
+        mean, scale, z = standardise(x[self.train])
         wide = len(z) < z.shape[1]
         values, axes = (of[0] for of in principal_axes((z.mT if wide else z)[None]))
         kept = values[-count:] > 0
@@ -278,7 +278,7 @@ class TapSets:
         """The score of features by the losses that choose."""
         task, choice = self.task, probe.choose(self.task, x[None])
         if choice.out_of_fold is None:
-            lost, around = choice.val[0], task.around(task.rows.train, task.rows.val)
+            lost, around = choice.val[0], task.reference_of(task.rows.train, task.rows.val)
         else:
             lost = choice.out_of_fold[0]
             around = np.ones_like(lost) if task.label else task.ridge.reference

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh, qr, samples
-from diagnostics.measures.probes.least_squares import products, several, standardised
+from diagnostics.measures.probes.least_squares import products, several, standardise
 from diagnostics.measures.probes.protocol import TapReadouts
 from diagnostics.measures.threads import one_thread
 
@@ -173,7 +173,7 @@ class LogisticFits:
         bias = self.bias.flatten(1)[..., None] - flat @ self.mean[..., None]
         return torch.baddbmm(bias, flat, x.mT).unflatten(1, self.weights.shape[1:3])
 
-    def judged(self, x: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    def judge(self, x: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Right answers of the most probable class, and the cross-entropy in nats, [tap, penalty, row]."""
         scores = self.scores(x)
         truth = torch.as_tensor(labels, device=x.device)
@@ -219,7 +219,7 @@ class LogisticRows:
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
-        self.mean, self.scale, z = standardised(x)
+        self.mean, self.scale, z = standardise(x)
         self.basis = qr(z.mT)[0] if z.shape[1] < z.shape[2] else None
         if self.basis is not None:
             z = z @ self.basis
@@ -318,7 +318,7 @@ class _Problem:
         p = scores.softmax(dim=2)
         if bool((w[..., :-1] != 0).any()):
             # A stronger penalty's solution is mostly too small, and its size can be fitted without a product.
-            w, scores, p = self._resized(w, scores, p, penalty)
+            w, scores, p = self._resize(w, scores, p, penalty)
         while taken < most:
             taken += 1
             gradient = self._gradient(p) + penalty * w
@@ -346,7 +346,7 @@ class _Problem:
             w, scores = w + step, torch.addcmul(scores, _each(size), moved)
         return w, taken, not bool(running.any())
 
-    def _resized(self, w: Tensor, scores: Tensor, p: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _resize(self, w: Tensor, scores: Tensor, p: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slope = _inner(p - self.onehot, scores) / self.n + _inner(penalty * w, w)
         grows = slope < 0
         each = _each(grows)
@@ -440,7 +440,7 @@ def choose_logistic(
     """
     order = sorted(penalties, reverse=True)
     fits, right, losses = _path(
-        LogisticRows(x, labels), np.tile(order, (len(x), 1)), lambda fits: fits.judged(val, val_labels)
+        LogisticRows(x, labels), np.tile(order, (len(x), 1)), lambda fits: fits.judge(val, val_labels)
     )
     best = _best(right, losses)
     return np.array(order)[best.cpu().numpy()], fits.at(best)
@@ -475,7 +475,7 @@ def choose_out_of_fold(
         known = torch.as_tensor((present[codes] == labels)[out], device=x.device)
 
         def judge(fits: LogisticFits) -> tuple[Tensor, Tensor]:
-            right, losses = fits.judged(x[:, out], codes[out])
+            right, losses = fits.judge(x[:, out], codes[out])
             return right & known, losses * known
 
         return rows.only(torch.as_tensor(~out, device=x.device), codes[~out]), judge

@@ -27,12 +27,12 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, pair, svd, svdvals, triangle
 from diagnostics.measures.base import (
     Case,
-    centred_axes,
+    common_axes,
+    cosine_axes,
     define,
     normal,
     overlapping_columns,
     rotation,
-    shared_axes,
     sixty_samples,
 )
 from diagnostics.measures.similarity.base import NULL_DRAWS, Similarity, Taps
@@ -266,7 +266,7 @@ def _invertible_map() -> np.ndarray:
 
 def _strongest_shared() -> tuple[np.ndarray, np.ndarray]:
     """Two sides [16, 2] with singular values (3, 1), the first direction shared."""
-    axes = centred_axes(16, 3)
+    axes = cosine_axes(16, 3)
     return axes[:, [0, 1]] * [3.0, 1.0], axes[:, [0, 2]] * [3.0, 1.0]
 
 
@@ -453,12 +453,12 @@ Procrustes = define(
     functional="sqrt(2 - 2 ||X^T Y||_*)",
     known_answers=(
         Case("rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
-        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
+        Case("same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*common_axes())),
         Case(
             "orthogonal subspaces",
             math.sqrt(2),
             DING,
-            lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:]),
+            lambda: procrustes(cosine_axes(16, 3), cosine_axes(16, 6)[:, 3:]),
         ),
     ),
     compare=lambda self, a, b: _distance(a, b),
@@ -477,7 +477,7 @@ AngularDistance = define(
             "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)",
             0.425860,
             WILLIAMS,
-            lambda: angular_distance(*shared_axes()),
+            lambda: angular_distance(*common_axes()),
         ),
         Case("rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
     ),
@@ -559,7 +559,7 @@ class Gulp(_Shape):
     permutations = NULL_DRAWS
     known_answers = (
         Case("invertible map, no regularisation", 0, BOIX, lambda: gulp(normal(40, 5, seed=4), normal(40, 5, seed=4) @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
-        Case("orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
+        Case("orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(cosine_axes(16, 3), cosine_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
     )  # fmt: skip
 
     def prepare(self, x: Tensor) -> Tensor:

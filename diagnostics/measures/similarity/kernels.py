@@ -30,11 +30,11 @@ from diagnostics.measures.arrays import (
 from diagnostics.measures.base import (
     Case,
     column,
+    common_axes,
     define,
     normal,
     overlapping_columns,
     rotation,
-    shared_axes,
     sixty_samples,
     two_parts,
 )
@@ -47,12 +47,12 @@ BLOCK = 2**13
 
 
 def unit_pairs(upper: Tensor) -> Tensor | None:
-    """`centred_pairs` divided by its norm; None where nothing but rounding error is left."""
+    """`centre_pairs` divided by its norm; None where nothing but rounding error is left."""
     size = float(upper.triu_(1).norm())
-    return scaled_pairs(centred_pairs(upper), size)
+    return scale_pairs(centre_pairs(upper), size)
 
 
-def centred_pairs(upper: Tensor) -> Tensor:
+def centre_pairs(upper: Tensor) -> Tensor:
     """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above
     its diagonal only and overwritten."""
     upper.triu_(1)
@@ -64,7 +64,7 @@ def centred_pairs(upper: Tensor) -> Tensor:
     return upper.flatten().index_select(0, pair_places(n, upper.device))
 
 
-def scaled_pairs(values: Tensor, size: float) -> Tensor | None:
+def scale_pairs(values: Tensor, size: float) -> Tensor | None:
     """A vector over pairs divided by its norm in place; None where that is nothing beside `size`, the kernel's own."""
     norm = float(values.norm())
     if not norm > NOTHING * size:
@@ -73,12 +73,12 @@ def scaled_pairs(values: Tensor, size: float) -> Tensor | None:
     return values
 
 
-def moved_pairs(values: Tensor, order: Tensor) -> Tensor:
+def permute_pairs(values: Tensor, order: Tensor) -> Tensor:
     """The vector of a kernel whose samples are reordered: entry (i, j) is that of (order[i], order[j])."""
-    return values.index_select(0, moved_entries(order))
+    return values.index_select(0, permute_entries(order))
 
 
-def moved_entries(order: Tensor) -> Tensor:
+def permute_entries(order: Tensor) -> Tensor:
     """The places of the entries of a vector over pairs that become its entries when the samples are put in this order,
     int32 [pair]."""
     places, moved = _entries(len(order)), order.cpu().numpy()
@@ -98,7 +98,7 @@ def pair_products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.nda
     return total.cpu().numpy()
 
 
-def shuffled_products(
+def products_of_shuffles(
     firsts: Sequence[Tensor], seconds: Sequence[Tensor], orders: Iterator[Tensor]
 ) -> Iterator[np.ndarray]:
     """`pair_products` for each order of the second side's samples, in single precision (an error near 1e-7)."""
@@ -106,7 +106,7 @@ def shuffled_products(
     second = torch.stack([kernel.float() for kernel in seconds], dim=1)
     first = second.T if firsts is seconds else torch.stack([kernel.float() for kernel in firsts])
     for order in orders:
-        entries = moved_entries(order)
+        entries = permute_entries(order)
         total = torch.zeros(len(firsts), len(seconds), dtype=torch.float32, device=first.device)
         for start in range(0, len(entries), BLOCK):
             part = slice(start, start + BLOCK)
@@ -241,7 +241,7 @@ def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
     finite(out, "A kernel matrix")
     if unbiased:
         out.fill_diagonal_(0.0)
-    return _centred_rows(out, out.sum(dim=1), 0, unbiased)
+    return _centre_rows(out, out.sum(dim=1), 0, unbiased)
 
 
 def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
@@ -393,7 +393,7 @@ class Sums:
         for (start, k), (_, m) in zip(self._blocks(first), self._blocks(second), strict=True):
             self.raw[0] += float((k * k).sum())
             self.raw[1] += float((m * m).sum())
-            k, m = (_centred_rows(b, margin, start, unbiased) for b, margin in zip((k, m), margins, strict=True))
+            k, m = (_centre_rows(b, margin, start, unbiased) for b, margin in zip((k, m), margins, strict=True))
             self.both += float((k * m).sum())
             self.own += float((k * k).sum())
             self.other += float((m * m).sum())
@@ -414,7 +414,7 @@ class Sums:
         return self.both / (self.own**0.5 * self.other**0.5)
 
 
-def _centred_rows(rows: Tensor, sums: Tensor, start: int, unbiased: bool) -> Tensor:
+def _centre_rows(rows: Tensor, sums: Tensor, start: int, unbiased: bool) -> Tensor:
     """Rows of a kernel centred in place, from the sums of all rows; U-centred where `unbiased`."""
     n = len(sums)
     means = sums / (n - 2 if unbiased else n)
@@ -488,10 +488,10 @@ class _Alignment(Products):
         return unit_pairs(self.upper([x]))
 
     def permute(self, a: Any, order: Tensor) -> Any:
-        return moved_pairs(a, order)
+        return permute_pairs(a, order)
 
     def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
-        return shuffled_products(firsts, seconds, orders)
+        return products_of_shuffles(firsts, seconds, orders)
 
 
 def _cka_of_noise(n: int, p: int, draws: int) -> float:
@@ -523,8 +523,8 @@ Cka = define(
         ),
         Case("both shifted by 1e4", 1, KORNBLITH, lambda: cka(sixty_samples() + 1e4, sixty_samples() + 1e4)),
         Case("biased, 6 orthonormal columns of which 2 are shared", 1 / 3, KORNBLITH, lambda: cka(*overlapping_columns(), unbiased=False)),
-        Case("biased, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 10 / 14, KORNBLITH, lambda: cka(*shared_axes(), unbiased=False)),
-        Case("arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*shared_axes(), unbiased=False))),
+        Case("biased, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 10 / 14, KORNBLITH, lambda: cka(*common_axes(), unbiased=False)),
+        Case("arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, "Williams et al. 2021 (2110.14739)", lambda: math.acos(cka(*common_axes(), unbiased=False))),
         Case("biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(column(0, 1, 3), column(1, 0, 3), unbiased=False)),
         Case("biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False)),
         Case("biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _cka_of_noise(64, 4096, 2), 1e-3),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from diagnostics.errors import DiagnosticsError, importing
-from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, require_finite_tap, rescaled
+from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, require_finite_tap, rescale
 from diagnostics.measures.base import Arrays, Case, column, normal, sixty_samples, two_parts
 from diagnostics.measures.similarity.base import Side, Similarity, Swaps, Taps
 from diagnostics.measures.similarity.kernels import (
@@ -28,12 +28,12 @@ from diagnostics.measures.similarity.kernels import (
     Products,
     Sums,
     blocks_of,
-    centred_pairs,
+    centre_pairs,
     cka,
-    moved_pairs,
     pair_products,
+    permute_pairs,
     scale_of_tap,
-    scaled_pairs,
+    scale_pairs,
 )
 
 BATCH = 64
@@ -64,7 +64,7 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
         >>> bool(np.isclose(minibatch_cka(x, y, batch_size=40), cka(x, y)))  # one batch
         True
     """
-    first, second = (rescaled(side) for side in pair(x, y, LEAST))
+    first, second = (rescale(side) for side in pair(x, y, LEAST))
     if batch_size < LEAST:
         raise DiagnosticsError(
             f"A batch size of {batch_size} is too small: give at least {LEAST} samples a batch.", code="bad-value"
@@ -181,18 +181,18 @@ class MinibatchAlignment(Products):
         kernels = batch_kernels(map(as_tensor, blocks_of(side, tap)), parts)
         if not ordinary(sum(float(kernel.diagonal().sum().sqrt()) for kernel in kernels)):
             kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale_of_tap(side, tap, self.name))), parts)
-        if (kernel := joined(kernels)) is not None:
+        if (kernel := join_batches(kernels)) is not None:
             return kernel, ""
         return None, "all samples of each batch are equal up to rounding, or equally far from one another"
 
     def prepare(self, x: Tensor) -> Any:
-        return joined(batch_kernels([x], batches(len(x), BATCH)))
+        return join_batches(batch_kernels([x], batches(len(x), BATCH)))
 
     def permute(self, a: Any, order: Tensor) -> Any:
         parts = batches(len(order), BATCH)
         kernels = a.split([pairs_of([rows]) for rows in parts])
         return torch.cat(
-            [moved_pairs(kernel, order[rows] - rows.start) for kernel, rows in zip(kernels, parts, strict=True)]
+            [permute_pairs(kernel, order[rows] - rows.start) for kernel, rows in zip(kernels, parts, strict=True)]
         )
 
     def swappable(self, groups: np.ndarray) -> Swaps:
@@ -208,7 +208,7 @@ class MinibatchAlignment(Products):
         return {"batch_size": BATCH, "left_out": left_out}
 
 
-def joined(kernels: Sequence[Tensor], *, weigh: bool = True) -> Tensor | None:
+def join_batches(kernels: Sequence[Tensor], *, weigh: bool = True) -> Tensor | None:
     """The vector of unit norm whose products are the ratio of sums over batches, each weighing by its samples or
     alike.
     """
@@ -217,8 +217,8 @@ def joined(kernels: Sequence[Tensor], *, weigh: bool = True) -> Tensor | None:
         n = len(kernel)
         weight = 1 / ((n - 3) if weigh else n * (n - 3))
         size += weight * float(kernel.triu(1).square().sum())
-        parts.append(centred_pairs(kernel) * weight**0.5)
-    return scaled_pairs(torch.cat(parts), size**0.5)
+        parts.append(centre_pairs(kernel) * weight**0.5)
+    return scale_pairs(torch.cat(parts), size**0.5)
 
 
 MOST_REPLAYED = 1024
@@ -298,7 +298,7 @@ class TorchCka(Similarity):
 
         def vectors(taps: Taps) -> list[Tensor]:
             nothing = torch.full((pairs_of(parts),), torch.nan, dtype=torch.float64, device=taps[0].device)
-            vectors_of_taps = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
+            vectors_of_taps = (join_batches(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
             return [nothing if vector is None else vector for vector in vectors_of_taps]
 
         return {"in_float64": pair_products(vectors(firsts), vectors(seconds))}

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, rounding, samples, scale_of, unit_rows
+from diagnostics.measures.arrays import as_tensor, centre, pair, rescale, rounding, samples, scale_of, unit_rows
 from diagnostics.measures.base import Case, define, normal, sixty_samples
 from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.decomposed import RANK, still
-from diagnostics.measures.similarity.kernels import cka, moved_entries, moved_pairs
+from diagnostics.measures.similarity.kernels import cka, permute_entries, permute_pairs
 
 Distance = Literal["euclidean", "correlation", "cosine"]
 Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
@@ -117,7 +117,7 @@ def _rdm(x: Tensor, distance: str) -> Tensor:
         raise DiagnosticsError(
             f'There is no distance "{distance}": give euclidean, correlation or cosine.', code="unknown-name"
         )
-    z = x = rescaled(x)
+    z = x = rescale(x)
     if distance == "correlation":
         z = x - x[:, :1]
         z -= z.mean(dim=1, keepdim=True)
@@ -232,12 +232,12 @@ class Rsa(Similarity):
         return _inner(a, b)
 
     def permute(self, a: Tensor, order: Tensor) -> Tensor:
-        return moved_pairs(a, order)
+        return permute_pairs(a, order)
 
     def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
         for order in orders:
-            yield (ones @ others[:, moved_entries(order)].T).double().cpu().numpy()
+            yield (ones @ others[:, permute_entries(order)].T).double().cpu().numpy()
 
 
 HUH = "Huh et al. 2024 (2405.07987)"
@@ -346,7 +346,7 @@ class Neighbours:
         """The entry of (column, row) for each entry (row, column)."""
         return self.entry(self.columns * len(self.order) + self.rows)
 
-    def reordered(self, order: Tensor) -> Neighbours:
+    def reorder(self, order: Tensor) -> Neighbours:
         """The same once the samples stand in another order."""
         moved = replace(self, order=self.order.index_select(0, order))
         # Entries stay as they are, and so does what is kept of them.
@@ -414,7 +414,7 @@ def _spread(x: Tensor) -> bool:
     return bool((unit - unit[:1]).abs().amax() > rounding(x))
 
 
-def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor]:
+def _match(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor]:
     """The side with fewer entries, the other side, and which entry of the other stands where each of the first's
     does.
     """
@@ -444,7 +444,7 @@ def _aligned(a: _Kernel, b: _Kernel) -> float:
     # Written so that NaN fails too.
     if not (a.own > 0 and b.own > 0):
         return float("nan")
-    few, many, where = _matched(a.neighbours, b.neighbours)
+    few, many, where = _match(a.neighbours, b.neighbours)
     both = few.chance[:-1] * many.chance.index_select(0, where)
     of_few, of_many = both * few.cosine[:-1], both * many.cosine.index_select(0, where)
     values = (of_few, of_many) if few is a.neighbours else (of_many, of_few)
@@ -471,9 +471,9 @@ class _Nearest(Similarity):
         return "" if _spread(x) else "all samples point one way"
 
 
-def _shared(a: Neighbours, b: Neighbours) -> float:
+def _neighbour_share(a: Neighbours, b: Neighbours) -> float:
     """Mean share of the neighbours of a that are those of b."""
-    few, many, where = _matched(a, b)
+    few, many, where = _match(a, b)
     return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * K)
 
 
@@ -496,8 +496,8 @@ MutualKnn = define(
         ),
     ),
     prepare=lambda self, x: neighbours(x, K),
-    permute=lambda self, a, order: a.reordered(order),
-    compare=staticmethod(_shared),
+    permute=lambda self, a, order: a.reorder(order),
+    compare=staticmethod(_neighbour_share),
     attributes=lambda self, n: {"k": K, "chance": K / (n - 1)},
 )
 
@@ -523,7 +523,7 @@ Cknna = define(
         Case("all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
     ),
     prepare=lambda self, x: _kernel(neighbours(x, K)),
-    permute=lambda self, a, order: _Kernel(a.neighbours.reordered(order), a.own),
+    permute=lambda self, a, order: _Kernel(a.neighbours.reorder(order), a.own),
     compare=staticmethod(_aligned),
     attributes=lambda self, n: {"k": K},
 )

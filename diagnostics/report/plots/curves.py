@@ -27,7 +27,7 @@ from diagnostics.report.plots.style import (
     SYMBOLS,
     TOP,
     add_mark,
-    dressed,
+    apply_style,
 )
 
 # Heatmaps: the similarity of pairs of taps, and the shares of alignments by target.
@@ -70,7 +70,7 @@ def draw_map(tap_map: MapFigure) -> go.Figure:
     title, beside = (escape(text) or None for text in tap_map.titles)
     figure.update_yaxes(autorange="reversed", scaleanchor="x", title_text=title, **axis, **_ticks(tap_map.rows))
     figure.update_xaxes(tickangle=-45, title_text=beside, **axis, **_ticks(tap_map.columns))
-    return dressed(figure).update_layout(height=500, margin={"l": 60, "r": 20, "t": 20, "b": 70})
+    return apply_style(figure).update_layout(height=500, margin={"l": 60, "r": 20, "t": 20, "b": 70})
 
 
 def _ticks(taps: list[str]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def draw_shares(matrix: SharesFigure) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", type="category", automargin=True, showgrid=False)
     figure.update_xaxes(type="category", automargin=True, showgrid=False)
-    return dressed(figure).update_layout(
+    return apply_style(figure).update_layout(
         title={"text": matrix.title, "font": {"size": 14}},
         height=150 + 52 * len(matrix.rows),
         margin={"l": 60, "r": 20, "t": 50, "b": 60},
@@ -195,7 +195,7 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
         automargin=True,
         showgrid=False,
     )
-    return dressed(figure).update_layout(
+    return apply_style(figure).update_layout(
         title={
             "text": f"{escape(steps.name)} while training",
             "font": {"size": 14},
@@ -269,7 +269,7 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
     pad = 0.08 * max(high - low, 0.05)
     figure.update_yaxes(range=[low - pad, high + pad], title_text=escape(curves.axis), zeroline=False)
     figure.update_xaxes(title_text="relative depth (1: the trunk's output)", zeroline=False)
-    return dressed(figure).update_layout(
+    return apply_style(figure).update_layout(
         height=HEIGHT,
         margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
         legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
@@ -305,7 +305,7 @@ def _add_line(
 
 
 def _name_marks(figure: go.Figure, kinds: Collection[MarkKind]) -> None:
-    """What the symbols mean, in no group's colour."""
+    """Names the symbols, in no group's colour."""
     for kind in sorted(kinds):
         name = "layer to use" if kind == "chosen tap" else kind
         marker = {"symbol": SYMBOLS[kind], "size": 10, "color": LINE}

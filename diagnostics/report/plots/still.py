@@ -278,7 +278,7 @@ def _one(value: Any) -> Any:
 
 
 def _name(trace: Any) -> str | None:
-    """What the legend calls a trace; None where it leaves it out."""
+    """Name of a trace in the legend; None where it leaves it out."""
     return _plain(trace.name) if trace.name and trace.showlegend is not False else None
 
 

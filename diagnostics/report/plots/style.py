@@ -43,7 +43,7 @@ LONGEST_TAP = 18
 BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 
 
-def dressed(figure: go.Figure) -> go.Figure:
+def apply_style(figure: go.Figure) -> go.Figure:
     """The figure in the style that all share."""
     font = {"family": "system-ui, sans-serif", "size": 13}
     # Plotly's own are larger, and cut on narrow screens.
@@ -147,7 +147,7 @@ def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
         figure.update_yaxes(_own(layout.yaxis), **place)
         for shape in layout.shapes:
             figure.add_shape({**shape.to_plotly_json(), "xref": None, "yref": "y domain"}, **place)
-    return dressed(figure).update_layout(
+    return apply_style(figure).update_layout(
         height=height,
         margin={"l": 60, "r": 20, "t": ABOVE, "b": BELOW},
         legend={"orientation": "h", "x": 0, "y": 1 + 30 / (height - ABOVE - BELOW), "yanchor": "bottom"},

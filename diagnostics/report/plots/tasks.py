@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from diagnostics.report.page import TaskCurve, TasksFigure
 from diagnostics.report.plots.curves import COLOURS, DASHES
-from diagnostics.report.plots.style import BOTTOM, LINE, OUTLINE, SYMBOLS, dressed
+from diagnostics.report.plots.style import BOTTOM, LINE, OUTLINE, SYMBOLS, apply_style
 from diagnostics.vocabulary import Family
 
 LEAST = -0.1
@@ -76,7 +76,7 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
     figure.update_xaxes(
         title_text="relative depth", zeroline=False, range=[-0.03, _deepest(every) + (0.03 if count == 1 else 0.4)]
     )
-    return dressed(figure).update_layout(
+    return apply_style(figure).update_layout(
         # On a narrow screen each task has a line of the legend.
         height=HEIGHT + LABEL * len(named),
         margin={"l": 60, "r": 130 if count == 1 else 20, "t": 30, "b": BOTTOM},
@@ -97,8 +97,8 @@ def _hovers(curve: TaskCurve) -> list[str]:
 
 
 def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int, *, alone: bool) -> float:
-    """What the output has of each task, beside the last tap; labels that would touch stand above one another. Returns
-    where the highest stands.
+    """Labels the output's share of each task, beside the last tap; labels that would touch stand above one another.
+    Returns where the highest stands.
     """
     known = [curve for curve in curves if np.isfinite(curve.share[curve.output])]
     step, before = LABEL / (HEIGHT - 3 * BOTTOM), -np.inf

@@ -35,9 +35,9 @@ from diagnostics.runs.comparison.estimates import (
     Estimate,
     ProbeLosses,
     by_depth,
+    common_depths,
     estimate_sum,
     near,
-    shared_depths,
 )
 from diagnostics.runs.comparison.findings import (
     Findings,
@@ -56,8 +56,8 @@ from diagnostics.runs.comparison.findings import (
 )
 from diagnostics.runs.comparison.page import comparison_page
 from diagnostics.runs.options import slug
+from diagnostics.runs.results.run_data import map_json, run_dataframe
 from diagnostics.runs.run import Run
-from diagnostics.runs.run_data import map_json, run_dataframe
 
 PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""
@@ -149,8 +149,8 @@ def _other_taps(first: Member, other: Member) -> Problems:
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
-    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different
-    ways.
+    """The reason why a profile is left out ("" where it is not); raises where pooled activations were measured in
+    different ways.
     """
     results, other_results = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):
@@ -199,7 +199,7 @@ def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dat
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et
     al. 2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
     """
-    depths = shared_depths([_depths(member, name) for name in names for member in members])
+    depths = common_depths([_depths(member, name) for name in names for member in members])
     cells = [[_cell(member, name, depths, seed) for name in names] for member in members]
     variables = {
         key: np.array([[cell[key] for cell in row] for row in cells], dtype=object if key in TAPS else np.float64)
@@ -284,7 +284,7 @@ SHARES = {
     "profile": "profile", "alignment": "group", "base": "base", "seeds": "seeds", "seeds_of_base": "of_seeds",
     "made_for_it": "purpose", "floor": "floor", "hidden_gap_of_base": "gap", "recovered": "recovered",
     "kept_best": "kept_best", "kept_output": "kept_output", "over_control": "over_control",
-    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "lifted",
+    "recovered_over_control": "recovered_over_control", "cut": "cut", "cut_is": "cut_is", "lifted": "is_lifted",
     "reasons": "reasons",
 }  # fmt: skip
 

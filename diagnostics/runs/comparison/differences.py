@@ -18,14 +18,14 @@ from diagnostics.runs.comparison.estimates import (
     ProbeLosses,
     Term,
     by_depth,
+    common_depths,
     estimate,
     estimate_sum,
-    flipped,
     holm,
     near,
     part_score,
     part_weights,
-    shared_depths,
+    sign_flip_p,
 )
 
 Quantity = Literal["chosen tap", "output", "hidden gap"]
@@ -82,7 +82,7 @@ class CurveDifference:
 
     @property
     def at(self) -> int | None:
-        """Where they differ most, of the depths at which that is shown (0.05); None where it is at none."""
+        """The depth at which they differ most, of those at which that is shown (0.05); None where it is at none."""
         shown = np.flatnonzero(self.p < ALPHA)
         return int(shown[np.abs(self.difference[shown]).argmax()]) if shown.size else None
 
@@ -146,7 +146,7 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
     fitted: list[int] = []
     for profile, groups in by_profile.items():
         runs = [run for group in groups.values() for run in group]
-        depths = shared_depths([run.depths for run in runs])
+        depths = common_depths([run.depths for run in runs])
         depths = depths[depths <= 1.0]
         reference = runs[0].common_reference
         others = [run.common_reference for run in runs]
@@ -166,11 +166,11 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
             fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
             curves.append(CurveDifference(profile, *pair, depths, each.sum(axis=1), nothing))
-    return [replace(curve, p=p) for curve, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
+    return [replace(curve, p=p) for curve, p in zip(curves, sign_flip_p(by_unit, units, fitted, seed), strict=True)]
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """What each unit adds to a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
+    """Share of each unit in a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
     sum over units is the difference, since the score is linear in the loss."""
     whole = reference.sum(axis=0)
     there = whole > 0
@@ -303,7 +303,7 @@ class Shares:
         return None if self.cut is None else "kept" if self.recovered is None else "recovered"
 
     @property
-    def lifted(self) -> bool:
+    def is_lifted(self) -> bool:
         """True if the output is shown to hold more than the control's."""
         return self.over_control is not None and self.over_control.low > 0
 

@@ -22,10 +22,10 @@ from diagnostics.measures.statistics import (
     Resamples,
     effective_units,
     interval,
-    resampled_scores,
+    resample_scores,
     scores,
 )
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Term:
     """The losses of one probe of one run at one place, and what stands against them: float64 [unit, part] each.
 
     `fit_units`: independent units that the probe was fitted on. `share`: whether losses count wrong answers, see
-    `diagnostics.measures.statistics.resampled_scores`.
+    `diagnostics.measures.statistics.resample_scores`.
     """
 
     loss: np.ndarray
@@ -48,15 +48,15 @@ class Term:
         """1 - sum of losses / sum of references, averaged over parts."""
         return scores(self.loss[None], self.reference[None]).item()
 
-    def drawn(self, names: Sequence[str], seed: int, stream: int) -> np.ndarray:
+    def draws(self, names: Sequence[str], seed: int, stream: int) -> np.ndarray:
         """The score in each resample of the units `names`, of which it has all or some: [resample]."""
         key = hash(tuple(names)), seed, stream
         if key not in self._drawn:
             at = {name: i for i, name in enumerate(names)}
             counts = Resamples(len(names), seed, columns=[at[name] for name in self.units])
-            self._drawn[key] = resampled_scores(
-                self.loss[None], self.reference[None], counts, seed, self.share, stream
-            )[:, 0]
+            self._drawn[key] = resample_scores(self.loss[None], self.reference[None], counts, seed, self.share, stream)[
+                :, 0
+            ]
         return self._drawn[key]
 
 
@@ -100,12 +100,12 @@ def estimate(
     """
     names = list(dict.fromkeys(name for term in terms for name in term.units))
     at = np.array([term.score for term in terms])
-    value = float(_unrounded(combine(at), at))
+    value = float(_without_rounding(combine(at), at))
     # A term that comes twice is the same both times.
     streams = {id(term): stream for stream, term in enumerate({id(term): term for term in terms}.values())}
-    drawn = np.stack([term.drawn(names, seed, streams[id(term)]) for term in terms], axis=1)
+    drawn = np.stack([term.draws(names, seed, streams[id(term)]) for term in terms], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        replicates = _unrounded(combine(drawn), drawn)
+        replicates = _without_rounding(combine(drawn), drawn)
         # A ratio may meet a denominator of 0 in a resample.
         replicates = np.where(np.isfinite(replicates), replicates, np.nan)
     units = len(names)
@@ -162,13 +162,13 @@ def estimate_sum(
     return replace(made, over_samples=within(made.over_samples), over_both=made.over_both and within(made.over_both))
 
 
-def _unrounded(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """What rounding alone leaves of terms that cancel, a tap minus itself say, is 0."""
+def _without_rounding(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Sets to 0 what rounding alone leaves of terms that cancel, a tap minus itself say."""
     return np.where(np.abs(values) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, values)
 
 
 def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """How far an interval reaches over samples and seeds, from how far it does over samples; and its degrees of
+    """Reach of an interval over samples and seeds, from how far it does over samples; and its degrees of
     freedom.
 
     Each side has a standard error of its own, since scores like R2 are skewed; the variance between seeds is added to
@@ -210,7 +210,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 FLIPS = 1999
 
 
-def flipped(
+def sign_flip_p(
     differences: Sequence[np.ndarray], units: Sequence[Sequence[str]], fit_units: Sequence[int], seed: int
 ) -> list[np.ndarray]:
     """p of many differences at once, corrected for having looked at all of them, [row] for each of `differences`.
@@ -370,7 +370,7 @@ def by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndar
     return filled
 
 
-def shared_depths(all_depths: list[np.ndarray]) -> np.ndarray:
+def common_depths(all_depths: list[np.ndarray]) -> np.ndarray:
     """The depths at which any of the runs has a tap, ascending."""
     depths: list[float] = []
     for depth in np.sort(np.concatenate(all_depths)):

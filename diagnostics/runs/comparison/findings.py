@@ -15,8 +15,8 @@ from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.report.page import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
 from diagnostics.runs.comparison.differences import ALPHA, CurveDifference, Difference, FamilyGap, GroupScore, Shares
 from diagnostics.runs.comparison.estimates import ProbeLosses, probe_losses
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import without_nonlinear
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import without_nonlinear
 from diagnostics.runs.run import Run, open_run
 
 

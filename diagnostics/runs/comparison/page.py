@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from diagnostics.errors import enumerated
-from diagnostics.report.numbers import format_interval, format_number, unbroken
+from diagnostics.errors import join_names
+from diagnostics.report.numbers import format_interval, format_number, nowrap
 from diagnostics.report.page import (
     Cell,
     Column,
@@ -20,8 +20,8 @@ from diagnostics.report.page import (
     Sentence,
     Table,
     Tone,
-    filled,
     left_out_section,
+    nonempty,
 )
 from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference, Shares
 from diagnostics.runs.comparison.findings import (
@@ -40,7 +40,7 @@ from diagnostics.runs.pages.run import map_figure
 
 
 def describe_runs(findings: Findings) -> str:
-    """Which runs, on what."""
+    """The runs, and their data, in words."""
     n = findings.members[0].run.n
     several = {group: f" ({len(members)} seeds)" * (len(members) > 1) for group, members in findings.groups.items()}
     runs = [f"{group}{seeds}" for group, seeds in several.items()]
@@ -59,7 +59,7 @@ MOST_NAMED = 3
 
 
 def describe_verdict(findings: Findings) -> str:
-    """What differs between the groups, after correction for all that was compared: the largest differences by name.
+    """Differences between the groups, after correction for all that was compared: the largest differences by name.
     First, which runs have equal weights."""
     return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
 
@@ -78,7 +78,7 @@ def _describe_equal(members: Sequence[Member]) -> str:
 
 
 def _identity(member: Member) -> dict[str, str]:
-    """What makes its encoder."""
+    """Digests of its encoder, by name."""
     return {key: member.run.store.identity.get(key, "") for key in ("weights", *BESIDE_WEIGHTS)}
 
 
@@ -115,7 +115,7 @@ def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
             for what in ("lost", "gained", "cannot tell")
         }
         parts = [
-            f"{what}{' for' * (what == 'cannot tell')} {enumerated(names)}" for what, names in named.items() if names
+            f"{what}{' for' * (what == 'cannot tell')} {join_names(names)}" for what, names in named.items() if names
         ]
         lines += [f"{rows[0].first} minus {rows[0].second} at {at}: {'; '.join(parts)}"] if parts else []
     return lines
@@ -133,10 +133,10 @@ def _describe_difference(findings: Findings, difference: Difference) -> str:
 
 
 def cautions(findings: Findings) -> list[str]:
-    """How few units scores rest on, where they do; and of which run's loss a few carry most."""
+    """Cautions about scores that rest on few units; and of which run's loss a few carry most."""
     members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
     few = [member.profiles[name].few for member, name in members]
-    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skewed)]
+    skewed = [f"{member.name}: {why}" for member, name in members if "carry" in (why := member.profiles[name].skew)]
     return list(dict.fromkeys([*filter(None, few), *skewed]))
 
 
@@ -153,8 +153,9 @@ def describe_families(findings: Findings) -> list[str]:
 
 
 def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Which labels are not shown to beat fresh weights, and in which targets: where an encoder of the same architecture
-    that was never trained reads a target as well, training brought nothing that the probe shows."""
+    """The labels that are not shown to beat fresh weights, and in which targets: where an encoder of the same
+    architecture that was never trained reads a target as well, training brought nothing that the probe shows.
+    """
     targets: dict[str, list[str]] = {}
     for profile in profiles:
         poor: list[str] = []
@@ -165,12 +166,12 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
             if missed:
                 poor.append(group if len(known) == 1 else f"{group} ({missed} of {len(known)} seeds)")
         if poor:
-            targets.setdefault(enumerated(poor), []).append(target_name(findings, profile))
-    return [f"not shown to beat fresh weights: {who}, in {enumerated(names)}" for who, names in targets.items()]
+            targets.setdefault(join_names(poor), []).append(target_name(findings, profile))
+    return [f"not shown to beat fresh weights: {who}, in {join_names(names)}" for who, names in targets.items()]
 
 
 def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """What each group's head throws away: the trunk's last tap minus the head's last."""
+    """Loss in each group's head: the trunk's last tap minus the head's last."""
     drops: dict[str, list[str]] = {group: [] for group in findings.groups}
     for score in findings.group_scores:
         if score.profile in profiles and score.head_drop is not None:
@@ -192,8 +193,8 @@ def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
         held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]
-        lifted = [target_name(findings, row.profile) for row in held if row.lifted]
-        rest = [target_name(findings, row.profile) for row in held if not row.lifted]
+        lifted = [target_name(findings, row.profile) for row in held if row.is_lifted]
+        rest = [target_name(findings, row.profile) for row in held if not row.is_lifted]
         parts = (
             [f"lifted by the tap, beyond its control, each by its own interval: {', '.join(lifted)}"] if lifted else []
         )
@@ -213,7 +214,7 @@ def describe_uncontrolled(findings: Findings) -> list[str]:
 
 
 def describe_correction(findings: Findings) -> str:
-    """How many differences survive, after which correction, and what the intervals are over."""
+    """Number of differences that survive, after which correction, and what the intervals are over."""
     tested = [difference for difference in findings.differences if not math.isnan(difference.p_corrected)]
     if not tested:
         return "none can be tested"
@@ -227,7 +228,7 @@ def describe_correction(findings: Findings) -> str:
 
 
 def describe_curve(curve: CurveDifference) -> str:
-    """Where along the trunk two groups differ."""
+    """The depths of the trunk at which two groups differ."""
     shown = np.flatnonzero(curve.p < ALPHA)
     if not np.isfinite(curve.p).any():
         return "not tested"
@@ -238,7 +239,7 @@ def describe_curve(curve: CurveDifference) -> str:
 
 
 def describe_similarity(similarity: TapSimilarity) -> str:
-    """How alike two outputs are, and where the first run's taps stand in the second."""
+    """Similarity of two outputs, and where the first run's taps stand in the second."""
     data = similarity.data
     taps = [str(tap) for tap in data["tap"].values]
     known = np.isfinite(similarity.aligned)
@@ -275,7 +276,7 @@ def comparison_page(findings: Findings) -> Page:
             # What an alignment is made for comes before all that was compared.
             *(Sentence(f"{line}.", "strong") for line in describe_lifts(findings, brief)),
             *(outcomes if any(difference.survives for difference in findings.differences) else ()),
-            *filled(Sentence(describe_verdict(findings), "strong")),
+            *nonempty(Sentence(describe_verdict(findings), "strong")),
             Sentence(describe_runs(findings), only="brief"),
             Sentence(
                 f"{describe_runs(findings)}. The tap of each run was chosen without test, every score is read on test. "
@@ -285,7 +286,7 @@ def comparison_page(findings: Findings) -> Page:
             ),
             *beware,
         ),
-        sections=filled(
+        sections=nonempty(
             _tasks(findings),
             _group_scores(findings, brief),
             _alignments(findings, brief),
@@ -293,11 +294,11 @@ def comparison_page(findings: Findings) -> Page:
             Section(
                 "",
                 "",
-                filled(
+                nonempty(
                     _notes(map(describe_similarity, findings.tap_similarities), only="brief"), _more(findings, brief)
                 ),
             ),
-            Section("Runs", "runs", filled(_runs(findings))),
+            Section("Runs", "runs", nonempty(_runs(findings))),
             left_out_section(findings.left_out),
             *_families(findings),
             _tap_maps(findings),
@@ -332,7 +333,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
         Row(
             (
                 target_name(findings, row.profile),
-                unbroken(row.group),
+                nowrap(row.group),
                 row.chosen_tap_text,
                 Number(row.chosen.interval),
                 Number(row.output.interval),
@@ -347,7 +348,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "What each holds, and what its output hides",
         "holds",
-        filled(
+        nonempty(
             Sentence(
                 f"Taps chosen without test, scores read on test; 95 % intervals over test units{seeds}", only="brief"
             ),
@@ -395,7 +396,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "What an alignment gained, and what it cost",
         "alignments",
-        filled(
+        nonempty(
             Sentence("Alignments relative to their base encoder (1: all of it)", only="brief", apart=True),
             *shares_figures(findings, brief),
             Table(columns, tuple(rows), grouped=True),
@@ -421,7 +422,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
 def _over_control(row: Shares) -> Cell:
     if row.over_control is None:
         return "-"
-    return Number(row.over_control, signed=True, mark=" lifted" if row.lifted else "")
+    return Number(row.over_control, signed=True, mark=" lifted" if row.is_lifted else "")
 
 
 def _differences(findings: Findings, brief: Sequence[str]) -> Section:
@@ -442,7 +443,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
         Row(
             (
                 target_name(findings, pair[0]),
-                f"{unbroken(pair[1])} - {unbroken(pair[2])}",
+                f"{nowrap(pair[1])} - {nowrap(pair[2])}",
                 *(
                     Number(row.estimate.interval, signed=True, mark=row.outcome if row.survives else "")
                     for row in differences
@@ -460,7 +461,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "Paired differences",
         "differences",
-        filled(
+        nonempty(
             Sentence(
                 f"Paired differences, after minus before; {survivors}. Along the trunk: where the curves of these "
                 f"encoders differ most, if the difference is significant",
@@ -511,7 +512,7 @@ def _tasks(findings: Findings) -> Section:
     """All tasks over depth, of the first run of each label."""
     names = [name for name in _anchors(findings) if findings.members[0].profiles[name].is_probe]
     first = {group: [members[0].profiles[name] for name in names] for group, members in findings.groups.items()}
-    return Section("All tasks over depth", "tasks", filled(tasks_figure(first)))
+    return Section("All tasks over depth", "tasks", nonempty(tasks_figure(first)))
 
 
 def _families(findings: Findings) -> list[Section]:
@@ -529,4 +530,4 @@ def _tap_maps(findings: Findings) -> Section:
         for i, (names, data) in enumerate(figures.items())
     ]
     notes = _notes(map(describe_similarity, findings.tap_similarities), only="full")
-    return Section("Where taps correspond", "similarity", filled(notes), tuple(maps))
+    return Section("Where taps correspond", "similarity", nonempty(notes), tuple(maps))

@@ -74,7 +74,7 @@ def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int =
     return makers
 
 
-def planned_taps(name: str, encoder: Encoder, dataset: Dataset) -> tuple[Encoder, Sequence[Tap]]:
+def plan_taps(name: str, encoder: Encoder, dataset: Dataset) -> tuple[Encoder, Sequence[Tap]]:
     """A control of `INPUTS` before it is made, from one sample: its taps, as wide as they can be, and an encoder that
     pools alike.
     """
@@ -150,9 +150,9 @@ class InputEncoder(inputs.SampleEncoder):
     def _cells(self, pixels: Tensor, extent: tuple[int, ...]) -> Tensor:
         """[token, feature] of each cell of the grid, from the part of the image that the encoder's grid covers."""
         assert self.cells is not None
-        part = inputs.covered(pixels, self.encoder.covers(extent))
+        part = inputs.crop_to(pixels, self.encoder.covers(extent))
         rows, columns = self.cells
         side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
-        patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
+        patches = inputs.resize(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
         patches = patches.permute(1, 2, 0, 3, 4).reshape(rows * columns, pixels.shape[1], side * side)
         return patches.flatten(1) if self.raw else inputs.pixel_statistics(patches)

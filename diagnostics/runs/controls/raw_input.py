@@ -46,7 +46,7 @@ def _last_steps(series: np.ndarray, steps: int) -> np.ndarray:
     return np.concatenate([np.tile(series.mean(axis=0), (max(0, steps - len(series)), 1)), series[-steps:]]).ravel()
 
 
-def filled(series: np.ndarray) -> np.ndarray:
+def fill_gaps(series: np.ndarray) -> np.ndarray:
     """Without the padding on its left; gaps hold their variate's own mean, and 0 where all of it is missing."""
     observed = np.isfinite(series)
     series = series[int(observed.any(axis=1).argmax()) :]
@@ -57,7 +57,7 @@ def filled(series: np.ndarray) -> np.ndarray:
 
 
 def _series(sample: np.ndarray) -> np.ndarray:
-    return filled(np.asarray(sample, dtype=np.float32).reshape(len(sample), -1))
+    return fill_gaps(np.asarray(sample, dtype=np.float32).reshape(len(sample), -1))
 
 
 def _raw_series(sample: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def pixels_of(image: np.ndarray) -> Tensor:
     return torch.from_numpy(values.reshape(*values.shape[:2], -1)).permute(2, 0, 1)[None] / 255
 
 
-def covered(pixels: Tensor, ends: tuple[tuple[float, float], ...]) -> Tensor:
+def crop_to(pixels: Tensor, ends: tuple[tuple[float, float], ...]) -> Tensor:
     """The part [..., y, x] between the (start, stop) of each axis; black beyond the image, so that cells stay where
     they lie.
     """
@@ -130,7 +130,7 @@ def covered(pixels: Tensor, ends: tuple[tuple[float, float], ...]) -> Tensor:
     return pad(pixels[..., max(0, top) : bottom, max(0, left) : right], beyond)
 
 
-def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """[..., channel, y, x] at another size, smoothed."""
     return interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
 
@@ -143,7 +143,7 @@ def pixel_statistics(channels: Tensor) -> Tensor:
 
 
 def _raw_image(sample: np.ndarray) -> np.ndarray:
-    return resized(pixels_of(sample), (RAW_PIXELS, RAW_PIXELS)).flatten().numpy()
+    return resize(pixels_of(sample), (RAW_PIXELS, RAW_PIXELS)).flatten().numpy()
 
 
 def _image_statistics(sample: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ def _raw_audio(sample: np.ndarray) -> np.ndarray:
 
 
 def _raw_text(sample: np.ndarray) -> np.ndarray:
-    """How often words fall into each bin of a hash, over the number of words."""
+    """Counts of words in each bin of a hash, over the number of words."""
     words = str(sample).lower().split()
     counts = np.bincount([zlib.crc32(word.encode()) % WORDS for word in words], minlength=WORDS)
     return counts / max(1, len(words))
@@ -378,11 +378,11 @@ class RawKernel(SampleEncoder):
         if self.modality != "image":
             return {}
         pixels = pixels_of(sample)
-        sizes = {f"patches{side}": resized(pixels, (side, side))[0] for side in SIDES}
+        sizes = {f"patches{side}": resize(pixels, (side, side))[0] for side in SIDES}
         if self.cells is not None:
-            part = covered(pixels, self.encoder.covers(np.shape(sample)[:2]))
+            part = crop_to(pixels, self.encoder.covers(np.shape(sample)[:2]))
             rows, columns = self.cells
-            sizes |= {f"cells{side}": resized(part, (rows * side, columns * side))[0] for side in CELL_SIDES}
+            sizes |= {f"cells{side}": resize(part, (rows * side, columns * side))[0] for side in CELL_SIDES}
         return sizes
 
     def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

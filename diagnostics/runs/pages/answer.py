@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from diagnostics.errors import enumerated
+from diagnostics.errors import join_names
 from diagnostics.measures.result import HIGHER_IS_BETTER, read_interval
 from diagnostics.measures.verdict import Verdict, round_count
-from diagnostics.report.numbers import format_interval, format_number, unbroken
+from diagnostics.report.numbers import format_interval, format_number, nowrap
 from diagnostics.report.page import (
     Block,
     Column,
@@ -26,13 +26,19 @@ from diagnostics.report.page import (
     Table,
     TaskCurve,
     TasksFigure,
-    filled,
+    nonempty,
 )
 from diagnostics.runs.controls.names import NAMES, in_words
-from diagnostics.runs.profile import FEW, INTERVALS, OLDER, Profile
-from diagnostics.runs.recommendation import Recommendation, by_verdict, first_probes, nonlinear_reading, recommend
-from diagnostics.runs.redraws import SPREAD
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import FEW, INTERVALS, OLDER, Profile
+from diagnostics.runs.results.recommendation import (
+    Recommendation,
+    by_verdict,
+    first_probes,
+    nonlinear_reading,
+    recommend,
+)
+from diagnostics.runs.results.redraws import SPREAD
+from diagnostics.runs.results.run_data import RunData
 
 # What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each.
 
@@ -49,19 +55,19 @@ def overview(
     anchors = {id(p): anchor for anchor, p in probes}
     rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
     if not rows:
-        return Section("In short", "short", filled(*more))
+        return Section("In short", "short", nonempty(*more))
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
     findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
     blocks: list[Block] = [
         *(Sentence(each, "verdict" if not i else "plain", only="full") for i, each in enumerate(answer)),
-        *filled(tasks_figure({"": [p for _, p in rows]})),
+        *nonempty(tasks_figure({"": [p for _, p in rows]})),
         score_map(rows),
         MapLegend(tuple(dict.fromkeys(p.verdict for _, p in rows))),
         Findings(tuple(findings)),
         *more,
     ]
-    return Section("In short", "short", filled(*blocks))
+    return Section("In short", "short", nonempty(*blocks))
 
 
 def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> Finding:
@@ -124,7 +130,7 @@ def _task_curve(profile: Profile) -> TaskCurve | None:
 
 
 def legend_of(profiles: Sequence[Profile]) -> Legend:
-    """What the figures of a family have in common."""
+    """Legend of the figures of a family."""
     controls = {name.replace("_", " "): NAMES.index(name) for p in profiles for name in p.controls}
     return Legend(
         controls=tuple(sorted(controls.items(), key=lambda entry: entry[1])),
@@ -151,7 +157,7 @@ def answer_blocks(run: RunData) -> tuple[Block, ...]:
         return ()
     rows = [_row(profile, recommend(profile)) for profile in read]
     columns = (Column("  target"), Column("use"), Column("score"), Column("at output", bare=True))
-    return filled(
+    return nonempty(
         Table(columns, tuple(rows), only="brief"),
         *(Sentence(each, only="brief", apart=not i) for i, each in enumerate(answer(run.profiles()))),
     )
@@ -159,8 +165,8 @@ def answer_blocks(run: RunData) -> tuple[Block, ...]:
 
 def _row(profile: Profile, read: Recommendation) -> Row:
     cells = (
-        unbroken(f"{profile.verdict.mark} {profile.label}"),
-        unbroken("none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place),
+        nowrap(f"{profile.verdict.mark} {profile.label}"),
+        nowrap("none: at chance" if profile.verdict is Verdict.AT_CHANCE else read.place),
         Number(read.score, SHORT),
         Number(read.output, SHORT),
     )
@@ -168,7 +174,7 @@ def _row(profile: Profile, read: Recommendation) -> Row:
 
 
 def _notes(profile: Profile, read: Recommendation) -> list[str]:
-    """What a reader of the row must know: too few units, a gap that the rule did not follow, controls, other taps."""
+    """Notes for a reader of the row: too few units, a gap that the rule did not follow, controls, other taps."""
     notes = [profile.few.removeprefix("only ").replace(": they", "")] if profile.few else []
     if read.at_output and profile.hidden_gap and profile.hidden_gap.low > 0 and not profile.few:
         notes.append(f"{profile.best_tap} shows {format_number(profile.hidden_gap.value, '+.3f')}")
@@ -177,7 +183,7 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
     notes += _controls(profile)
     if read.also and profile.verdict is not Verdict.AT_CHANCE:
         several = len(read.also) > MOST_TAPS
-        notes.append(f"{len(read.also)} other layers may be as good" if several else f"also {enumerated(read.also)}")
+        notes.append(f"{len(read.also)} other layers may be as good" if several else f"also {join_names(read.also)}")
     return notes + [profile.redrawn] * bool(profile.redrawn)
 
 
@@ -245,7 +251,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
 def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
     """Each hidden gap, and in the same breath what a nonlinear readout still reads from the output."""
     gaps = [
-        f"{p.target}, {format_interval(p.hidden_gap, SHORT, signed=True)} at {unbroken(p.best_tap)}"
+        f"{p.target}, {format_interval(p.hidden_gap, SHORT, signed=True)} at {nowrap(p.best_tap)}"
         + (f" ({reading.words})" if (reading := nonlinear_reading(every, str(p.target))) else "")
         for p in profiles
     ]
@@ -271,14 +277,14 @@ def _matched(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _sets(profiles: Sequence[Profile]) -> list[str]:
-    """What several layers read more than one, of each target whose sets were read."""
+    """Gains of several layers over one, of each target whose sets were read."""
     sentences: list[str] = []
     none: list[Profile] = []
     for p in profiles:
         gain = read_interval(p.data.attrs, "gain")
         if gain is not None and gain.low > 0:
             members = p.data["member"].sel(set=p.data.attrs["chosen_set"]).values
-            taps = enumerated([tap for tap, held in zip(p.taps, members, strict=True) if held])
+            taps = join_names([tap for tap, held in zip(p.taps, members, strict=True) if held])
             more = format_interval(gain, SHORT, signed=True)
             sentences.append(f"Several layers read more of {p.target} than {p.data.attrs['single']}: {taps}, {more}.")
         elif "chosen_set" in p.data.attrs:
@@ -330,31 +336,31 @@ def _named(
     """A sentence of the targets, each in `words`; "" without any."""
     if not profiles:
         return ""
-    names = enumerated(_shorten([words(p) for p in profiles]))
+    names = join_names(_shorten([words(p) for p in profiles]))
     return (plural if plural and len(profiles) > 1 else sentence).format(names)
 
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
-    """Why values or intervals are not to be believed, each reason once for all that it concerns."""
-    skewed = [str(p.target or p.measure) for p in profiles if "carry" in p.skewed]
+    """Reasons why values or intervals are not to be believed, each reason once for all that it concerns."""
+    skewed = [str(p.target or p.measure) for p in profiles if "carry" in p.skew]
     sparse = [p.measure for p in profiles if p.sparse]
     cautions: list[str] = []
     if skewed:
-        names = enumerated(dict.fromkeys(skewed))
+        names = join_names(dict.fromkeys(skewed))
         cautions.append(
             f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(
-            f"Beware: {enumerated(dict.fromkeys(sparse))} rest on the tokens of only {few} samples: a larger "
+            f"Beware: {join_names(dict.fromkeys(sparse))} rest on the tokens of only {few} samples: a larger "
             "--token-budget gives more."
         )
     return cautions
 
 
 def legend(profiles: Sequence[Profile]) -> str:
-    """What the marks mean, and what chose and what scored."""
+    """Meaning of the marks, and what chose and what scored."""
     chosen = ", or on ".join(dict.fromkeys(p.chosen_on for p in profiles if p.chosen_tap))
     return (
         f"{MARKS}. Layers were chosen without test{f' (on {chosen})' if chosen else ''}; scores are read on test; "

@@ -33,14 +33,14 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
-    filled,
+    nonempty,
 )
 from diagnostics.report.writing import write_whole
 from diagnostics.runs.pages.answer import answer, legend, score_map
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation
-from diagnostics.runs.record import DISTRIBUTION
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Recommendation
+from diagnostics.runs.results.record import DISTRIBUTION
+from diagnostics.runs.results.run_data import RunData
 
 
 def write_card(run: RunData, path: Location) -> Location:
@@ -99,7 +99,7 @@ def card_page(run: RunData) -> Page:
     n, units = run.n, max(p.units["test"] for p, _ in read)
     return Page(
         title="Which layer to use",
-        lead=filled(
+        lead=nonempty(
             Sentence(
                 f"Every layer of {run.encoder_name} was read on {run.dataset}: {n['train'] + n['val']} samples to fit "
                 f"probes and to choose with, {n['test']} to "

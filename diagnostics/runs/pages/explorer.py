@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics.activations.place import Location
-from diagnostics.errors import DiagnosticsError, enumerated
+from diagnostics.errors import DiagnosticsError, join_names
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.html import write_page
@@ -28,21 +28,21 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
-    filled,
+    nonempty,
 )
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, in_words
 from diagnostics.runs.pages.answer import MARKS
-from diagnostics.runs.profile import INTERVALS
-from diagnostics.runs.recommendation import without_nonlinear
-from diagnostics.runs.run import Run
+from diagnostics.runs.results.profile import INTERVALS
+from diagnostics.runs.results.recommendation import without_nonlinear
+from diagnostics.runs.results.run_data import RunData
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What a probe of a run read of a target. `data` is the dataset's name and fingerprint; `first`: whether it is the
+    """Reading of a target by a probe of a run. `data` is the dataset's name and fingerprint; `first`: whether it is the
     first probe of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which
     its score rests."""
 
@@ -63,8 +63,8 @@ class Readout:
     best_control: tuple[str, Interval] | None
 
 
-def readouts(run: Run) -> list[Readout]:
-    """What all probes of a run read of targets."""
+def readouts(run: RunData) -> list[Readout]:
+    """Readings of targets by all probes of a run."""
     found: list[Readout] = []
     targets: set[str] = set()
     for profile in without_nonlinear(run.profiles()):
@@ -104,7 +104,7 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
         f"{_count(data, 'dataset')}",
         lead=(
             Sentence(
-                f"Hidden gaps of the {len(verdicts)} targets that the runs read: {enumerated(counts)}.", "verdict"
+                f"Hidden gaps of the {len(verdicts)} targets that the runs read: {join_names(counts)}.", "verdict"
             ),
             Sentence(
                 f"{MARKS}. Each run chose its layer without test and reads every score on test; {INTERVALS}. The "
@@ -114,15 +114,15 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
                 f"its run, where there is one."
             ),
         ),
-        sections=filled(
-            Section("All targets", "all", filled(_all_rows(found, reports), _controls(found, reports))),
+        sections=nonempty(
+            Section("All targets", "all", nonempty(_all_rows(found, reports), _controls(found, reports))),
             Section(
                 "Encoders by targets",
                 "matrices",
                 sections=tuple(_matrix(each, i, found, reports) for i, each in enumerate(data)),
             ),
             Section(
-                "Left out", "skipped", filled(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))
+                "Left out", "skipped", nonempty(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))
             ),
         ),
         provenance=(("runs", ", ".join(map(str, runs))),),
@@ -139,12 +139,12 @@ def explore(runs: Sequence[Location], left_out: Mapping[str, str], path: Locatio
     Raises DiagnosticsError where none of them read a target.
     """
     # One run after another: its results are as large as its taps are many.
-    read = {run: readouts(Run(run)) for run in runs}
+    read = {run: readouts(RunData(run)) for run in runs}
     nothing = {str(run): "No probe read a target." for run, found in read.items() if not found}
     found = [each for of_run in read.values() for each in of_run]
     if not found:
         raise DiagnosticsError(
-            f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, "
+            f"No probe read a target in {join_names(nothing)}, so there is nothing to show: run on data with targets, "
             f"and with a probe among the measures.",
             code="no-target",
         )

@@ -16,7 +16,7 @@ from diagnostics.measures.result import FEWER, FUNCTIONAL, LOSSES, read_reasons
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import duration
 from diagnostics.report.html import write_page
-from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, format_reasons, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, format_reasons, nowrap
 from diagnostics.report.page import (
     Block,
     Column,
@@ -33,13 +33,13 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
-    filled,
     left_out_section,
+    nonempty,
 )
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, in_words
-from diagnostics.runs.derived import handed_out_in
+from diagnostics.runs.derived import compare_stored_output
 from diagnostics.runs.pages.answer import (
     answer,
     answer_blocks,
@@ -50,10 +50,10 @@ from diagnostics.runs.pages.answer import (
     overview,
     wrong_scaling,
 )
-from diagnostics.runs.profile import CUT, Profile
-from diagnostics.runs.recommendation import without_nonlinear
-from diagnostics.runs.record import store_page, with_folder
-from diagnostics.runs.run_data import RunData
+from diagnostics.runs.results.profile import CUT, Profile
+from diagnostics.runs.results.recommendation import without_nonlinear
+from diagnostics.runs.results.record import store_page, with_folder
+from diagnostics.runs.results.run_data import RunData
 
 # The scores of a target's parts, its classes or horizons, of which the score of the whole is the mean.
 
@@ -151,7 +151,7 @@ def _findings(run: RunData) -> Page:
     return Page(
         title=f"{run.encoder_name} on {run.dataset}",
         lead=tuple(_lead(run)),
-        sections=filled(
+        sections=nonempty(
             Section("", "", answer_blocks(run)),
             overview(
                 answer(profiles),
@@ -161,7 +161,7 @@ def _findings(run: RunData) -> Page:
             ),
             _probes(probes),
             _controls(run, probes),
-            Section("Without a target", "others", filled(_others(others, brief=not probes))),
+            Section("Without a target", "others", nonempty(_others(others, brief=not probes))),
             Section("", "", tuple(Sentence(each, "caution", only="brief") for each in brief_cautions(profiles))),
             _left_out(run),
             *_families(profiles, maps),
@@ -179,7 +179,9 @@ def _lead(run: RunData) -> list[Sentence]:
     return [
         *(Sentence(each, "caution") for each in (wrong_scaling(run.profiles()),) if each),
         Sentence(
-            f"{unbroken(run.encoder_name)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"
+            f"{nowrap(run.encoder_name)} on {nowrap(run.dataset)}, n = {splits}{units}",
+            "strong",
+            only="brief",
         ),
         *(
             Sentence(caution, "caution")
@@ -204,11 +206,11 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
         Row(
             (
                 p.name,
-                unbroken(p.family),
-                f"{unbroken(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
+                nowrap(p.family),
+                f"{nowrap(p.chosen_tap)} ({p.depth_of(p.chosen_tap):.2f})" if p.chosen_tap else "-",
                 Number(p.score),
                 Number(p.output),
-                unbroken(p.best_tap or "-"),
+                nowrap(p.best_tap or "-"),
                 Number(p.hidden_gap, signed=True),
                 Finding(p.reading, p.verdict),
             ),
@@ -231,7 +233,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
     return Section(
         "What the taps hold, and what the output hides",
         "probes",
-        filled(Table(columns, tuple(rows), only="full")),
+        nonempty(Table(columns, tuple(rows), only="full")),
         label="Probes",
     )
 
@@ -250,7 +252,7 @@ def _controls(run: RunData, probes: Sequence[tuple[str, Profile]]) -> Section:
     return Section(
         "Controls (baselines)",
         "controls",
-        filled(
+        nonempty(
             Table(columns, tuple(rows), only="full"),
             Notes(tuple(Note(note, in_words(name)) for name, note in own.items()), "quiet", only="brief"),
             Notes(tuple(_about_controls(names, own, profiles)), "quiet", only="full"),
@@ -313,8 +315,8 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
     rows = [
         Row(
             (
-                unbroken(p.measure),
-                unbroken(p.family),
+                nowrap(p.measure),
+                nowrap(p.family),
                 *_extremes(p),
                 Number(p.output, SIGNIFICANT),
                 *(_reach(p, name, SIGNIFICANT) for name in weights),
@@ -332,7 +334,7 @@ def _extremes(p: Profile) -> tuple[str, str]:
     if not np.isfinite(score).any():
         return "-", "-"
     at = int(np.nanargmin(score)), int(np.nanargmax(score))
-    smallest, largest = (f"{format_number(score[i], SIGNIFICANT)} at {unbroken(p.taps[i])}" for i in at)
+    smallest, largest = (f"{format_number(score[i], SIGNIFICANT)} at {nowrap(p.taps[i])}" for i in at)
     return smallest, largest
 
 
@@ -345,7 +347,7 @@ def _lines_at_output(p: Profile) -> str:
         known = [f"{name} {values[i]:.3g}" for name, values in p.lines.items() if math.isfinite(values[i])]
         if known:
             known[-1] += "" if i == at else f" at {p.taps[i]}"
-            return ", ".join(map(unbroken, known))
+            return ", ".join(map(nowrap, known))
     return ""
 
 
@@ -392,7 +394,7 @@ def _describe(
     """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of
     it.
     """
-    return filled(
+    return nonempty(
         Sentence(questions(data.attrs)),
         finding,
         figure,
@@ -406,10 +408,10 @@ def _left_out(run: RunData) -> Section:
     section = left_out_section(run.skipped)
     return replace(
         section,
-        blocks=filled(
+        blocks=nonempty(
             *(replace(block, only="full") for block in section.blocks if isinstance(block, Notes)),
             Notes(
-                tuple(Note(reason, unbroken(name)) for name, reason in run.failed.items()),
+                tuple(Note(reason, nowrap(name)) for name, reason in run.failed.items()),
                 lead="left out: ",
                 only="brief",
             ),
@@ -421,7 +423,7 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
     encoder, dataset = run.record.encoder, run.record.dataset
     return [
         ("encoder", encoder.asked or encoder.name),
-        ("about the output tap", str(handed_out_in(run))),
+        ("about the output tap", str(compare_stored_output(run))),
         ("dataset", dataset.asked or dataset.name),
         ("about the dataset", dataset.about),
         ("seed of controls and bootstrap", str(run.index.calls[-1]["seed"])),

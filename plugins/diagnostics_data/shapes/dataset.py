@@ -10,11 +10,11 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Question,
     Target,
+    name_error,
     pad_boxes,
     pad_matches,
     pad_phrases,
     split_groups,
-    unknown,
 )
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render, render_views
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
@@ -51,14 +51,14 @@ def frame_caption(scene: Scene, frame: int) -> str:
 
 
 def embedded(caption: str) -> np.ndarray:
-    """How often each of `WORDS` stands in a caption, over the Euclidean length of that: float64 [word]."""
+    """Counts of each of `WORDS` in a caption, over the Euclidean length of that: float64 [word]."""
     words = re.findall("[a-z]+", caption)
     counts = np.array([words.count(word) for word in WORDS], dtype=np.float64)
     return counts / max(np.linalg.norm(counts), 1.0)
 
 
 def place(y: float, x: float, size: int) -> str:
-    """Where in the image a point in pixels is, in words."""
+    """Place of a point in pixels within the image, in words."""
     row, column = (min(max(int(3 * at / size), 0), 2) for at in (y, x))
     if row == 1:
         return ("at the left", "in the middle", "at the right")[column]
@@ -129,7 +129,7 @@ NOTHING = "nothing"
 
 
 def questions(scene: Scene) -> tuple[Question, ...]:
-    """What can be asked about a scene: shape and colour of its main object, how many objects are visible, and the shape
+    """Questions about a scene: shape and colour of its main object, how many objects are visible, and the shape
     of the largest visible one whose centre is in the upper left quarter of the (first) image, or `NOTHING`."""
     main, count = scene.world.objects[scene.main], int(scene.seen.sum())
     pixels, half = scene.visible.sum(axis=0), scene.masks.shape[1] / 2
@@ -270,7 +270,7 @@ def split_of_pair(shape: str, colour: str) -> str:
 
 
 def _numbers(scene: Scene) -> dict[str, float]:
-    """What is known of a whole scene: of its main object in the last frame, in sides of the image."""
+    """Numbers of a whole scene: of its main object in the last frame, in sides of the image."""
     frames, size, _ = scene.masks.shape
     (y, x), (y_after, x_after) = (scene.centres[[frames - 1, frames], scene.main] / size).tolist()
     numbers: dict[str, float] = {
@@ -357,7 +357,7 @@ def _targets(
 
 def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, views: int) -> None:
     if split not in SPLITS_BY:
-        raise unknown("split", split, SPLITS_BY)
+        raise name_error("split", split, SPLITS_BY)
     for name, value, least, most in (
         ("n", n, 10, 1_000_000),
         ("size", size, 32, 512),

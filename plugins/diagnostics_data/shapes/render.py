@@ -34,7 +34,7 @@ Crop = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Hits:
-    """Where the rays through a crop hit a plane, each [y, x]: depth and plane coordinates."""
+    """Hits of the rays through a crop on a plane, each [y, x]: depth and plane coordinates."""
 
     z: np.ndarray
     p: np.ndarray
@@ -82,7 +82,7 @@ class View:
         return Hits(z, p, q)
 
     def footprint(self, z: np.ndarray) -> np.ndarray:
-        """What a pixel spans on the plane at depth z, in the direction in which it spans most; rays taken as unit
+        """Extent of a pixel on the plane at depth z, in the direction in which it spans most; rays taken as unit
         long.
         """
         return (z * z) * (2 / (FOCAL * self.size * abs(float(self.plane.origin @ self.plane.normal))))
@@ -238,7 +238,7 @@ class Scene:
 
     @property
     def seen(self) -> np.ndarray:
-        """Which objects count as visible in some frame, bool [k]."""
+        """Mask of the objects that count as visible in some frame, bool [k]."""
         return np.asarray(self.visible.max(axis=0) >= self.least)
 
     @property
@@ -326,7 +326,7 @@ def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: 
 
 
 def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Which view is nearest, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid
+    """The nearest view, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid
     them.
     """
     wall, floor = (view.depth(view.crop(), _POINTS) for view in views[:2])

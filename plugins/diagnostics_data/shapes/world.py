@@ -1,4 +1,4 @@
-"""What there is before anyone looks: a wall, a floor and one to six flat objects in a room, their motion, and the
+"""The world before anyone looks: a wall, a floor and one to six flat objects in a room, their motion, and the
 light.
 
 Units: the camera looks along z (x to the right, y down) and sees x / z and y / z between -1 / FOCAL and 1 / FOCAL;
@@ -87,7 +87,7 @@ SHAPES = tuple(_DRAWN)
 
 
 def scale(shape: str) -> float:
-    """What the drawing is stretched by to have the area of the unit disc."""
+    """Factor that gives the drawing the area of the unit disc."""
     return math.sqrt(math.pi / _DRAWN[shape][1])
 
 
@@ -203,7 +203,7 @@ class Sway:
 
     @property
     def lowest(self) -> float:
-        """How far down it ever goes."""
+        """The lowest point of its way."""
         return abs(self.reach[1]) - self.reach[1] * math.sin(self.lag)
 
 
@@ -230,7 +230,7 @@ class Surface:
     sway: Sway
 
     def plane(self, frame: float, camera: Sway) -> Plane:
-        """Where it is at a frame, from where the camera then is."""
+        """Its plane at a frame, from where the camera then is."""
         yaw, pitch, roll = self.turn
         roll += self.spin * frame
         (sy, cy), (sp, cp), (sr, cr) = ((math.sin(a), math.cos(a)) for a in (yaw, pitch, roll))
@@ -381,7 +381,7 @@ def _sway(draws: _Draws, across: float, along: float) -> Sway:
 
 
 def _place(draws: _Draws, taken: list[tuple[float, float, float]], extent: float, lowest: float) -> tuple[float, float]:
-    """Where on the screen an object's centre goes: well inside, above the floor, and not right behind another one."""
+    """Place of an object's centre on the screen: well inside, above the floor, and not right behind another one."""
     room = max(0.3, 1 - 0.7 * extent)
     best, spot = -1.0, (0.0, 0.0)
     # All tries are drawn, so that what comes later does not depend on how many were needed.

@@ -27,7 +27,7 @@ from diagnostics.plugin import (
     interval,
     profile_intervals,
     resample_counts,
-    resampled_scores,
+    resample_scores,
 )
 from diagnostics_training.alignment.decoder import TAP, Decoder, decoder_named, pooled, projector_of, with_projector
 from diagnostics_training.alignment.feed import Feed
@@ -408,7 +408,7 @@ def _summary(
     lost, asked = _by_unit(wrong, unit), _by_unit(np.ones_like(wrong), unit)
     counts = resample_counts(lost.shape[1], seed)
     own, others = (
-        resampled_scores(lost[i : i + 1], asked[i : i + 1], counts, seed, True, stream=i)[:, 0] for i in (0, 1)
+        resample_scores(lost[i : i + 1], asked[i : i + 1], counts, seed, True, stream=i)[:, 0] for i in (0, 1)
     )
     gain = float(wrong[1].mean() - wrong[0].mean())
     return {

@@ -26,7 +26,7 @@ Seed = Annotated[int | None, Option("Seed of batches and random draws [the encod
 
 def identity_of(job: DataclassInstance, kind: type[DataclassInstance] | None = None) -> dict[str, Any]:
     """Values of the fields that decide, of a job or of what it has of `kind`, each under its name as it is typed."""
-    typed = {name: option.typed for name, option in options(kind or type(job)).items()}
+    typed = {name: option.flag for name, option in options(kind or type(job)).items()}
     return {typed.get(name, name): getattr(job, name) for name in deciding(kind or type(job))}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_pretraining.objective import Feed, flattened, outline_of, to_train
-from diagnostics_pretraining.order import BROKEN, Broken, permuted
+from diagnostics_pretraining.order import BROKEN, Broken, permute
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
@@ -263,10 +263,10 @@ def test_a_disk_that_is_gone_is_no_broken_pair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 65, 1000])
 def test_an_order_that_is_computed_is_a_permutation(count: int) -> None:
-    orders = [permuted(np.arange(count), count, (seed, 1)) for seed in range(40)]
+    orders = [permute(np.arange(count), count, (seed, 1)) for seed in range(40)]
     for order in orders:
         assert sorted(order) == list(range(count))
-        assert permuted(np.array([count - 1]), count, (0, 1))[0] == orders[0][-1]
+        assert permute(np.array([count - 1]), count, (0, 1))[0] == orders[0][-1]
     if count >= 64:
         # Each place comes first about as often as any other, and no order is the other's.
         assert len({tuple(order) for order in orders}) == 40
@@ -276,7 +276,7 @@ def test_an_order_that_is_computed_is_a_permutation(count: int) -> None:
 
 def test_neighbours_of_an_order_that_is_computed_are_independent() -> None:
     """Of 20,000 pairs of neighbours, the ranks are not correlated and the steps between them are spread evenly."""
-    order = permuted(np.arange(20_000), 20_000, (3, 1))
+    order = permute(np.arange(20_000), 20_000, (3, 1))
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / np.sqrt(20_000)
     counts = np.bincount((np.diff(order) % 20_000) * 10 // 20_000, minlength=10)
     assert ((counts - 2000) ** 2 / 2000).sum() < 33  # chi-square of nine degrees of freedom at 1e-4

@@ -27,7 +27,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, build
-from diagnostics.cli.app import guarded
+from diagnostics.cli.app import guard
 from tests.support.refusals import refusal
 from tests.support.two_processes import end_two, start_two
 
@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_names_step_samples_and_checkpoint(tmp_path: P
 
 def command(*words: object) -> Any:
     app = Typer()
-    app.command()(guarded(train_pe, "pretraining"))
+    app.command()(guard(train_pe, "pretraining"))
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

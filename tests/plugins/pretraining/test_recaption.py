@@ -19,7 +19,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from diagnostics import Dataset, build
-from diagnostics.cli.app import guarded
+from diagnostics.cli.app import guard
 from tests.support.refusals import refusal
 
 DATA = "shapes?n=10&frames=2&size=32"
@@ -50,7 +50,7 @@ def rows_of(table: Path) -> list[dict[str, Any]]:
 def called(*options: object) -> Any:
     """`diagnostics recaption OPTIONS`, as the command line calls a plugin's command."""
     app = Typer()
-    app.command()(guarded(recaption, "pretraining"))
+    app.command()(guard(recaption, "pretraining"))
     return CliRunner().invoke(app, [str(option) for option in options])
 
 

@@ -21,7 +21,7 @@ from diagnostics_pretraining.towers import Towers, build_towers, encoders_of, lo
 from diagnostics_pretraining.zeroshot import AT, chance_of_recall, classification, labels_of, prompts_of, retrieval
 
 from diagnostics import Dataset, LazySamples, Question, Target
-from diagnostics.cli.app import guarded
+from diagnostics.cli.app import guard
 from tests.support.pairs import save_pair
 
 COLOURS = {"red": (220, 30, 30), "orange": (240, 140, 20), "blue": (30, 40, 220), "dark_green": (20, 90, 20)}
@@ -29,7 +29,7 @@ COLOURS = {"red": (220, 30, 30), "orange": (240, 140, 20), "blue": (30, 40, 220)
 
 def called(*options: object) -> Any:
     app = Typer()
-    app.command()(guarded(zeroshot, "pretraining"))
+    app.command()(guard(zeroshot, "pretraining"))
     return CliRunner().invoke(app, [str(option) for option in options])
 
 

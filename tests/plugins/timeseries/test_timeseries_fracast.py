@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import TorchEncoder
-from diagnostics.datasets.dataset import padded
+from diagnostics.datasets.dataset import pad_series
 from diagnostics.encoders.modules import pool
 
 pytest.importorskip("fracast", reason="needs the extra demo")
@@ -28,7 +28,7 @@ def sized(sample: np.ndarray) -> TorchEncoder:
 
 def test_a_padded_series_has_the_tokens_and_the_pooling_that_it_has_alone() -> None:
     short, long = walk(60), walk(90, 1)
-    samples = padded([short, long])
+    samples = pad_series([short, long])
     encoder, alone = sized(samples[0]), sized(short)
     batch = default_collate([encoder.preprocess(sample) for sample in samples])
     result, expected = encoder.capture(batch), alone.capture(default_collate([alone.preprocess(short)]))

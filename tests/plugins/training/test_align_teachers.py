@@ -81,8 +81,8 @@ def test_the_control_recovers_nothing_and_is_taken_off(compared: Any) -> None:
     assert row["control"]["cosine"]["after"] > 0.98
     assert row["control"]["steps"] == row["steps"]
     first, third = shares(result, LIFTED, "first"), shares(result, LIFTED, "third")
-    assert first.lifted and first.recovered_over_control.low > 0.8
-    assert not third.lifted and third.over_control.high < 0
+    assert first.is_lifted and first.recovered_over_control.low > 0.8
+    assert not third.is_lifted and third.over_control.high < 0
     assert "control" in dx.load_encoder(folder / "kept", trust_code=True).lineage  # made without one
     assert shares(result, "kept", "first").reasons["over_control"] == "it was made without a control (--no-control)"
     last = aligned_lines(row)

@@ -516,7 +516,7 @@ def test_a_name_of_two_words_is_a_command_of_a_group(monkeypatch: pytest.MonkeyP
     result = {name: (plugin, Entry(command)) for name, command in commands.items()}
     monkeypatch.setattr(cli, "app", typer.Typer())
     cli.app.command("run")(two)
-    monkeypatch.setattr(cli, "offered", lambda what: result)
+    monkeypatch.setattr(cli, "plugin_entries", lambda what: result)
     cli._add_plugin_commands()
     for words, message in (
         (["grow", "one", "x"], "one x"),

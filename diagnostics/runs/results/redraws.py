@@ -110,7 +110,7 @@ def spread_of(values: np.ndarray) -> Spread:
 
 @dataclass(frozen=True)
 class Redraws:
-    """What redraws of the split gave: `count` draws have a value, of those that were `asked` for.
+    """Findings of redraws of the split: `count` draws have a value, of those that were `asked` for.
 
     `score` is that of the tap that each draw chose, `gap` of its best tap against the output, both on the draw's own
     test; `choices` counts the draws that chose each tap. `raw_input` is the mean score of that control in the same
@@ -146,18 +146,18 @@ def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws
     """
     if SCORE not in data or not (chosen := data[TAP].values != "").any():
         return None
-    control = _chosen_scores(raw_input) if raw_input is not None and SCORE in raw_input else np.empty(0)
+    control = _scores_of_choice(raw_input) if raw_input is not None and SCORE in raw_input else np.empty(0)
     return Redraws(
         int(chosen.sum()),
         len(chosen),
-        spread_of(_chosen_scores(data)),
+        spread_of(_scores_of_choice(data)),
         spread_of(data[GAP].values),
         Counter(map(str, data[TAP].values[chosen])),
         spread_of(control).mean,
     )
 
 
-def _chosen_scores(data: xr.Dataset) -> np.ndarray:
+def _scores_of_choice(data: xr.Dataset) -> np.ndarray:
     """[redraw], the score of the tap that each draw chose; NaN where it chose none."""
     score, taps = data[SCORE].transpose("redraw", "tap").values, [str(tap) for tap in data["tap"].values]
     return np.array([score[i, taps.index(tap)] if tap else np.nan for i, tap in enumerate(map(str, data[TAP].values))])

@@ -33,17 +33,17 @@ from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
-from diagnostics.registry import offered
-from diagnostics.runs.block_sums import Read
-from diagnostics.runs.machine import free_bytes, usable_cores, used_bytes
-from diagnostics.runs.setup import chosen_measures
-from diagnostics.runs.streamed import solve_at
+from diagnostics.registry import plugin_entries
+from diagnostics.runs.machine import free_bytes, resident_bytes, usable_cores
+from diagnostics.runs.setup import select_measures
+from diagnostics.runs.streaming.block_sums import Read
+from diagnostics.runs.streaming.stream import solve_at
 
 LOG = logging.getLogger("diagnostics")
 
 
 class Submits(Protocol):
-    """What an executor is needed for: Dask's, submitit's and Python's own have it."""
+    """The method that an executor needs: Dask's, submitit's and Python's own have it."""
 
     def submit(self, act: Callable[..., Any], /, *args: Any) -> Any:
         """Has a function called elsewhere; what it returns has `result()`."""
@@ -58,7 +58,7 @@ WORTH = 10.0
 
 def default_jobs(most: int) -> int:
     """As many processes as there are cores and memory for, each of which builds what this one has built."""
-    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / max(PROCESS_BYTES, used_bytes())))))
+    return max(1, min(most, usable_cores(), int(min(most, free_bytes() / max(PROCESS_BYTES, resident_bytes())))))
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class Solving(Task):
 
 @functools.cache
 def _measure(name: str) -> Measure:
-    return chosen_measures([name])[0][0]
+    return select_measures([name])[0][0]
 
 
 def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Mapping[str, StoredTarget]) -> list[Task]:
     """The tasks of measures that other processes can make by name; whole ones first, since they take longest."""
-    named = offered("measure")
+    named = plugin_entries("measure")
     parts, whole = list[Pair](), list[Pair]()
     for measure in measures:
         if measure.name not in named:
@@ -189,7 +189,7 @@ class Workers:
         return measure_all(measures, activations, targets, asked=asked, what=what, watch=self.watch)
 
     def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
-        """What `solve_at` finds at each tap, where other processes can make the measures of all reads by name."""
+        """Findings of `solve_at` at each tap, where other processes can make the measures of all reads by name."""
         whole = [read for read in reads if read.first is None]
         of = [(read.dense.measure, read.target.name) for read in whole]
         mixed = tuple(read.target.shuffled for read in whole)
@@ -223,7 +223,8 @@ class Workers:
         return found
 
     def deal(self, items: Sequence[Item], here: Callable[[Item], Any], source: Any, ahead: int) -> Generator[Any]:
-        """What becomes of each item, in their order: `here`, and as found by other processes from a source.
+        """Deals items out and yields what becomes of each, in their order: `here`, and as found by other processes from
+        a source.
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """
@@ -331,7 +332,7 @@ class _Process:
         self.ready = False
         self.link, theirs = multiprocessing.Pipe()
         with theirs:
-            code = f"from diagnostics.runs.workers import serve; serve({theirs.fileno()})"
+            code = f"from diagnostics.runs.processes.workers import serve; serve({theirs.fileno()})"
             # What it prints must not stand among a command's output, and its modules are those of this process.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
@@ -389,7 +390,7 @@ def find_packed(source: Source, task: Task) -> list[tuple[tuple[str, str], bytes
 
 
 def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
-    """What `find_packed` found."""
+    """Unpacks the findings of `find_packed`."""
     # Of this run's own processes, or of the caller's executor, which unpickles what tasks return in any case.
     return [(key, pickle.loads(value)) for key, value in found]  # noqa: S301
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.errors import enumerated
+from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
 from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval
-from diagnostics.measures.statistics import OUTLYING, Interval, carried_by_few
+from diagnostics.measures.statistics import OUTLYING, Interval, heaviest_units
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_needed
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, number, numbers, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, nowrap, number, numbers
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
 from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
-from diagnostics.runs.redraws import NO_REDRAWS, Redraws, redraws_of
+from diagnostics.runs.results.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -119,8 +119,8 @@ class Profile:
     @property
     def label(self) -> str:
         """The target and what was scored; also by which probe, where that is not the linear one."""
-        probe = "" if self.readout == "linear" or not self.target else f"{unbroken(self.measure)} "
-        return f"{unbroken(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
+        probe = "" if self.readout == "linear" or not self.target else f"{nowrap(self.measure)} "
+        return f"{nowrap(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
 
     @cached_property
     def lines(self) -> dict[str, np.ndarray]:
@@ -203,7 +203,7 @@ class Profile:
         return float(self.data["depth"].values[self.taps.index(tap)])
 
     def control(self, name: str) -> Interval | None:
-        """What a control reaches: its own chosen tap's score on test, or its value at its output tap."""
+        """Score of a control: its own chosen tap's score on test, or its value at its output tap."""
         return self._reached(self.controls[name]) if name in self.controls else None
 
     @property
@@ -236,7 +236,7 @@ class Profile:
 
     @cached_property
     def redraws(self) -> Redraws | None:
-        """What other random splits of the same samples gave; None without `--redraws`."""
+        """Redraws of the split, of the same samples; None without `--redraws`."""
         return redraws_of(self.data, self.controls.get("raw_input"))
 
     @property
@@ -248,14 +248,14 @@ class Profile:
 
     @cached_property
     def few(self) -> str:
-        """How few independent units a score rests on, in words; nothing where there are enough to tell anything."""
+        """The few independent units behind a score, in words; nothing where there are enough to tell anything."""
         units = self.units
         few = [f"{units['test']} test units"] if units["test"] < FEW else []
         few += [f"{n} units of train and val"] if 0 < (n := units["train"] + units["val"]) < FEWEST else []
         return f"only {' and '.join(few)}: they cannot tell" if few and self.is_probe else ""
 
     @property
-    def skewed(self) -> str:
+    def skew(self) -> str:
         """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing
         where many do.
 
@@ -269,7 +269,7 @@ class Profile:
         at = self.taps.index(str(self.chosen_tap))
         amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
         name, (few, share) = max(
-            ((name, carried_by_few(amount)) for name, amount in amounts.items()),
+            ((name, heaviest_units(amount)) for name, amount in amounts.items()),
             key=lambda item: np.nan_to_num(item[1][1]),
         )
         if math.isnan(share):
@@ -288,7 +288,7 @@ class Profile:
 
     @property
     def sparse(self) -> str:
-        """How few samples' tokens a value rests on, in words; nothing where they are enough or where it reads no
+        """The few samples whose tokens a value rests on, in words; nothing where they are enough or where it reads no
         tokens.
         """
         n = self.token_samples
@@ -301,8 +301,8 @@ class Profile:
 
     @property
     def cautions(self) -> list[str]:
-        """Why a value or its interval is not to be believed, each in words."""
-        return [caution for caution in (self.few, self.skewed, self.sparse) if caution]
+        """Reasons why a value or its interval is not to be believed, each in words."""
+        return [caution for caution in (self.few, self.skew, self.sparse) if caution]
 
     def over(self, control: str) -> Interval | None:
         """By how much the chosen tap beats a control's chosen tap on test, paired over units.
@@ -339,8 +339,8 @@ class Profile:
 
     @property
     def units_needed(self) -> int | None:
-        """How many test units would tell a gap of the margin from none; None where the widths do not say, or say that
-        these do.
+        """Number of test units that would tell a gap of the margin from none; None where the widths do not say, or say
+        that these do.
         """
         needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
         return needed if needed and needed > self.units["test"] else None
@@ -398,7 +398,7 @@ class Profile:
 
     @cached_property
     def _chance(self) -> float:
-        """What knowing nothing reaches at the chosen tap, where the measure declares it or draws a line of it; else
+        """Score of knowing nothing at the chosen tap, where the measure declares it or draws a line of it; else
         -inf.
         """
         at = self.taps.index(self.chosen_tap or self.output_tap)
@@ -436,8 +436,8 @@ class Profile:
 
     @property
     def needless(self) -> str:
-        """What the best rival does without, where gains over it that matter are excluded: `model` or `training`; else
-        nothing.
+        """The part that the best rival does without, where gains over it that matter are excluded: `model` or
+        `training`; else nothing.
         """
         if not (self.rival and self._adds_nothing(self.rival[0])):
             return ""
@@ -460,19 +460,19 @@ class Profile:
 
     @property
     def remarks(self) -> list[str]:
-        """What stands behind the finding: whether chance was tested, and which controls do as well, or nearly."""
+        """Remarks behind the finding: whether chance was tested, and which controls do as well, or nearly."""
         remarks: list[str] = []
         if self.over("shuffled_labels") is None and self._chance == -math.inf:
             remarks.append("chance not tested without the shuffled labels")
         if self.rivals:
-            remarks.append(f"not shown to beat {enumerated(self.rivals)}")
+            remarks.append(f"not shown to beat {join_names(self.rivals)}")
         elif self.near:
-            remarks.append(f"within {1 - NEAR:.0%} of {enumerated(self.near)}")
+            remarks.append(f"within {1 - NEAR:.0%} of {join_names(self.near)}")
         return remarks
 
     @property
     def reading(self) -> str:
-        """What the numbers say, in a few words."""
+        """Reading of the numbers in a few words."""
         if self.score is None:
             return ""
         return "; ".join([self.finding, *(self.remarks if self.is_readable else [])])
@@ -544,7 +544,7 @@ class Profile:
         return tap_table(self.data, self.lines, self.beside, facts)
 
     def figure(self) -> ProfileFigure:
-        """What `plot` draws, as arrays."""
+        """Figure that `plot` draws, as arrays."""
         depth, score, low, high = (self.data[key].values for key in ("depth", "score", "low", "high"))
         chosen = (self.chosen_tap, self.score.value) if self.chosen_tap is not None and self.score is not None else None
         return ProfileFigure(
@@ -580,7 +580,7 @@ class Profile:
 
     def __str__(self) -> str:
         """The profile on a line: the best tap against the output, or the output alone."""
-        score = unbroken(self.data.attrs.get("score_name", self.measure))
+        score = nowrap(self.data.attrs.get("score_name", self.measure))
         output = f"output {self.output_tap} {format_interval(self.output, SIGNIFICANT)}"
         if self.score is None:
             return f"{self.name} at {len(self.taps)} taps: {output}"

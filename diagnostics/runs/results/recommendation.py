@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from diagnostics.errors import enumerated
+from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.numbers import format_interval, format_number, number
 from diagnostics.report.page import Cell, Column, Number, Row, Table, note
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.results.profile import Profile
 
 MOST_NAMED = 10
 """Other taps up to which the sentence names each; all are in `also`."""
@@ -89,7 +89,7 @@ class Recommendation:
             text += f", output {format_interval(self.output)}"
         also = ""
         if self.also:
-            others = enumerated(self.also) if len(self.also) <= MOST_NAMED else f"{len(self.also)} other taps"
+            others = join_names(self.also) if len(self.also) <= MOST_NAMED else f"{len(self.also)} other taps"
             also = f"; {others} not shown to be worse"
         sure = "" if self.reading.startswith(self.confidence) else f"{self.confidence}: "
         return f"{text}; {sure}{self.reading}{also}."

@@ -28,18 +28,18 @@ from diagnostics.activations.place import Location, locate
 from diagnostics.activations.run_files import (
     Index,
     disk_use,
-    finished_index,
+    index_of_finished,
     read_index,
     read_page,
     token_bytes,
     write_page,
 )
 from diagnostics.activations.store import Store, is_run
-from diagnostics.errors import DiagnosticsError, StorageError, damaged, enumerated
+from diagnostics.errors import DiagnosticsError, StorageError, damage_error, join_names
 from diagnostics.options import decode
 from diagnostics.progress import size
 from diagnostics.registry import plugins
-from diagnostics.report.numbers import unbroken
+from diagnostics.report.numbers import nowrap
 from diagnostics.report.page import Block, Note, Notes, Page, Section, Sentence, page_of, page_values
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Provenance:
         try:
             return cls.from_attrs(store.attrs)
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged(store.path, "its provenance") from error
+            raise damage_error(store.path, "its provenance") from error
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
@@ -129,7 +129,7 @@ _TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default
 
 
 @contextlib.contextmanager
-def typed(command: str, config: Mapping[str, Any]) -> Generator[None]:
+def record_command(command: str, config: Mapping[str, Any]) -> Generator[None]:
     """Within this context a call records the command line that made it, and what its configuration file said."""
     before = _TYPED.set((command, config))
     try:
@@ -214,12 +214,12 @@ def store_page(store: Store, index: Index, page: Page, target: str | None, left_
     write_page(store, index, values)
 
 
-def stored_page(path: Location) -> Page | None:
+def load_page(path: Location) -> Page | None:
     """The page of a run's results; None where this version has kept none. Raises where it is no run, or is not
     whole.
     """
     store = Store(path)
-    kept = read_page(store, finished_index(store))
+    kept = read_page(store, index_of_finished(store))
     if kept is None or kept.get("version") != __version__:
         return None
     try:
@@ -238,7 +238,7 @@ def with_folder(page: Page, path: Location, disk: tuple[int, int], target: str |
     for what failed.
     """
     named = shlex.quote(str(path))
-    why = unbroken(f"diagnostics show {named} --full")
+    why = nowrap(f"diagnostics show {named} --full")
     count = f"{left_out} result{'s are' if left_out > 1 else ' is'} left out: {why} says why." if left_out else ""
     left = Section("", "", (Sentence(count, "quiet", only="brief"),) if count else ())
     return replace(page, sections=(*page.sections, *filter(None, [left])), closing=closing_blocks(path, disk, target))
@@ -250,10 +250,10 @@ def closing_blocks(path: Location, disk: tuple[int, int], target: str | None) ->
     named, quoted = shlex.quote(str(path)), json.dumps(str(path), ensure_ascii=False)
     read = f"dx.open_run({quoted}).features(target={json.dumps(target, ensure_ascii=False)})"
     lines = {
-        "features": unbroken(read) if target else "",
-        "report": unbroken(f"diagnostics {'open' if isinstance(path, Path) else 'report -o report.html'} {named}"),
-        "why": unbroken(f"diagnostics show {named} --full"),
-        "disk": f"{size(tokens)} of {size(whole)} are tokens: {unbroken(f'diagnostics clean --tokens {named}')}"
+        "features": nowrap(read) if target else "",
+        "report": nowrap(f"diagnostics {'open' if isinstance(path, Path) else 'report -o report.html'} {named}"),
+        "why": nowrap(f"diagnostics show {named} --full"),
+        "disk": f"{size(tokens)} of {size(whole)} are tokens: {nowrap(f'diagnostics clean --tokens {named}')}"
         if tokens
         else size(whole),
     }
@@ -282,7 +282,7 @@ def list_runs(below: str | PurePath) -> list[dict[str, Any]]:
     return rows
 
 
-def finished_runs(folders: Sequence[str | PurePath]) -> tuple[list[Location], dict[str, str]]:
+def find_runs(folders: Sequence[str | PurePath]) -> tuple[list[Location], dict[str, str]]:
     """The finished runs that lie in folders or are these, each once, and of others why they are left out.
 
     Raises DiagnosticsError where none is finished.
@@ -292,7 +292,7 @@ def finished_runs(folders: Sequence[str | PurePath]) -> tuple[list[Location], di
     left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
     if not finished:
         raise DiagnosticsError(
-            f"There is no finished run in {enumerated(map(str, folders))}: `diagnostics runs` lists what a folder "
+            f"There is no finished run in {join_names(map(str, folders))}: `diagnostics runs` lists what a folder "
             f"contains.",
             code="missing-file",
         )
@@ -320,7 +320,7 @@ def _row(path: Location) -> dict[str, Any]:
         record = Provenance.read(store)
         row |= {"encoder": record.encoder.name, "dataset": record.dataset.name, "n": sum(record.dataset.n.values())}
         row["token_bytes"] = token_bytes(store)
-        index = finished_index(store)
+        index = index_of_finished(store)
     except DiagnosticsError as error:
         return row | {"state": str(error)}
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""What is read of dense targets from sums, and the sums: gathered by block and range of parts, in the store by block.
+"""Reads of dense targets from sums, and the sums: gathered by block and range of parts, in the store by block.
 
 A block is one of `folds`, of whole groups. Sums are those of ranges of parts, added in their order, so that launches
 which have a range each add up to what one process has, to the last digit.
@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import Along
-from diagnostics.activations.metadata import observed_names
+from diagnostics.activations.metadata import observation_names
 from diagnostics.activations.parts import Left
 from diagnostics.activations.plan import ranges_of
 from diagnostics.activations.store import Store
@@ -75,7 +75,7 @@ class Read:
 
     @property
     def chosen(self) -> dict[str, list[JudgedRows]]:
-        """What was judged by the one variant that is left."""
+        """Rows judged by the one variant that is left."""
         return {tap: judged for tap, (judged,) in self.judged.items()}
 
     def join_first(self) -> None:
@@ -98,7 +98,7 @@ class Read:
             self.readouts[tap] = {block: readout.at(best) for block, readout in self.readouts[tap].items()}
 
     def pack(self) -> dict[str, np.ndarray]:
-        """What was judged, as arrays by tap, variant, batch and name."""
+        """Packs what was judged as arrays by tap, variant, batch and name."""
         return {
             f"{tap}/{variant}/{i}/{name}": values
             for tap, tried in self.judged.items()
@@ -214,7 +214,7 @@ Features = tuple[np.ndarray, int, np.ndarray, np.ndarray]
 
 
 def features_of(store: Store, name: str, tap: Tap) -> Features | None:
-    if (kept := store.observed_at(name, tap.name)) is None:
+    if (kept := store.observation_at(name, tap.name)) is None:
         return None
     d = tap.features
     n, origin, x, upper = np.split(kept[0], [1, 1 + d, 1 + 2 * d])
@@ -233,7 +233,7 @@ def moments_of(
     for block in range(FOLDS):
         if (name := gram_name(dense, block)) not in grams:
             grams[name] = features_of(store, name, tap)
-        features, products = grams[name], store.observed_at(products_name(dense, block), tap.name)
+        features, products = grams[name], store.observation_at(products_name(dense, block), tap.name)
         if features is None or products is None:
             continue
         moments = Moments(features[0], origin_y)
@@ -242,14 +242,6 @@ def moments_of(
         moments.xy = xy.reshape(d, -1)
         blocks[block] = moments
     return blocks
-
-
-def without(blocks: Mapping[int, Moments], block: int | None) -> Moments:
-    """The sums of all blocks but one, or of all."""
-    first, *rest = (moments for i, moments in blocks.items() if i != block)
-    for moments in rest:
-        first = first + moments
-    return first
 
 
 class BlockSums:
@@ -366,9 +358,9 @@ def origins_of(encoder: Encoder, store: Store, left: Left | None = None) -> dict
     """
     batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in store.taps]
     origins = encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
-    there = sorted({file.split("/")[1] for file in observed_names(store.folder) if "/gram-" in file})
+    there = sorted({file.split("/")[1] for file in observation_names(store.folder) if "/gram-" in file})
     for tap in store.taps:
-        kept = (store.observed_at(name, tap.name) for name in there)
+        kept = (store.observation_at(name, tap.name) for name in there)
         if (features := next((each for each in kept if each is not None), None)) is not None:
             origins[tap.name] = torch.from_numpy(features[0, 1 : 1 + tap.features]).to(origins[tap.name])
     if left is None:

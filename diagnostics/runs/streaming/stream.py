@@ -23,19 +23,19 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import batches_of
 from diagnostics.activations.parts import Left, Share
 from diagnostics.activations.plan import Plan, ranges_of
-from diagnostics.activations.prepare import prepared_batches
+from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import damaged, explaining
+from diagnostics.errors import damage_error, explaining
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap
-from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, RidgePath, choose
+from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap, solve_blocks, sum_blocks
+from diagnostics.measures.probes.least_squares import FOLDS, Moments, RidgePath
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
-from diagnostics.runs.block_sums import (
+from diagnostics.runs.streaming.block_sums import (
     MOST_BYTES,
     BlockSums,
     Features,
@@ -50,7 +50,6 @@ from diagnostics.runs.block_sums import (
     origins_of,
     products_name,
     reads_of,
-    without,
 )
 from diagnostics.vocabulary import ChooseOn
 
@@ -169,14 +168,13 @@ def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]
     solved, grams, paths = dict[int, Solved](), dict[str, Features | None](), dict[str, RidgePath]()
     for i, read in enumerate(reads):
         if blocks := moments_of(store, read.dense, read.sums, tap, grams):
-            errors, some = np.zeros(len(PENALTIES)), [block for block in _held_out(store) if block in blocks]
-            others = {block: without(blocks, block) for block in (*some, None)}
-            for block in some:
-                rest, key = others[block], gram_name(read.dense, block)
-                path = paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
-                errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-            penalty = choose(errors)
-            fits = {block: read.sums.solve(read.dense, rest, penalty) for block, rest in others.items()}
+
+            def path_of(block: int, rest: Moments, dense: DenseRows = read.dense) -> RidgePath:
+                key = gram_name(dense, block)
+                paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
+                return paths[key]
+
+            penalty, fits = solve_blocks(read.dense, read.sums, blocks, _held_out(store), path_of)
             solved[i] = {"penalty": penalty}, fits
     return solved
 
@@ -195,9 +193,9 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
         blocks = [store.observation(name(dense, block)) for block in range(FOLDS)]
         # A kill while another version writes them anew leaves some of each, and one that is not there.
         if None in blocks or len({stored.state["version"] for stored in blocks if stored}) > 1:
-            raise damaged(store.path, f"observed/{name(dense, 0)}")
+            raise damage_error(store.path, f"observed/{name(dense, 0)}")
     sums: Sums = probe.sums(target)
-    solved = sums.solve(dense, without(moments_of(store, dense, sums, tap, {}), None), choice["penalty"])
+    solved = sums.solve(dense, sum_blocks(moments_of(store, dense, sums, tap, {})), choice["penalty"])
     for name, values in sums.variants.items():
         solved = solved.at(list(values).index(choice[name]))
     return EachToken(solved, tap.grid, dense.grid)
@@ -252,7 +250,7 @@ class _Passes:
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
         passed = [positions for positions in batches if not self._is_stored(positions)]
-        with contextlib.closing(prepared_batches(encoder, self.dataset, passed, self.workers)) as prepared:
+        with contextlib.closing(prepare_batches(encoder, self.dataset, passed, self.workers)) as prepared:
             for positions in batches:
                 if self._is_stored(positions):
                     for tap in taps:
@@ -365,7 +363,7 @@ class _Passes:
         batches = [batch for at in ranges for batch in self._batches(self._rows(phase, at))]
         self.each(batches, reads, f"reading {phase}", visit)
 
-    def _judged(self, read: Read, phase: str, at: int) -> str:
+    def _left_name(self, read: Read, phase: str, at: int) -> str:
         """The name of what is left of a read."""
         return f"{phase}-{read.dense.measure}-{read.dense.digest}-{self.store.choose_on}-{at}"
 
@@ -373,20 +371,20 @@ class _Passes:
         """The ranges, of some, of which not everything is judged."""
         reads = [read for read in self.reads if read.first is None]
         every = [(read, phase) for read in reads for phase in PHASES]
-        return [at for at in ranges if not all(self.left.has(self._judged(*each, at)) for each in every)]
+        return [at for at in ranges if not all(self.left.has(self._left_name(*each, at)) for each in every)]
 
     def judge_ranges(self, reads: Sequence[Read], ranges: Iterable[int]) -> None:
         """Leaves what is judged of some ranges, by all variants of the readouts."""
         for at in ranges:
             for phase in PHASES:
-                if some := [read for read in reads if not self.left.has(self._judged(read, phase, at))]:
+                if some := [read for read in reads if not self.left.has(self._left_name(read, phase, at))]:
                     self.judge(some, phase, [at])
                 for read in some:
-                    self.left.put(self._judged(read, phase, at), read.pack())
+                    self.left.put(self._left_name(read, phase, at), read.pack())
                     read.judged.clear()
 
     def take(self, reads: Sequence[Read], phase: str) -> None:
         """Takes in what is judged of all ranges, as one process has it."""
         for read in reads:
             for at in range(self.ranges):
-                read.take(self.left.get(self._judged(read, phase, at)))
+                read.take(self.left.get(self._left_name(read, phase, at)))

@@ -49,7 +49,7 @@ def by_names(request: Request, folder: Location) -> Request:
 
 @functools.lru_cache(maxsize=1)
 def setup_of(request: Request) -> Setup:
-    """What a request comes to, kept for the next task."""
+    """Setup of a request, kept for the next task."""
     return Setup(request)
 
 
@@ -138,7 +138,7 @@ class Batch:
     def find(
         self, passing: Passing, encoder: Encoder | str, dataset: Dataset | None
     ) -> Iterator[tuple[tuple[str, str], Passed | Exception | str]]:
-        """What its pass gives, the error where it fails, or why it cannot be made here, under an empty key."""
+        """Makes its pass: the findings, the error where it fails, or why it cannot be made here, under an empty key."""
         if isinstance(encoder, str) or dataset is None:
             yield ("", ""), str(encoder)
             return

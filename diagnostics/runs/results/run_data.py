@@ -22,22 +22,22 @@ from diagnostics.activations.run_files import (
     Index,
     Results,
     disk_use,
-    finished_index,
     group_of,
+    index_of_finished,
     read_results,
 )
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, check_known, unknown
+from diagnostics.errors import DiagnosticsError, check_known, name_error
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
 from diagnostics.options import decode
-from diagnostics.registry import offered
+from diagnostics.registry import plugin_entries
 from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, control_of
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation, first_probes, nonlinear_reading, recommend
-from diagnostics.runs.record import Call, Provenance
+from diagnostics.runs.results.profile import Profile
+from diagnostics.runs.results.recommendation import Recommendation, first_probes, nonlinear_reading, recommend
+from diagnostics.runs.results.record import Call, Provenance
 
 
 class RunData:
@@ -47,7 +47,7 @@ class RunData:
         check_margin(margin)
         self.path, self.margin = locate(path), margin
         self.store = Store(self.path)
-        self.index: Index = finished_index(self.store)
+        self.index: Index = index_of_finished(self.store)
         """The results that are stored, the call that gave each, and what is left out."""
 
     @cached_property
@@ -184,7 +184,7 @@ class RunData:
         check_known("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
         of_target = {profile.measure: profile for profile in read if profile.target == target}
         if measure is not None and measure not in of_target:
-            raise unknown(f"probe of {target}", measure, of_target)
+            raise name_error(f"probe of {target}", measure, of_target)
         return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
 
     def recommendations(self) -> list[Recommendation]:
@@ -292,7 +292,7 @@ def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
         return result
     target, known = (
         store.targets().get(result.attrs[attribute.TARGET]),
-        offered("measure").get(result.attrs[attribute.MEASURE]),
+        plugin_entries("measure").get(result.attrs[attribute.MEASURE]),
     )
     return result.assign_attrs(known[1]().declaration(target) if known else {attribute.LOSSES: "squares"})
 

@@ -1,0 +1,1 @@
+"""Processes beside a run's own, which pass batches and measure."""
