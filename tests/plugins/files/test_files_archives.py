@@ -18,7 +18,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from diagnostics import build
-from diagnostics.cli.app import guarded
+from diagnostics.cli.app import guard
 from tests.support.refusals import refusal
 
 
@@ -68,7 +68,7 @@ def unclean(folder: Path) -> Path:
 
 def command(*words: object):
     app = Typer()
-    app.command()(guarded(index, "files"))
+    app.command()(guard(index, "files"))
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
 
-from diagnostics.cli.app import guarded
+from diagnostics.cli.app import guard
 from tests.support.refusals import refusal
 
 OWN = """
@@ -72,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*words: object) -> Any:
     app = Typer()
-    app.command()(guarded(train_pe, "pretraining"))
+    app.command()(guard(train_pe, "pretraining"))
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
