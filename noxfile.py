@@ -61,12 +61,13 @@ print(*sys.argv[2:], "come from the wheel, and all plugins load")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, format, which room may import which, and how many tests compare sentences."""
+    """Style, format, which room may import which, how many tests compare sentences, and how functions are named."""
     session.run(f"{BIN}/ruff", "check")
     session.run(f"{BIN}/ruff", "format", "--check")
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins")))
     session.run(f"{BIN}/lint-imports", "--no-cache", "--no-logo", env={"PYTHONPATH": paths})
     session.run(sys.executable, "tests/support/sentences.py")
+    session.run(sys.executable, "tests/support/naming_shares.py")
 
 
 @nox.session
@@ -110,7 +111,7 @@ def lowest(session: nox.Session) -> None:
         needs = tomllib.load(file)["project"]["dependencies"]
     floors = dict(need.split(">=") for need in needs)
     run_elsewhere(
-        session, sys.executable, [f"{name}=={version}.*" for name, version in floors.items() if name != "torch"]
+        session, sys.executable, [f"{name}=={version}" for name, version in floors.items() if name != "torch"]
     )
 
 
@@ -118,8 +119,10 @@ def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str])
     """Runs a part of the tests in a new environment; skipped where torch would come with CUDA, which is gigabytes."""
     with tempfile.TemporaryDirectory() as name:
         tmp = Path(name)
-        session.run(python, "-m", "venv", f"{tmp}/venv", external=True)
-        pip = (f"{tmp}/venv/bin/python", "-m", "pip", "--disable-pip-version-check", "-q", "install")
+        session.run(python, "-m", "venv", "--without-pip", f"{tmp}/venv", external=True)
+        there = ("--python", f"{tmp}/venv/bin/python")
+        # Most of what is installed is never imported, and needs no compiling.
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", *there, "-q", "install", "--no-compile")
         said = session.run(*pip, "--dry-run", "--no-deps", "--report", "-", "torch", external=True, silent=True)
         version = json.loads(str(said))["install"][0]["metadata"]["version"]
         if not version.endswith("+cpu"):

@@ -220,7 +220,7 @@ def test_a_softmax_spelled_out_gives_the_same_but_no_logit() -> None:
         keep = [not here for here in logit]
         np.testing.assert_allclose(fused[..., keep], eager[..., keep], rtol=1e-5)
     recorded = Gathering().observe(encoder(Block(True)), batch(), ["block"])["block"].numpy()
-    assert "spelled out" in AttentionLogit().unknown(3, recorded, 3)
+    assert "spelled out" in AttentionLogit().why_unknown(3, recorded, 3)
 
 
 @pytest.mark.parametrize("which", ["queries", "keys"])

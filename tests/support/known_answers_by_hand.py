@@ -469,7 +469,7 @@ def class_penalties(grid: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         codes = np.unique(labels[~out], return_inverse=True)[1]
         rows = LogisticRows(torch.tensor(x), labels).only(torch.tensor(~out), codes)
         seen = np.isin(labels[out], labels[~out])
-        right, loss = rows.fit([grid] * 3, tolerance=1e-7).judged(
+        right, loss = rows.fit([grid] * 3, tolerance=1e-7).judge(
             torch.tensor(x[:, out]), np.minimum(labels[out], codes.max())
         )
         wrong[:, :, out], lost[:, :, out] = ~(right.numpy() & seen), loss.numpy() * seen
@@ -488,7 +488,7 @@ def classes() -> list[Any]:
 
     def on_val(x: np.ndarray, grid: Sequence[float]) -> np.ndarray:
         fits = LogisticRows(torch.tensor(x[:, train]), labels[train].clip(max=2)).fit([grid] * len(x), tolerance=1e-7)
-        right, loss = (each.numpy() for each in fits.judged(torch.tensor(x[:, val]), labels[val]))
+        right, loss = (each.numpy() for each in fits.judge(torch.tensor(x[:, val]), labels[val]))
         return np.array(grid)[least(~right, loss, np.ones(right.shape[:2], dtype=bool))]
 
     # A penalty that is worse by .9 ends a path where two standard errors are .85 (spread 2), not .98.

@@ -1,0 +1,61 @@
+"""How functions are named and docstrings open; `python tests/support/naming_shares.py` ends with 1 if it is worse than may.
+
+A function is named by a verb or, where it gives a thing, by a noun; no public one by a participle. A docstring opens with an
+imperative sentence or a noun phrase, and its first sentence is a line.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MOST = {"named by a participle": 0.05, "opened by a clause": 0.015, "whose first sentence is longer than a line": 0.18}
+"""Shares of functions, and of docstrings twice. Lower them with what falls, and never raise them."""
+PARTICIPLE = re.compile(r"_?[a-z]{2,}(?:ed|wn|en|ught|ound|ade|old)(?:_\w+)?")
+NO_PARTICIPLE = re.compile(
+    r"_?(?:need|feed|seed|speed|token|open|children|hidden|embed|between|screen|fold|hold|bound|round|threshold|shed|own)(?:_\w+)?"
+)
+CLAUSE = re.compile(r"(?:What|Whether|How|Why|Where|When|Who|Whose|Which)\b")
+EXPORTED = re.compile(r"^from [\w.]+ import \w+ as (\w+)$", re.MULTILINE)
+
+
+def is_participle(name: str) -> bool:
+    return bool(PARTICIPLE.fullmatch(name)) and not NO_PARTICIPLE.fullmatch(name)
+
+
+def nodes() -> Iterator[ast.AST]:
+    """All of the package and its plugins."""
+    for room in ("diagnostics", "plugins"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def shares() -> dict[str, float]:
+    """The shares that `MOST` limits."""
+    named, texts = list[bool](), list[str]()
+    for node in nodes():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            named.append(is_participle(node.name))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            texts += [text] if (text := ast.get_docstring(node)) else []
+    wrapped = [len(text.partition("\n\n")[0].splitlines()) > 1 for text in texts]
+    counts = (named, [bool(CLAUSE.match(text)) for text in texts], wrapped)
+    return {name: sum(count) / len(count) for name, count in zip(MOST, counts, strict=True)}
+
+
+def public_participles() -> list[str]:
+    """Public functions that are named by a participle."""
+    stubs = [(ROOT / "diagnostics" / name).read_text(encoding="utf-8") for name in ("__init__.pyi", "plugin.pyi")]
+    return [name for stub in stubs for name in EXPORTED.findall(stub) if is_participle(name)]
+
+
+if __name__ == "__main__":
+    worse = [
+        f"{share:.1%} are {name}, and {MOST[name]:.1%} may be" for name, share in shares().items() if share > MOST[name]
+    ]
+    if found := [*worse, *(f"{name} is public, and a participle" for name in public_participles())]:
+        sys.exit("; ".join(found))
