@@ -1,5 +1,5 @@
-"""What feeding a Perception Encoder costs: pictures with texts per CPU second, against Pillow alone, and memory of an archive's
-samples.
+"""What feeding a Perception Encoder costs: pictures with texts per CPU second, against Pillow alone; and the time and memory that a
+process takes to start on a million pairs of tars.
 
 JPEGs of 256 pixels are smooth noise, decoded and squashed to 224; `shapes` are 64 pixels in memory, squashed to 48.
 """
@@ -11,10 +11,13 @@ import io
 import statistics
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+from diagnostics_files.archives import index_of
 from diagnostics_pretraining.objective import Feed
+from diagnostics_pretraining.order import ShardOrder
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.text_encoder import vocabulary_of
 from diagnostics_pretraining.train import changes_of, survivable
@@ -22,12 +25,13 @@ from PIL import Image
 
 from diagnostics import Dataset, build
 
-from _common import SMALLEST, cpu, finish, verdict
+from _common import SMALLEST, apart, cpu, finish, verdict
 
 BATCH, STEPS, ROUNDS = (4, 1, 1) if SMALLEST else (128, 4, 5)
-SHARDS, EACH, TINY = (1, 16, 32) if SMALLEST else (4, 256, 25_600)
+SHARDS, EACH = (1, 16) if SMALLEST else (4, 256)
+MILLION, ARCHIVES = (40, 2) if SMALLEST else (1_000_000, 100)
 SCENES = 20 if SMALLEST else 1000
-SHARE, BYTES = 0.8, 600
+SHARE = 0.8
 WORDS = ("a", "red", "striped", "star", "at", "the", "left", "of", "blue", "plain", "disc", "in", "room", "wall")
 
 
@@ -86,25 +90,56 @@ def timed(what: str, data: Dataset, size: int) -> list[bool]:
     return [verdict(f"{what}, throughput to that of reading and squashing alone", ratio, SHARE, at_least=True)]
 
 
-def bytes_a_sample(folder: Path) -> float:
-    """Resident memory that a dataset of tiny pictures takes, without what building the first takes."""
+def pack(folder: Path, count: int, archives: int) -> None:
+    """Tars of tiny pairs, written by hand: a library takes longer for a million of them than the index does."""
+    picture = jpeg(0, 8)
 
-    def resident() -> int:
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    def member(name: str, data: bytes) -> bytes:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
-    picture = jpeg(0, 16)
-    for first in range(0, TINY, EACH):
-        archive(folder / f"{first}.tar", [picture] * EACH, first)
-    build("dataset", f"captions:{folder}/0.tar?features=0")
-    before = resident()
-    data = build("dataset", f"captions:{folder}?features=0")
-    return (resident() - before) / len(data)
+    for first in range(0, count, count // archives):
+        with (folder / f"{first:09d}.tar").open("wb") as tar:
+            for number in range(first, first + count // archives):
+                tar.write(member(f"{number:09d}.jpg", picture) + member(f"{number:09d}.txt", b"number %d" % number))
+            tar.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def start(folder: str) -> tuple[float, float]:
+    """Seconds, and bytes of this process, that it takes until the first and a later batch are known."""
+    rows = 4 if SMALLEST else 4096
+    build("dataset", f"captions:{folder}/{0:09d}.tar?features=0&on_error=replace")
+    before, begun = resident(), time.perf_counter()
+    data = build("dataset", f"captions:{folder}?features=0&on_error=replace")
+    order = ShardOrder(np.flatnonzero(data.split == "train"), rows, 0, data.shards)
+    for step in (0, 1000):
+        order.part(step, 0, 1)
+    return time.perf_counter() - begun, resident() - before
+
+
+def resident() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def million() -> list[bool]:
+    """Pairs that are indexed once, and what a process that starts or resumes then takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        pack(Path(folder), MILLION, ARCHIVES)
+        begun = cpu()
+        for path in sorted(Path(folder).glob("*.tar")):
+            index_of(path, "caption")
+        print(f"     indexing: {1e6 * (cpu() - begun) / MILLION:.0f} CPU microseconds a pair", flush=True)
+        seconds, size = apart(start, folder)
+    return [
+        verdict(f"{MILLION:,} pairs: seconds until a process knows its batches", seconds, 5),
+        verdict(f"{MILLION:,} pairs: MB that this takes", size / 1e6, 100),
+    ]
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        held = [verdict("bytes in memory a sample of a tar", bytes_a_sample(Path(folder)), BYTES)]
+    held = million()
     held += timed("shapes, 48 pixels", build("dataset", f"shapes?n={SCENES}&size=64"), 48)
     with tempfile.TemporaryDirectory() as folder:
         for shard in range(SHARDS):

@@ -8,8 +8,8 @@ is a process with a time limit of its own, and no part goes on after `--minutes`
 (the machine) and after each part: its `status`, `seconds`, and what it printed (`lines`, the last ones). Status is `held`, `missed` (a limit),
 `failed`, or `out of time`. What the parts print as they go is on stderr.
 
-Parts: `attention`, `extraction` (here: PE-L/14 at 336 pixels in bf16 beside bare passes), `align`, `pretraining` (its rates; with
-`--demonstration` its 5 million pairs too, for which `--minutes` has to be 25 or so), `tests` (those marked `gpu`). Some can be named.
+Parts: `attention`, `extraction` (here: PE-L/14 at 336 pixels in bf16 beside bare passes), `trainer` (here: `train pe` at b16-224, pairs a second and the
+time that a step waits for data, plain, compiled, recomputed, and with flash), `align`, `pretraining` (its rates; with `--demonstration` its 5 million pairs too, for which `--minutes` has to be 25 or so), `tests` (those marked `gpu`). Some can be named.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".wheels"
-LIMITS = {"attention": 150, "extraction": 90, "align": 150, "pretraining": 150, "tests": 150}
+LIMITS = {"attention": 150, "extraction": 90, "trainer": 200, "align": 150, "pretraining": 150, "tests": 150}
 """Seconds of each part."""
 DEMONSTRATION = 1200
 KEPT = 60
@@ -48,7 +48,8 @@ def command(part: str, demonstration: bool, smallest: bool) -> list[str]:
     scripts = ROOT / "benchmarks"
     asked = {
         "attention": [f"{scripts}/attention.py"],
-        "extraction": [__file__, "--extract"],
+        "extraction": [__file__, "--here", "extraction"],
+        "trainer": [__file__, "--here", "trainer"],
         "align": [f"{scripts}/align.py"],
         "pretraining": [f"{scripts}/pretraining.py", *(["--demonstration"] if demonstration else [])],
         "tests": ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files],
@@ -145,16 +146,47 @@ def extract_beside_passes(smallest: bool) -> None:
     )
 
 
+def train_a_pair(smallest: bool) -> None:
+    """Pairs a second of `train pe`, and seconds that a step waits for its batch, by what was logged last."""
+    from diagnostics_pretraining.recipe import PretrainJob
+    from diagnostics_pretraining.train import train
+    from diagnostics_training.trainer.record import lines
+
+    size, scenes, batch, steps = ("micro", 40, 4, 2) if smallest else ("b16-224", 2000, 512, 40)
+    kinds = {"plain": {}, "recomputed": {"recompute": True}}
+    if not smallest:
+        kinds |= {"compiled": {"compile": True}, "compiled, flash": {"compile": True, "attention": "flash"}}
+    for name, options in kinds.items():
+        with tempfile.TemporaryDirectory() as folder:
+            job = PretrainJob(
+                data=f"shapes?n={scenes}&size=64",
+                out=Path(folder) / "pe",
+                size=size,
+                recipe="1",
+                samples=batch * steps,
+                batch=batch,
+                precision="float32" if smallest else "bf16",
+                workers=0 if smallest else min(8, os.cpu_count() or 1),
+                device="cpu" if smallest else "cuda",
+                **options,
+            )
+            train(job)
+            last = lines(job.out, times=True)[-1]
+        print(
+            f"{size}, batches of {batch}, {name}: {last['time/samples']:.1f} pairs a second, waiting {last['time/data']:.4f} s a step"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(LIMITS)}; all by default")
     parser.add_argument("--minutes", type=float, default=9, metavar="M", help="in all")
     parser.add_argument("--demonstration", action="store_true", help="of pretraining: 5 million pairs")
     parser.add_argument("--smallest", action="store_true", help="on the CPU, to see that each part ends")
-    parser.add_argument("--extract", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", choices=("extraction", "trainer"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.extract:
-        extract_beside_passes(given.smallest)
+    if given.here:
+        {"extraction": extract_beside_passes, "trainer": train_a_pair}[given.here](given.smallest)
         return
     if unknown := set(given.parts) - set(LIMITS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")

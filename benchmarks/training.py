@@ -9,7 +9,8 @@ Perception Encoders (`python training.py pe`: these alone): the same of row 9 of
 towers, batches and optimiser without masks, against a loop over open_clip's ClipLoss.
 
 Recomputing: what a step of ViT-S (12 blocks, 16 images of 224 pixels, AdamW, float32) adds to a process at its peak, weights and
-optimiser included, each in a process of its own; and the largest difference of a gradient.
+optimiser included, each in a process of its own; and the largest difference of a gradient. The same of the contrast by blocks, beside
+that of whole matrices.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from typing import Any
 from unittest import mock
 
 import _step_memory
+import numpy as np
 import torch
-from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining import losses as pair_losses
+from diagnostics_pretraining.objective import Pretraining, flattened
 from diagnostics_pretraining.recipe import PretrainJob as PeJob
 from diagnostics_pretraining.recipe import Stage, named_recipe
 from diagnostics_pretraining.towers import Towers
@@ -52,6 +55,7 @@ SHARE, SECONDS = 0.9, 0.2
 PE_STEPS, PE_ROUNDS, PE_BATCH, SCENES = (1, 1, 16, 40) if SMALLEST else (120, 5, 64, 400)
 PE_SHARE = 0.95
 MEMORY, APART, DEPTH = 0.5, 1e-6, 2 if SMALLEST else 12
+PAIRS = 16 if SMALLEST else 8192
 
 
 def made(name: str, data: TrainingData) -> tuple[Objective, object]:
@@ -130,7 +134,7 @@ class ClipLossLoop:
         self.towers, self.loss = towers, ClipLoss()
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        images, texts = self.towers.embed_images(batch["pixels"]), self.towers.embed_texts(batch["tokens"])
+        images, texts = self.towers.embed_images(flattened(batch)), self.towers.embed_texts(batch["tokens"])
         normed = [nn.functional.normalize(part, dim=-1) for part in (images, texts)]
         return {"loss": self.loss(*normed, self.towers.log_scale.exp())}
 
@@ -166,9 +170,35 @@ def recomputing() -> list[bool]:
     ]
 
 
+def contrast_of(pairs: int, block: int) -> tuple[int, list[np.ndarray]]:
+    """Bytes that the loss adds to a new process at its peak, and it with its gradients."""
+    pair_losses.BLOCK = block
+    torch.manual_seed(0)
+    inputs = [*torch.randn(2, pairs, 64), torch.tensor(2.7)]
+    for one in inputs:
+        one.requires_grad_()
+    # What a product of the libraries takes by itself.
+    pair_losses.contrast(*(one[:8] if one.ndim else one for one in inputs)).backward()
+    before = _step_memory.most()
+    loss = pair_losses.contrast(*inputs)
+    found = torch.autograd.grad(loss, inputs)
+    return _step_memory.most() - before, [one.detach().numpy() for one in (loss, *found)]
+
+
+def by_blocks() -> list[bool]:
+    """The contrast by blocks beside that of whole matrices, as it was."""
+    (some, ours), (whole, theirs) = (apart(contrast_of, PAIRS, block) for block in (pair_losses.BLOCK, 2**62))
+    off = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
+    shown = f"{some / 2**20:.0f} MiB to {whole / 2**20:.0f} MiB"
+    return [
+        verdict(f"contrast of {PAIRS:,} pairs, memory to that of whole matrices ({shown})", some / max(1, whole), 0.1),
+        verdict("contrast by blocks, largest difference of loss and gradients", off, APART),
+    ]
+
+
 def main() -> None:
     if ARGUMENTS == ["pe"]:
-        finish(*perception())
+        finish(*perception(), *by_blocks())
         return
     held: list[bool] = []
     series = {True: load(f"lorenz?n={SERIES}&seed=1000"), False: load(f"lorenz?n={SERIES}&seed=1000", windows=False)}
@@ -186,7 +216,7 @@ def main() -> None:
         held.append(verdict(f"{what}, throughput of the trainer to the bare loop's", ratio, SHARE, at_least=True))
         seconds = min(wall for _, (_, wall) in pairs) / STEPS
         held.append(verdict(f"{what}, seconds a step of {BATCH} series of 512 steps", seconds, SECONDS))
-    finish(*held, *perception(), *recomputing())
+    finish(*held, *perception(), *recomputing(), *by_blocks())
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class LazySamples(Sequence[Any]):
     """
 
     def __init__(self, n: int, read: Callable[[int], Any]) -> None:
-        self._rows, self._read = np.arange(n), read
+        self._rows, self._read = np.arange(n, dtype=np.min_scalar_type(n)), read
 
     def __len__(self) -> int:
         return len(self._rows)

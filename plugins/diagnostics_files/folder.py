@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -52,9 +53,17 @@ def need(module: str, package: str, wanted: str) -> Any:
 
 def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusable:
     """The error for a file that cannot be decoded; returned, not raised."""
-    why = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(":. ")
+    why = (
+        error
+        if isinstance(error, str)
+        else f"{type(error).__name__}: {' '.join(_ADDRESS.sub('', str(error)).split())}".rstrip(":. ")
+    )
     remedy = "repair or remove it" if skip else "repair it or write it again"
     return Unusable(name, f"cannot be decoded ({why})", remedy, skip, damage=True)
+
+
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+"""Of what libraries say, the part that is another in each process."""
 
 
 @contextlib.contextmanager
@@ -113,11 +122,11 @@ def usable(
     `check(i)` decodes every file once, now, since ids and splits are fixed before the first forward pass; what is left
     out is said on stderr. Raises where nothing is left.
     """
-    if on_error not in ("stop", "skip"):
+    if on_error not in ("stop", "skip", "replace"):
         raise DiagnosticsError(
             f"Option on_error={on_error} of {source} is unknown: give stop or skip.", code="bad-value"
         )
-    if on_error == "stop":
+    if on_error != "skip":
         return range(len(names)), {}
     kept: list[int] = []
     left_out: dict[str, Unusable] = {}

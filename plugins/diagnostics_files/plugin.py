@@ -1,16 +1,19 @@
 """The datasets of this plugin: a scheme for each kind of folder or file; importing it imports nothing heavy.
 
 `on_error` says what a damaged file does: `stop` ends the run when its turn comes, `skip` decodes every file once
-beforehand, says on stderr which are left out, and goes on without them.
+beforehand, says on stderr which are left out, and goes on without them. `replace`, with which `diagnostics train pe`
+reads, leaves pairs of archives out that lack a part, and looks at no image beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from json import dumps as to_json
 from pathlib import Path
+from typing import Annotated, Any
 
 import diagnostics as dx
-from diagnostics.plugin import Entry
+from diagnostics.plugin import Entry, Option, options_of, printable
 
 
 def images(
@@ -118,7 +121,8 @@ def captions(
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
-    """Images with captions: a table with columns `image` and `caption`, a WebDataset tar, or a folder of such tars.
+    """Images with captions: a table with columns `image` and `caption`, or WebDataset tars: one, a folder of them, or a
+    pattern, as `{00000..00099}.tar`.
 
     Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group.
     Target
@@ -232,6 +236,46 @@ def datasets_on_disk(
     from diagnostics_files.media import datasets_on_disk
 
     return datasets_on_disk(path, input, values, rate, seed, on_error)
+
+
+@options_of()
+def index(
+    path: Annotated[
+        str, Option("A WebDataset .tar, a folder of them, or a pattern: 'cc12m/{00000..00099}.tar'.", argument=True)
+    ],
+    caption: Annotated[str, Option("Entry of a .json that is the caption, if there is no .txt.", "NAME")] = "caption",
+    decode: Annotated[
+        bool, Option("Decode each image once, so that ?on_error=skip knows which to leave out.", names=("--decode",))
+    ] = False,
+    json: Annotated[bool, Option("Print one JSON object instead of text.", names=("--json",))] = False,
+) -> None:
+    """Index tar archives for `captions:`: which samples they hold, and where.
+
+    The index of an archive lies beside it and is written once, here or when the archive is first read. The same command
+    goes on after the last whole index. It lists pairs that lack a part, and with --decode images that cannot be
+    decoded.
+
+    \b
+    Example:
+      diagnostics index 'cc12m/{00000..00099}.tar'
+    """
+    from diagnostics_files.archives import archives_at, describe_index, index_of
+
+    archives = archives_at(path)
+    with dx.watcher() as watch:
+        parts = []
+        for done, archive in enumerate(archives, 1):
+            parts.append(index_of(archive, caption, decode))
+            watch(dx.Progress("indexing", done, len(archives), archive.name))
+    found, lines = describe_index(parts)
+    for line in [to_json(found)] if json else map(printable, lines):
+        print(line)
+
+
+@dx.hookimpl
+def commands() -> Mapping[str, Callable[..., Any]]:
+    """Name -> command."""
+    return {"index": index}
 
 
 @dx.hookimpl

@@ -9,7 +9,7 @@ import math
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -370,16 +370,20 @@ SPECIAL = ("id", "group", "split")
 """Columns with a meaning of their own; all others become targets."""
 
 
-def by_id(ids: Sequence[str], seed: int, name: str) -> tuple[list[str], str, bool | Literal["fit"]]:
+def by_id(ids: Iterable[str], seed: int, name: str) -> tuple[list[str], str, bool | Literal["fit"]]:
     """The split of each sample, a function of its id and the seed alone; the rest as `complete_splits` gives it.
 
     So what is added or left out, as archives are, moves no other sample to another split: nothing that was trained on
     is tested on. A few samples of which some split would be empty are split as by `complete_splits`.
     """
-    numbers = [int.from_bytes(hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=6).digest()) for sample in ids]
-    splits = [next(split for split, end in _SHARES.items() if number / 256**6 < end) for number in numbers]
-    if seed < 0 or len(set(splits)) < len(_SHARES):
-        return complete_splits([""] * len(ids), ids, seed, name)
+    digests = bytearray()
+    for sample in ids:
+        digests += hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=6).digest()
+    numbers = np.frombuffer(digests, np.uint8).reshape(-1, 6).astype(np.int64) @ 256 ** np.arange(5, -1, -1)
+    drawn = np.searchsorted([*_SHARES.values()], numbers / 256**6, "right")
+    if seed < 0 or len(np.unique(drawn)) < len(_SHARES):
+        return complete_splits([""] * len(drawn), list(ids), seed, name)
+    splits = np.array([*_SHARES], object)[drawn].tolist()
     return splits, "the split of each drawn by its id", True
 
 

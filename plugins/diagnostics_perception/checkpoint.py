@@ -337,8 +337,9 @@ _NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved 
 @dataclass(frozen=True)
 class Exported:
     """An account of what was written: the encoder's name, how many tensors and bytes, the name under which it is read
-    back, the name of the text encoder that is in the file too (empty without one), and the parts for which Meta's
-    layout has no place."""
+    back, the name of the text encoder that is in the file too (empty without one), the parts for which Meta's
+    layout has no place, and what Meta's code reads it with (empty where that knows no such model): without its options
+    a cut encoder loses its last blocks there, without an error."""
 
     file: str
     encoder: str
@@ -347,6 +348,7 @@ class Exported:
     tensors: int
     bytes: int
     left_out: list[str]
+    code: str
 
 
 def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Exported:
@@ -386,7 +388,24 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
         len(tensors),
         bytes=file.stat().st_size,
         left_out=left_out,
+        code=metas_line(known, size, str(out), text is not None),
     )
+
+
+_METAS = {"depth": "layers", "layer_scale": "ls_init_value", "img_size": "image_size"}
+"""Options of `pe:` -> those of Meta's classes."""
+
+
+def metas_line(known: Known, size: Mapping[str, object], file: str, whole: bool) -> str:
+    """What one types for Meta's code to read a file, with the options of a cut encoder; "" where it cannot."""
+    options = {**size, **known.options}
+    parts = known.model.split("-")
+    if parts[0] not in ("core", "lang", "spatial") or not file.endswith(".pt") or not options.keys() <= _METAS.keys():
+        return ""
+    name = "-".join(["PE", *(part.capitalize() for part in parts)])
+    more = "".join(f", {_METAS[key]}={value or None}" for key, value in options.items())
+    kind = "CLIP" if whole else "VisionTransformer"
+    return f"pe.{kind}.from_config({name!r}, pretrained=True, checkpoint_path={file!r}{more})"
 
 
 def _text(encoder: str | Encoder, image: Encoder, trust_code: bool) -> TorchEncoder | None:

@@ -162,6 +162,8 @@ def export_meta(
     print(printable(f"{exported.file}: {exported.encoder}, {exported.tensors:,} tensors, {exported.bytes:,} bytes"))
     if exported.left_out:
         print(printable(f"Meta's layout has no place for {', '.join(exported.left_out)}, which the file does without"))
+    if exported.code:
+        print(printable(f"Meta's code reads it with {exported.code}"))
     print(printable(f"Next: diagnostics inspect {shlex.quote(exported.name)}"))
     if exported.text:
         print(printable(f"its text tower: diagnostics inspect {shlex.quote(exported.text)}"))

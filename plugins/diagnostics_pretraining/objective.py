@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +11,15 @@ from diagnostics_timm.pixels import image_of
 from diagnostics_training.alignment.objective import put_section, section_of
 from diagnostics_training.models.inputs import PictureChanges, random_masks, recoloured
 from diagnostics_training.trainer.data import EpochOrder, check_batch, parse_spec, spec_of
-from diagnostics_training.trainer.objective import Batch, Objective, gathered, own
+from diagnostics_training.trainer.objective import Batch, Objective
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import default_collate
 
 from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sample_frames
-from diagnostics_pretraining.recipe import Stage, stage_at, steps_of
+from diagnostics_pretraining.losses import clamp_scale, contrast, divergences, regularisation
+from diagnostics_pretraining.order import Broken, ShardOrder
+from diagnostics_pretraining.recipe import Recipe, Stage, stage_at, steps_of
 from diagnostics_pretraining.text_encoder import Vocabulary
 from diagnostics_pretraining.towers import Pair, Towers
 
@@ -29,13 +29,14 @@ from diagnostics_pretraining.towers import Pair, Towers
 # Data as they are read for training alone.
 
 
-def without_target(spec: str) -> str:
-    """The specification of the same data, captions without the embeddings that `diagnostics run` probes: 2 kB a sample,
-    which are held in memory and that nothing here reads."""
+def to_train(spec: str) -> str:
+    """The specification of the same data as they are trained on: captions without the embeddings that `diagnostics run`
+    probes, 2 kB a sample, and unless it says what to do `on_error`, without the pairs that are broken."""
     name, options = parse_spec(spec)
-    if not name.startswith("captions:") or "embeddings" in options:
+    if not name.startswith("captions:"):
         return spec
-    return spec_of(name, {**options, "features": 0})
+    more = {} if "embeddings" in options else {"features": 0}
+    return spec_of(name, {"on_error": "replace", **options, **more})
 
 
 def outline_of(dataset: Dataset) -> str:
@@ -58,7 +59,9 @@ def shards_of(dataset: Dataset) -> np.ndarray | None:
 # frames changes nothing, so what is learned tells what is in a clip and never in which direction it moves.
 
 FRAMES = "frames"
-"""Of a batch's clips, float32 [clip, frame, 3, size, size]; its `pixels` are those of its images, which come first."""
+"""Of a batch's clips, uint8 [clip, frame, 3, size, size]; its `pixels` are those of its images, which come first."""
+COLOUR = "colour"
+"""Of a batch whose colours are changed, the factors of each image as `flattened` has them, float32 [image, 3]."""
 
 
 def clip_places(batch: int, share: float) -> np.ndarray:
@@ -78,9 +81,20 @@ def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def flattened(batch: Batch) -> Tensor:
-    """All images of a batch, float32 [image, 3, size, size]: its own, then the frames of its clips."""
+    """All images of a batch as the image tower reads them, float32 [image, 3, size, size] from -1 to 1: its own, then
+    the frames of its clips.
+
+    Batches hold bytes, a quarter of that, and colours are changed here, where the batch is. What holds floats is taken
+    as it is.
+    """
     pixels = batch["pixels"]
-    return torch.cat([pixels, batch[FRAMES].flatten(0, 1)]) if FRAMES in batch else pixels
+    pixels = torch.cat([pixels, batch[FRAMES].flatten(0, 1)]) if FRAMES in batch else pixels
+    if pixels.is_floating_point():
+        return pixels
+    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    if COLOUR in batch:
+        pixels = recoloured(pixels, batch[COLOUR])
+    return pixels.sub_(0.5).div_(0.5)
 
 
 def pooled(embeddings: Tensor, batch: Batch) -> Tensor:
@@ -95,34 +109,23 @@ def pooled(embeddings: Tensor, batch: Batch) -> Tensor:
 
 # Raw images as what the image tower reads, whole or changed at random.
 
-CACHED = 2**18
-"""Numbers that are worked on at a time."""
-
 
 def pictures(
     samples: Sequence[np.ndarray], size: int, reader: str, drawn: Mapping[str, np.ndarray] | None = None
 ) -> Tensor:
-    """Images uint8 [y, x] or [y, x, channel] as float32 [image, 3, size, size] from -1 to 1.
+    """Images uint8 [y, x] or [y, x, channel] as uint8 [image, 3, size, size].
 
     Whole images are squashed, as the encoder reads them in use: bilinear, with Pillow's antialiasing. `drawn`
-    (`PictureChanges.draw`) says which box of each is seen instead, mirrored or not, and in which colours. `reader` is
-    who refuses other arrays.
+    (`PictureChanges.draw`) says which box of each is seen instead, and whether mirrored. `reader` is who refuses other
+    arrays.
     """
-    pixels = torch.empty(len(samples), 3, size, size)
-    # Some at a time, whose numbers stay in the processor's cache.
-    for first in range(0, len(samples), some := max(1, CACHED // (3 * size * size))):
-        part = pixels[first : first + some]
-        squashed = np.empty((len(part), size, size, 3), np.uint8)
-        for i, sample in enumerate(samples[first : first + some], first):
-            image = image_of(sample, reader)
-            box = None if drawn is None else _box(image, drawn["half"][i], drawn["centre"][i])
-            seen = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
-            squashed[i - first] = seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen
-        part.copy_(torch.from_numpy(squashed).permute(0, 3, 1, 2)).div_(255)
-        if drawn is not None:
-            part.copy_(recoloured(part, torch.from_numpy(drawn["colour"][first : first + some]).float()))
-        part.sub_(0.5).div_(0.5)
-    return pixels
+    pixels = np.empty((len(samples), size, size, 3), np.uint8)
+    for i, sample in enumerate(samples):
+        image = image_of(sample, reader)
+        box = None if drawn is None else _box(image, drawn["half"][i], drawn["centre"][i])
+        seen = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+        pixels[i] = seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def _box(image: Image.Image, half: np.ndarray, centre: np.ndarray) -> tuple[float, float, float, float]:
@@ -142,15 +145,15 @@ class Samples:
     in the batch.
     """
 
-    raw: list[np.ndarray]
-    texts: list[str]
+    raw: Sequence[np.ndarray]
+    texts: Sequence[str]
     places: np.ndarray
 
 
 class Feed:
-    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` float32 [image, 3, size, size] from -1 to
-    1 and `tokens` int64 [sample, context]; with clips also `frames` float32 [clip, frame, 3, size, size], and samples
-    are the images, then the clips.
+    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` uint8 [image, 3, size, size] and `tokens`
+    int64 [sample, context]; with clips also `frames` uint8 [clip, frame, 3, size, size], and samples are the images,
+    then the clips; with changes `colour`.
 
     Parameters
     ----------
@@ -164,6 +167,9 @@ class Feed:
         processes there are changes nothing but the order of images and clips.
     changes: what is changed at random in the pictures, alike in all frames of a clip; None for nothing.
     clips, frames: which share of a batch is clips, and how many frames of each are seen.
+    broken: where pairs that cannot be read are listed, each of which the pair a batch later in the epoch's order
+        replaces; without it the first one ends the training. Which one that is depends on the data alone, so that a
+        batch stays a function of the step.
 
     Raises DiagnosticsError where stages are no whole batches, a batch is larger than the samples, or the dataset holds
     no images, or none but images where clips are asked for.
@@ -180,6 +186,7 @@ class Feed:
         changes: PictureChanges | None = None,
         clips: float = 0.0,
         frames: int = 8,
+        broken: Broken | None = None,
     ) -> None:
         check_batch(batch, len(rows))
         if dataset.modality not in ("image", "video"):
@@ -199,8 +206,9 @@ class Feed:
         self.dataset, self.vocabulary, self.changes = dataset, vocabulary, changes
         self.stages, self.batch, self.seed = tuple(stages), batch, seed
         self.steps = steps_of(stages, batch)
-        self.clips, self.frames = clip_places(batch, clips), frames
-        self.order = EpochOrder(rows, batch, seed, shards_of(dataset))
+        self.clips, self.frames, self.broken = clip_places(batch, clips), frames, broken
+        shards = shards_of(dataset)
+        self.order = EpochOrder(rows, batch, seed) if shards is None else ShardOrder(rows, batch, seed, shards)
 
     def stage(self, step: int) -> Stage:
         """That of a step, counted from 0."""
@@ -208,16 +216,42 @@ class Feed:
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Of the samples of that part of the batch, in its order."""
-        return [self.dataset.ids[row] for row in self._part(step, rank, world)[0]]
+        if self.broken is not None:
+            self.broken.read()
+        part = self._part(step, rank, world)
+        return [self.dataset.ids[next(self._candidates(step, row, at), row)] for row, at in part]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         return self.collate(self.samples(step, rank, world), step)
 
     def samples(self, step: int, rank: int = 0, world: int = 1) -> Samples:
         """That part of the batch as the dataset holds it, images first."""
-        rows, places = self._part(step, rank, world)
-        of_rows = list(map(int, rows))
-        return Samples([self.dataset[row] for row in of_rows], [self.dataset.texts[row] for row in of_rows], places)
+        part = self._part(step, rank, world)
+        raw, texts = zip(*(self._read(step, row, at) for row, at in part), strict=True)
+        return Samples(raw, texts, np.array([at for _, at in part]))
+
+    def _read(self, step: int, row: int, at: int) -> tuple[np.ndarray, str]:
+        """Image and text of a sample, or of what replaces it."""
+        wrong: DiagnosticsError | None = None
+        for each in self._candidates(step, row, at):
+            try:
+                return self.dataset[each], self.dataset.texts[each]
+            except DiagnosticsError as error:
+                if self.broken is None:
+                    raise
+                self.broken.note(each, wrong := error)
+        raise wrong or DiagnosticsError(f"No pair of {self.dataset.name} can be read.", code="bad-data")
+
+    def _candidates(self, step: int, row: int, at: int) -> Iterator[int]:
+        """A sample of the batch, and those at its place of the epoch's following batches; none that is known to be
+        broken."""
+        steps = len(self.order.rows) // self.batch
+        epoch, first = divmod(step, steps)
+        for later in range(steps):
+            if later:
+                row = int(self.order.rows_at(epoch, np.array([(first + later) % steps * self.batch + at]))[0])
+            if self.broken is None or row not in self.broken.rows:
+                yield row
 
     def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
         """Tensors of these samples, as the part of the step's batch that they are."""
@@ -228,19 +262,20 @@ class Feed:
             seen = [[sample] for sample in raw]
         size, images = self.stage(step).size, int((~self.clips[places]).sum())
         of_image = np.repeat(places, [len(frames) for frames in seen])
-        pixels = pictures(
-            [image for frames in seen for image in frames], size, self.dataset.name, self._drawn(step, of_image)
-        )
+        drawn = self._drawn(step, of_image)
+        pixels = pictures([image for frames in seen for image in frames], size, self.dataset.name, drawn)
         batch = {"pixels": pixels[:images]}
+        if drawn is not None:
+            batch[COLOUR] = torch.from_numpy(drawn["colour"]).float()
         if self.clips.any():
             batch[FRAMES] = pixels[images:].unflatten(0, (len(raw) - images, self.frames))
         return batch | {"tokens": self.vocabulary.encode(samples.texts)[0]}
 
-    def _part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
+    def _part(self, step: int, rank: int, world: int) -> list[tuple[int, int]]:
         """Samples of a process's part of the batch, and the place of each in the whole batch: images first."""
         rows, own, _ = self.order.part(step, rank, world)
         images_first = np.argsort(self.clips[own], kind="stable")
-        return rows[images_first], own.start + images_first
+        return list(zip(rows[images_first].tolist(), (own.start + images_first).tolist(), strict=True))
 
     def _drawn(self, step: int, places: np.ndarray) -> dict[str, np.ndarray] | None:
         if self.changes is None:
@@ -278,18 +313,18 @@ class Batches:
     """Batches of a feed, with texts cut behind the longest one and, where a share of the images is seen again,
     `hidden`.
 
-    Those are the images 0, n, 2 n, ... of a batch for a share of 1/n. Their patches are drawn for the batch over all
-    processes and then dealt out, so that how many there are changes nothing.
+    Those are the images 0, n, 2 n, ... of a batch for a share of 1/n, from step `first` on. Their patches are drawn for
+    the batch over all processes and then dealt out, so that how many there are changes nothing.
     """
 
-    def __init__(self, feed: Feed, patch: int, share: float = 0.0, hidden: float = 0.4) -> None:
-        self.feed, self.patch, self.share, self.share_hidden = feed, patch, share, hidden
+    def __init__(self, feed: Feed, patch: int, share: float = 0.0, hidden: float = 0.4, first: int = 0) -> None:
+        self.feed, self.patch, self.share, self.share_hidden, self.first = feed, patch, share, hidden, first
         self.ids = feed.ids
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         batch = self.feed(step, rank, world)
         batch["tokens"] = cut_padding(batch["tokens"])
-        if self.share:
+        if self.share and step >= self.first:
             batch[HIDDEN] = torch.from_numpy(self._hidden(step).reshape(world, -1, self._patches(step))[rank])
         return batch
 
@@ -315,43 +350,6 @@ def cut_padding(tokens: Tensor) -> Tensor:
     return tokens[:, : -(-longest // 8) * 8]
 
 
-# The contrast of images and texts (Radford et al., CLIP, arXiv 2103.00020): softmax InfoNCE both ways, over all
-# processes.
-
-MOST_SCALE = 100.0
-"""The learned scale of the cosines never exceeds it."""
-
-
-def contrast(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    """Half the mean of -log softmax of an image's own text among all texts, and half that of a text's own image, a
-    scalar.
-
-    images, texts: embeddings [pair, feature] of this process's pairs, of any length; the cosines are multiplied by
-    exp(log_scale). The others are those of all processes, with gradients to them: where data parallelism averages the
-    gradients of the processes, they are those of the whole batch's loss.
-    """
-    # Logits of up to 100 lose too much in bfloat16, to which autocast would take their products.
-    with torch.autocast(images.device.type, enabled=False):
-        images = nn.functional.normalize(images.float(), dim=-1)
-        texts = nn.functional.normalize(texts.float(), dim=-1)
-        places = own(len(images))
-        positives = torch.arange(places.start, places.stop, device=images.device)
-        scale = log_scale.float().exp()
-        losses = [
-            nn.functional.cross_entropy(scale * anchors @ others.T, positives)
-            for anchors, others in ((images, gathered(texts)), (texts, gathered(images)))
-        ]
-        return (losses[0] + losses[1]) / 2
-
-
-@torch.no_grad()
-def clamp_scale(log_scale: Tensor) -> None:
-    """Holds the scale at 100 or below, in place, after each step of the optimiser: in the loss it would lose its
-    gradient.
-    """
-    log_scale.clamp_(max=math.log(MOST_SCALE))
-
-
 def equal_texts(tokens: Tensor) -> int:
     """The number of texts of a batch [pair, context] equal to another one of it: each is a false negative of that
     one.
@@ -360,15 +358,8 @@ def equal_texts(tokens: Tensor) -> int:
     return int(counts[counts > 1].sum())
 
 
-def regularisation(masked: Tensor, whole: Tensor, hidden: Tensor) -> Tensor:
-    """Minus the cosine of tokens [image, patch, feature] at hidden patches and of the same ones of the whole image,
-    their mean.
-
-    The whole image's tokens are the target and get no gradient. hidden: bool [image, patch].
-    """
-    with torch.autocast(masked.device.type, enabled=False):
-        cosines = nn.functional.cosine_similarity(masked.float(), whole.detach().float(), dim=-1)
-        return -(cosines * hidden).sum() / hidden.sum()
+Scores = Callable[[Towers], Mapping[str, float]]
+"""What towers reach on other data, by name."""
 
 
 class Pretraining(Objective):
@@ -379,13 +370,17 @@ class Pretraining(Objective):
     Of a batch of b images with `hidden` [m, patch], the images 0, b/m, 2 b/m, ... are seen again, with these patches
     replaced by the learned token. The contrast never sees those, and the two have no gradient in common but in the
     image tower.
+
+    recipe: of whose masks there is a weight and a beginning. scored: what is logged with each checkpoint.
     """
 
     compares_samples = True
 
-    def __init__(self, towers: Towers) -> None:
+    def __init__(self, towers: Towers, recipe: Recipe | None = None, scored: Scores | None = None) -> None:
         super().__init__()
-        self.towers = towers
+        self.towers, self.weight, self.scored = towers, 1.0 if recipe is None else recipe.mask_weight, scored
+        # Until patches are hidden, their token has no gradient.
+        self.phases = recipe is not None and recipe.mask_from > 0
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers, pixels = self.towers, flattened(batch)
@@ -396,11 +391,17 @@ class Pretraining(Objective):
             hidden = batch[HIDDEN]
             every = len(pixels) // len(hidden)
             values["masked"] = regularisation(towers.image_tokens(pixels[::every], hidden), tokens[::every], hidden)
-            values["loss"] = loss + values["masked"]
+            values["loss"] = loss + self.weight * values["masked"]
         return values
 
     def output(self, batch: Batch) -> Tensor:
         return nn.functional.normalize(pooled(self.towers.embed_images(flattened(batch)), batch).float(), dim=-1)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        return self.towers.image_tokens(flattened(batch))
+
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        return {} if self.scored is None else self.scored(self.towers)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [*self.towers.image.blocks, *self.towers.text.transformer.resblocks]
@@ -409,56 +410,10 @@ class Pretraining(Objective):
         clamp_scale(self.towers.log_scale)
 
 
-# Towers that learn the similarities which a frozen pair of encoders finds between the images and texts of a batch.
-#
-# Bolya et al., Perception Encoder (arXiv 2504.13181), section 2.4 and appendix C.2: both Kullback-Leibler divergences,
-# of the softmax over texts and of that over images, from a teacher whose scale is fixed to a student whose scale is
-# learned.
+# Towers that learn the similarities which a frozen pair of encoders finds between a batch's images and texts.
 
-
-TEACHER_SCALE = 200.0
-"""What multiplies the teacher's cosines, whatever it was trained with: half the temperature that a student can
-reach.
-"""
-BLOCK = 2**22
-"""Similarities that are held at a time, and computed once more for the gradient: all those of 16,384 pairs would take 2
-GiB a matrix.
-"""
 IMAGES, TEXTS = "teacher_images", "teacher_texts"
 """The sections of a batch that hold what the teacher reads."""
-
-
-def divergences(
-    images: Tensor, texts: Tensor, log_scale: Tensor, taught_images: Tensor, taught_texts: Tensor
-) -> tuple[Tensor, Tensor]:
-    """KL(teacher || student) of the softmax over all texts, mean over this process's images, and of that over all
-    images, mean over its texts; two scalars, in nats.
-
-    images, texts: the student's embeddings [pair, feature], of any length; its cosines are multiplied by
-    exp(log_scale). taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by
-    `TEACHER_SCALE`. The others of a softmax are those of all processes, with gradients to the student's.
-    """
-    with torch.autocast(images.device.type, enabled=False):
-        student = [nn.functional.normalize(side.double(), dim=-1) for side in (images, texts)]
-        teacher = [nn.functional.normalize(side.detach().double(), dim=-1) for side in (taught_images, taught_texts)]
-        losses: list[Tensor] = []
-        for one, other in ((0, 1), (1, 0)):
-            given, wanted = gathered(student[other]), gathered(teacher[other])
-            rows = max(1, BLOCK // len(given))
-            blocks = [
-                checkpoint(_divergence, anchors, given, log_scale, taught, wanted, use_reentrant=False)
-                for anchors, taught in zip(student[one].split(rows), teacher[one].split(rows), strict=True)
-            ]
-            losses.append(torch.stack(blocks).sum() / len(student[one]))
-        return losses[0], losses[1]
-
-
-def _divergence(anchors: Tensor, given: Tensor, log_scale: Tensor, taught: Tensor, wanted: Tensor) -> Tensor:
-    """The sum over some anchors of KL(teacher || student), of unit vectors in float64: a cosine's rounding in float32
-    is multiplied by 200 and more, and the two logarithms are nearly alike."""
-    teacher = (TEACHER_SCALE * taught @ wanted.T).log_softmax(-1)
-    student = (log_scale.double().exp() * anchors @ given.T).log_softmax(-1)
-    return (teacher.exp() * (teacher - student)).sum()
 
 
 class Teacher:
@@ -522,14 +477,14 @@ class Distillation(Pretraining):
     none.
     """
 
-    def __init__(self, towers: Towers, teacher: Teacher) -> None:
-        super().__init__(towers)
+    def __init__(self, towers: Towers, teacher: Teacher, scored: Scores | None = None) -> None:
+        super().__init__(towers, scored=scored)
         self.teacher = teacher
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         towers = self.towers
         texts, images = divergences(
-            towers.embed_images(batch["pixels"]),
+            towers.embed_images(flattened(batch)),
             towers.embed_texts(batch["tokens"]),
             towers.log_scale,
             *self.teacher.embeddings(batch),

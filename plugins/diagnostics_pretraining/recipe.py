@@ -117,7 +117,8 @@ class Recipe(Optimisation):
         one that is trained, at least two patches; without it they are meant as they stand.
     batch, lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Optimisation`.
     rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
-    mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
+    mask: share of the batch that is seen again with patches hidden; hidden: share of those patches. mask_weight: what
+    the loss of these is multiplied by; mask_from: share of the steps before the first in which patches are hidden.
     augment: what is changed at random in images.
     clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a
     clip that
@@ -132,6 +133,8 @@ class Recipe(Optimisation):
     pool: Literal["attention", "class"] = "class"
     mask: float = 0.0
     hidden: float = 0.4
+    mask_weight: float = 1.0
+    mask_from: float = 0.0
     augment: Augmentation | None = None
     clips: float = 0.0
     frames: int = 8
@@ -146,7 +149,7 @@ class Recipe(Optimisation):
             raise DiagnosticsError(
                 f"There is nothing to contrast in a batch of {self.batch}: give at least 2.", code="bad-value"
             )
-        shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "clips")]
+        shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "mask_from", "clips")]
         shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
         for name, value in shares:
             if not 0 <= value <= 1:
@@ -167,6 +170,12 @@ class Recipe(Optimisation):
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(
                 f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4.",
+                code="bad-value",
+            )
+        if not 0 <= self.mask_weight < math.inf or (not self.mask and (self.mask_weight, self.mask_from) != (1, 0)):
+            raise DiagnosticsError(
+                f"A recipe with mask = {self.mask} cannot have mask_weight = {self.mask_weight} and mask_from = "
+                f"{self.mask_from}: give a weight of 0 or more, and neither without mask.",
                 code="bad-value",
             )
         if self.mask and self.clips:
@@ -338,9 +347,10 @@ class Pairs:
     None: the recipe's own value, or the base's size.
     """
 
-    data: Annotated[
-        str, Option("A dataset of images (or clips) with texts; training uses its train split.", group=WHAT)
-    ]
+    data: Annotated[str, Option("A dataset of images (or clips) with texts.", group=WHAT)]
+    split: Annotated[
+        Literal["train", "all"], Option("Pairs to train on: the train split, or all of DATA.", "NAME", group=WHAT)
+    ] = "train"
     out: Annotated[
         Path,
         Option(
@@ -362,6 +372,16 @@ class Pairs:
     teacher: Annotated[
         str | None,
         Option("For distil: the image and text encoder whose similarities are learned.", "FOLDER", group=WHAT),
+    ] = None
+    evaluation: Annotated[
+        str | None,
+        Option(
+            "Score zero-shot and retrieval on the val split of these data with each checkpoint [never].",
+            "DATA",
+            ("--eval",),
+            WHAT,
+            decides=False,
+        ),
     ] = None
     samples: Annotated[int | None, Option("Pairs over all stages [the recipe's].", "N", group=TRAINING)] = None
     batch: Annotated[int | None, Option("Pairs per step, over all processes [the recipe's].", "N", group=TRAINING)] = (
@@ -390,6 +410,11 @@ class PretrainJob(Computation, Pairs):
             raise DiagnosticsError(
                 "Towers start from new weights of a --size, or from those of a folder (--from): give one of the two.",
                 code="other-weights",
+            )
+        if self.split == "all" and self.evaluation == self.data:
+            raise DiagnosticsError(
+                "All pairs are trained on, so that none is left to score: give other data to --eval, or --split train.",
+                code="conflict",
             )
 
     @property

@@ -84,13 +84,13 @@ class Vocabulary:
         """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their
         end.
         """
-        tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
+        tokens, cut, strange = np.zeros((len(texts), self.context), np.int64), 0, self.size - 3
         places = None if self.kept is None else _places(self.kept)
         for row, text in zip(tokens, texts, strict=True):
             whole = _tokens(text)
             cut += len(whole) > self.context
             whole = whole if len(whole) <= self.context else (*whole[: self.context - 1], END)
-            row[: len(whole)] = whole if places is None else [places.get(token, self.size - 3) for token in whole]
+            row[: len(whole)] = whole if places is None else [places.get(token, strange) for token in whole]
         return torch.from_numpy(tokens), cut
 
 
@@ -216,6 +216,13 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
         if token is not None:
             whole[token] = rows[row]
     return whole
+
+
+def extend_table(rows: Tensor, vocabulary: Vocabulary, more: Vocabulary) -> Tensor:
+    """A table of a vocabulary as one of another that keeps all its tokens: what is new starts at the row of the
+    unknown, so that no text has another embedding yet."""
+    whole = whole_table(rows, vocabulary)
+    return torch.stack([rows[vocabulary.unknown] if row is None else whole[row] for row in more.rows()])
 
 
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from diagnostics_pretraining.text_encoder import (
     WHOLE,
     Vocabulary,
     embedded,
+    extend_table,
     initial_text,
     known_size,
     seed_of,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 TEXT = "text"
 """Of the image encoder's folder, the one in which its text encoder lies."""
+
+
+_TABLE = "token_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,17 @@ def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
     return Pair(image, text, scale)
 
 
-def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:
-    """New towers with a pair's weights, to be trained further; a mask token is drawn from the seed.
+def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0, vocabulary: Vocabulary | None = None) -> Towers:
+    """New towers with a pair's weights, to be trained further; a mask token is drawn from the seed. A reduced
+    vocabulary can become one with more words.
 
     Raises DiagnosticsError for encoders that are not as towers are, an aligned or cut one among them.
     """
-    size, vocabulary = vocabulary_in(pair.text)
+    size, known = vocabulary_in(pair.text)
+    vocabulary = vocabulary or known
+    text = pair.text.module.state_dict()
+    if vocabulary != known:
+        text[_TABLE] = extend_table(text[_TABLE], known, vocabulary)
     module: Any = pair.image.module
     pool = "attention" if getattr(module, "attn_pool", None) is not None else "class"
     rope = getattr(module, "rope", None) is not None
@@ -114,7 +123,7 @@ def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:
     towers = build_towers(size, rope=rope, pool=pool, vocabulary=vocabulary, seed=seed, masked=masked, image=image)
     try:
         towers.image.load_state_dict(module.state_dict())
-        towers.text.load_state_dict(pair.text.module.state_dict())
+        towers.text.load_state_dict(text)
     except RuntimeError as error:
         raise DiagnosticsError(
             f"{pair.image.name} does not fit towers of size {size}, as one that was cut or aligned: name what `train "
@@ -319,7 +328,7 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
 def _tensors(towers: Towers) -> dict[str, Tensor]:
     parts = {"visual.trunk": towers.image, "text": towers.text}
     named = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
-    table = "text.token_embedding.weight"
+    table = f"text.{_TABLE}"
     named[table] = whole_table(named[table], towers.vocabulary)
     return {**named, "logit_scale": towers.log_scale.detach()}
 

@@ -12,7 +12,7 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
 from diagnostics_training.trainer.checkpoint import digest_of_json
-from diagnostics_training.trainer.data import describe_data, plain, rendering_notice, training_spec
+from diagnostics_training.trainer.data import describe_data, parse_spec, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Batch, World, barrier, world
 from diagnostics_training.trainer.record import Watch, earlier_result, finish, say
 from diagnostics_training.trainer.settings import Computation, Optimisation, Settings, part_of
@@ -34,22 +34,25 @@ from diagnostics_pretraining.objective import (
     Distillation,
     Feed,
     Pretraining,
+    Scores,
     TaughtBatches,
     Teacher,
     check_masks,
     equal_texts,
     outline_of,
-    without_target,
+    to_train,
 )
+from diagnostics_pretraining.order import BROKEN, Broken
 from diagnostics_pretraining.recipe import Augmentation, PretrainJob, Recipe, steps_of
 from diagnostics_pretraining.text_encoder import WHOLE, Vocabulary, context_of, known_size, vocabulary_of
 from diagnostics_pretraining.towers import TEXT, Pair, Towers, build_towers, encoders_of, load_pair, towers_of
+from diagnostics_pretraining.zeroshot import scores_on
 
 # Everything that is decided before a training begins: recipe, data, texts, starting weights, batches.
 
 # What can be wrong with the texts that are trained on, and what people are told of them.
 
-LOOKED_AT = 20_000
+LOOKED_AT = 2_000
 """Texts whose length is counted at most; of more, as many at equal distances. Of texts that are read on demand no
 others are read.
 """
@@ -196,6 +199,9 @@ class Plan:
     batches: Callable[[int, int, int], Batch]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    broken: Broken | None
+    split: str
+    scored: Scores | None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -205,6 +211,7 @@ class Plan:
             | self.settings.identity
             | {
                 "--data": self.data,
+                "--split": self.split,
                 "towers": self.size,
                 "other samples of these data": outline_of(self.dataset),
                 "other vocabulary of texts": digest_of_json(asdict(self.vocabulary)),
@@ -217,7 +224,7 @@ class Plan:
         """New towers, or the base's."""
         masked, seed = self.recipe.mask > 0, self.settings.seed or 0
         if self.base is not None:
-            return towers_of(self.base, masked=masked, seed=seed)
+            return towers_of(self.base, masked=masked, seed=seed, vocabulary=self.vocabulary)
         return build_towers(
             self.size,
             rope=self.recipe.rope,
@@ -230,7 +237,9 @@ class Plan:
 
     def objective(self, towers: Towers, device: str) -> Pretraining:
         """The objective that is trained; a teacher is on the device then."""
-        return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
+        if self.teacher is not None:
+            return Distillation(towers, self.teacher.to(device), self.scored)
+        return Pretraining(towers, self.recipe, self.scored)
 
 
 def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
@@ -247,17 +256,25 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         steps=steps_of(recipe.stages, recipe.batch),
         **part_of(recipe, Optimisation),
         **part_of(job, Computation),
+        evaluate_every=None if job.evaluation is None else job.checkpoint_every,
         seed=seed,
     )
     teacher = _teacher(job, recipe)
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
     spec, _ = training_spec(job.data)
-    dataset: Dataset = build("dataset", without_target(spec))
-    rows = np.flatnonzero(dataset.split == "train")
+    read = to_train(spec)
+    dataset: Dataset = build("dataset", read)
+    rows = np.arange(len(dataset)) if job.split == "all" else np.flatnonzero(dataset.split == "train")
     check_texts(dataset, rows)
+    # Of data that say what a broken file does, the first one does that.
+    replaces = parse_spec(spec)[1].get("on_error", "replace") == "replace"
+    broken = Broken(dataset, outline_of(dataset), job.out / BROKEN) if replaces else None
     if begun is not None:
         vocabulary = begun.vocabulary
+        if vocabulary.kept is not None:
+            of_texts = vocabulary_of((dataset.texts[row] for row in rows), vocabulary.context).kept or ()
+            vocabulary = replace(vocabulary, kept=tuple(sorted({*vocabulary.kept, *of_texts})))
     elif size in SMALL:
         vocabulary = vocabulary_of((dataset.texts[row] for row in rows), context_of(size))
     else:
@@ -273,13 +290,18 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         changes=changes,
         clips=recipe.clips,
         frames=recipe.frames,
+        broken=broken,
     )
     notes = [
-        f"trains on {len(rows):,} of {len(dataset):,} samples, the train split",
+        f"sees {settings.steps * settings.batch:,} pairs ({settings.steps * settings.batch / len(rows):.2g} epochs) in "
+        f"batches of {settings.batch:,} at a rate of {settings.lr:g}, which scale with neither size nor data: set "
+        f"--samples, --batch and --lr yourself",
+        f"trains on {len(rows):,} of {len(dataset):,} samples, {'the train split' if job.split == 'train' else 'all'}",
         explain_left_out(left_out, dataset),
-        *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
+        *describe_texts(dataset, rows, feed.order.part(0, 0, processes)[0], vocabulary),
     ]
-    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden) if teacher is None else TaughtBatches(feed, teacher)
+    first = round(recipe.mask_from * settings.steps)
+    batches = TaughtBatches(feed, teacher) if teacher else Batches(feed, one.patch, recipe.mask, recipe.hidden, first)
     return Plan(
         size=size,
         recipe=recipe,
@@ -293,6 +315,9 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         batches=batches,
         notes=tuple(note for note in notes if note),
         left_out=left_out,
+        broken=broken,
+        split=job.split,
+        scored=None if job.evaluation is None else scores_on(job.evaluation, job.device),
     )
 
 
@@ -363,13 +388,18 @@ def train(job: PretrainJob) -> dict[str, Any]:
     """Trains and saves the pair of encoders, and goes on with what was interrupted; what is finished is left as it is.
 
     Gives, in the first process: `path`, `name`, `size`, `recipe`, `seed`, `steps`, `samples`, `loss`, `collapse` (None
-    or what was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `data`, `run_data`,
-    `target` (what `zeroshot` can ask of these data, None for retrieval alone).
+    or what was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `broken` (how many pairs
+    were replaced), `data`, `run_data`, `target` (what `zeroshot` can ask of these data, None for retrieval alone).
     """
     with world(job.device) as where, watcher() as watch:
         if where.first and (notice := rendering_notice(job.data)):
             say(notice)
+        # The first one reads alone what is read once, as archives for their index.
+        if not where.first:
+            barrier()
         plan = plan_of(job, where.size)
+        if where.first:
+            barrier()
         row = earlier_result(job.out / FINISHED, plan.identity, where)
         # All processes check the folder before the first one writes into it.
         barrier()
@@ -419,6 +449,7 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
         **outcome,
         "samples": samples,
         "left_out": list(plan.left_out),
+        "broken": _count_broken(plan),
         "data": data,
         "run_data": plain(job.data),
         "target": _target(plan.dataset),
@@ -431,6 +462,14 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
         finish(job.out / FINISHED, pair.image, pair.image.lineage, row, plan.identity)
     barrier()
     return row
+
+
+def _count_broken(plan: Plan) -> int:
+    """The number of pairs that could not be read and were replaced."""
+    if plan.broken is None:
+        return 0
+    plan.broken.read()
+    return len(plan.broken.rows)
 
 
 def _target(dataset: Dataset) -> str | None:

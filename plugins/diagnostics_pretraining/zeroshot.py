@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from diagnostics.plugin import (
 )
 from diagnostics_pretraining.recipe import ZeroshotJob
 from diagnostics_pretraining.text_encoder import Vocabulary, vocabulary_in
-from diagnostics_pretraining.towers import Pair, load_pair
+from diagnostics_pretraining.towers import Pair, Towers, encoders_of, load_pair
 
 # Zero-shot classification and retrieval by embeddings, with intervals over independent groups and chance beside each.
 
@@ -176,8 +177,38 @@ def zeroshot(job: ZeroshotJob) -> Result:
     another modality, an unknown target, and data with neither a target nor texts.
     """
     _check(job)
-    pair = load_pair(job.folder, trust_code=job.trust_code)
-    dataset: Dataset = build("dataset", job.data)
+    return score(load_pair(job.folder, trust_code=job.trust_code), build("dataset", job.data), job)
+
+
+EVALUATED = 1_000
+"""Samples that are scored while towers are trained, at equal distances."""
+
+
+def scores_on(data: str, device: str | None) -> Callable[[Towers], dict[str, float]]:
+    """A function from towers to what they reach on the val split of some data: recall at 1 both ways, and the accuracy
+    of the first label; with chance beside each."""
+    dataset: Dataset = build("dataset", data)
+    labels = [name for name, target in dataset.targets.items() if target.kind == "label"]
+    job = ZeroshotJob(folder="", data=data, target=next(iter(labels), None), split="val", device=device)
+
+    def scores(towers: Towers) -> dict[str, float]:
+        # Copies, since an encoder takes its module to another device.
+        found = score(encoders_of(copy.deepcopy(towers), "towers"), dataset, job, EVALUATED)
+        each: dict[str, Score] = {}
+        if found.retrieval is not None:
+            ways = ("image_to_text", "text_to_image")
+            each |= {f"recall_{way}": getattr(found.retrieval, way)[1] for way in ways}
+        if found.classification is not None:
+            each["accuracy"] = found.classification.accuracy
+        return {name: one.value for name, one in each.items()} | {
+            f"{name}_chance": one.chance for name, one in each.items()
+        }
+
+    return scores
+
+
+def score(pair: Pair, dataset: Dataset, job: ZeroshotJob, most: int | None = None) -> Result:
+    """What a pair of encoders reaches on a dataset, of whose split at most so many samples are seen."""
     image = _image_encoder(pair, dataset, job.frames)
     if job.target is None and not dataset.texts:
         raise DiagnosticsError(
@@ -187,6 +218,7 @@ def zeroshot(job: ZeroshotJob) -> Result:
         )
     labels, classes = (None, ()) if job.target is None else labels_of(dataset, job.target)
     rows = np.flatnonzero(dataset.split == job.split)
+    rows = rows if most is None else rows[:: -(-len(rows) // most)]
     seen = _Seen(dataset[rows])
     embedded = _embed(image, seen, job.device)
     return Result(

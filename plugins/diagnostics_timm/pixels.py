@@ -23,7 +23,9 @@ def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image
             f"not {sample.dtype} of shape {list(sample.shape)}: convert the samples.",
             code="bad-sample",
         )
-    return Image.fromarray(np.ascontiguousarray(sample.reshape(sample.shape[:2]) if grey else sample)).convert(mode)
+    image = Image.fromarray(np.ascontiguousarray(sample.reshape(sample.shape[:2]) if grey else sample))
+    # Converting to what it is copies it.
+    return image if image.mode == mode else image.convert(mode)
 
 
 def resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:

@@ -56,15 +56,17 @@ def recoloured(pixels: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast about the mean grey, and saturation [B, 3] of pixels [B, colour, ...] from 0 to 1."""
     bright, contrast, saturation = (f.reshape(-1, *[1] * (pixels.ndim - 1)) for f in factors.unbind(1))
     pixels = (pixels * bright).clamp_(0, 1)
-    if not bool((contrast == 1).all()):
-        middle = _grey(pixels).flatten(1).mean(1).reshape(bright.shape)
-        pixels = ((pixels - middle) * contrast + middle).clamp_(0, 1)
+    middle = _grey(pixels).flatten(1).mean(1).reshape(bright.shape)
+    # No branch, which would wait for a GPU.
+    pixels = torch.where(contrast == 1, pixels, ((pixels - middle) * contrast + middle).clamp_(0, 1))
     grey = _grey(pixels)
     return ((pixels - grey) * saturation + grey).clamp_(0, 1)
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    return (pixels * torch.tensor(LUMA).reshape(1, 3, *[1] * (pixels.ndim - 2))).sum(1, keepdim=True)
+    return (pixels * torch.tensor(LUMA, device=pixels.device).reshape(1, 3, *[1] * (pixels.ndim - 2))).sum(
+        1, keepdim=True
+    )
 
 
 # Which patches are hidden, drawn for a whole batch: as many in every sample, so that they batch.

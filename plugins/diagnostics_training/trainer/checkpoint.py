@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,32 @@ UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attribu
 """What reading a damaged file raises; too little memory is none of it."""
 
 
-def save_checkpoint(
-    folder: Path, step: int, module: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
-) -> None:
-    """Written beside its place and renamed: there is the last checkpoint or the new one, never half of one."""
+class Saver:
+    """Checkpoints of a training in a folder. What is trained is copied, and a second thread hashes and writes it, one
+    checkpoint at a time, while training goes on."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder, self.identity = folder, identity
+        self._pool, self._coming = ThreadPoolExecutor(1), Future[None]()
+        self._coming.set_result(None)
+
+    def save(self, step: int, module: nn.Module, optimiser: torch.optim.Optimizer, keep: Path | None = None) -> None:
+        """Begins once the last one is written; raises what that came to. `keep` is where this one stays for good."""
+        self.wait()
+        tensors = _copy(module, optimiser)
+        self._coming = self._pool.submit(_write, self.folder / FILE, step, tensors, self.identity, keep)
+
+    def wait(self) -> None:
+        """Returns when the last one is written."""
+        self._coming.result()
+
+    def close(self) -> None:
+        """Waits, and lets the thread go."""
+        self._pool.shutdown()
+        self.wait()
+
+
+def _copy(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {WEIGHTS + name: tensor for name, tensor in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
@@ -46,12 +70,20 @@ def save_checkpoint(
         for key in group.keys() - optimiser.defaults.keys() - {"params"}:
             tensors[f"{GROUP}{i}/{key}"] = torch.as_tensor(group[key])
     # Clones: tensors that share memory are refused, and equal values cost little here.
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _write(path: Path, step: int, tensors: dict[str, Tensor], identity: Mapping[str, Any], keep: Path | None) -> None:
+    """Beside its place and renamed: there is the last checkpoint or the new one, never half of one."""
     kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": digest_of_tensors(tensors)}
-    with whole_file(folder / FILE) as written:
+    with whole_file(path) as written:
         save_file(tensors, written, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
         with written.open("rb") as file:
             os.fsync(file.fileno())
+    if keep is not None:
+        keep.parent.mkdir(exist_ok=True)
+        with whole_file(keep) as written:
+            shutil.copyfile(path, written)
 
 
 def load_checkpoint(

@@ -313,22 +313,18 @@ def check_batch(batch: int, samples: int, parts: int = 1) -> None:
 class EpochOrder:
     """The samples of `rows` that are in a step's batch.
 
-    Each epoch has an order of its own, and its last samples that fill no batch are left out. Where `shards` says which
-    shard of a dataset each of its samples lies in, int [sample], shards follow one another in an order of the epoch's
-    own, and so do the samples within each.
+    Each epoch has an order of its own, and its last samples that fill no batch are left out.
     """
 
-    def __init__(self, rows: np.ndarray, batch: int, seed: int, shards: np.ndarray | None = None) -> None:
-        self.rows, self.batch, self.seed, self.shards = rows, batch, seed, shards
-        self._order = functools.lru_cache(2)(self._drawn)
+    def __init__(self, rows: np.ndarray, batch: int, seed: int) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self._order = functools.lru_cache(2)(
+            lambda epoch: np.random.default_rng([seed, 0, epoch]).permutation(self.rows)
+        )
 
-    def _drawn(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, 0, epoch])
-        rows = rng.permutation(self.rows)
-        if self.shards is None:
-            return rows
-        turns = rng.permutation(int(self.shards.max()) + 1)
-        return rows[np.argsort(turns[self.shards[rows]], kind="stable")]
+    def rows_at(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """The samples at these places of an epoch's order."""
+        return self._order(epoch)[places]
 
     def part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, slice, int]:
         """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""
@@ -339,7 +335,7 @@ class EpochOrder:
         epoch, at = divmod(step, len(self.rows) // self.batch)
         size, first = self.batch // world, at * self.batch
         own = slice(rank * size, (rank + 1) * size)
-        return self._order(epoch)[first : first + self.batch][own], own, first
+        return self.rows_at(epoch, np.arange(first + own.start, first + own.stop)), own, first
 
 
 class Feed:

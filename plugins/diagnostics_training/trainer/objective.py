@@ -1,6 +1,7 @@
 """The contract of an objective, and the processes that both run in."""
 
 import contextlib
+import datetime
 import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ def world(device: str | None = None) -> Generator[World]:
     if kind == "cuda":
         kind = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
         torch.cuda.set_device(kind)
-    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    # By default all processes end where the first one works alone for ten minutes, as it does while it indexes data.
+    forever = datetime.timedelta(days=30)
+    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=forever)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), kind)
         dist.barrier()
@@ -88,9 +91,10 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        parts = list(gradients[0].contiguous().chunk(dist.get_world_size()))
+        gradient = torch.empty_like(parts[0])
+        dist.reduce_scatter(gradient, parts)
+        return gradient
 
 
 def gathered(rows: Tensor) -> Tensor:
@@ -144,6 +148,13 @@ class Objective(nn.Module):
 
         Called without gradients, in eval mode, and by the first process only (so it must not wait for others); None
         where there is nothing to watch.
+        """
+        return None
+
+    def tokens(self, batch: Batch) -> Tensor | None:
+        """The output's grid tokens for this batch, float [sample, token, feature]; watched for tokens that all agree.
+
+        Called as `output` is.
         """
         return None
 

@@ -24,7 +24,14 @@ from diagnostics.plugin import (
     svdvals,
     whole_file,
 )
-from diagnostics_training.trainer.checkpoint import FILE, UNREADABLE, about_checkpoint, digest_of_json, refuse_other
+from diagnostics_training.trainer.checkpoint import (
+    FILE,
+    UNREADABLE,
+    Saver,
+    about_checkpoint,
+    digest_of_json,
+    refuse_other,
+)
 from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
 from diagnostics_training.trainer.settings import Settings
 
@@ -147,29 +154,46 @@ output.
 
 @dataclass(frozen=True)
 class Look:
-    """Two figures of an output [sample, feature] at a step."""
+    """Figures of an output [sample, feature] at a step, and of how far a sample's tokens lie apart where they are
+    seen."""
 
     step: int
     rank: float
     spread: float
+    token_spread: float | None = None
 
     @property
     def collapsed(self) -> bool:
-        """All samples have one output, or differ along one line only."""
-        return not (self.spread >= LEAST_SPREAD and self.rank >= LEAST_RANK)
+        """All samples have one output, or differ along one line only; or all tokens of a sample agree."""
+        agree = self.token_spread is not None and not self.token_spread >= LEAST_SPREAD
+        return agree or not (self.spread >= LEAST_SPREAD and self.rank >= LEAST_RANK)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By the name under which each is logged."""
+        tokens = {} if self.token_spread is None else {"token_spread": self.token_spread}
+        return {"rank": self.rank, "spread": self.spread} | tokens
 
     def __str__(self) -> str:
-        return f"effective rank {self.rank:.2f}, spread {self.spread:.2g} at step {self.step}"
+        tokens = "" if self.token_spread is None else f", of a sample's tokens {self.token_spread:.2g}"
+        return f"effective rank {self.rank:.2f}, spread {self.spread:.2g}{tokens} at step {self.step}"
 
 
-def look(step: int, output_BF: Tensor) -> Look:
-    """The two figures of an output float [sample, feature] of at least two samples; zeros where it is not finite."""
+def look(step: int, output_BF: Tensor, tokens_BTF: Tensor | None = None) -> Look:
+    """The figures of an output float [sample, feature] of at least two samples, and of its tokens, where there are at
+    least two of each sample; zeros where they are not finite.
+    """
     output = output_BF.detach().double()
+    tokens = None if tokens_BTF is None or tokens_BTF.shape[1] < 2 else _spread(tokens_BTF.detach().double(), 1)
     if not bool(output.isfinite().all()):
-        return Look(step, 0.0, 0.0)
-    size = float(output.square().mean().sqrt())
-    centred = output - output.mean(0)
-    return Look(step, effective_rank(centred), float(centred.square().mean().sqrt()) / size if size > 0 else 0.0)
+        return Look(step, 0.0, 0.0, tokens)
+    return Look(step, effective_rank(output - output.mean(0)), _spread(output, 0), tokens)
+
+
+def _spread(values: Tensor, axis: int) -> float:
+    """The size of what differs along an axis, as a share of the whole; 0 where it is not finite."""
+    share = (values - values.mean(axis, keepdim=True)).square().mean().sqrt() / values.square().mean().sqrt()
+    return float(share.nan_to_num(0.0))
 
 
 def effective_rank(centred_BF: Tensor) -> float:
@@ -229,7 +253,7 @@ class Monitor:
         self, out: Path, name: str, settings: Settings, first: int, watch: Watch, tell: Callable[[str], None]
     ) -> None:
         self.name, self.settings, self.watch, self.tell = name, settings, watch, tell
-        before = [line for line in lines(out) if line["step"] <= first]
+        before = [line for line in lines(out, times=True) if line["step"] <= first]
         with whole_file(out / METRICS) as written:
             written.write_text("".join(json.dumps(line) + "\n" for line in before))
         self.file = (out / METRICS).open("a")
@@ -240,7 +264,11 @@ class Monitor:
 
             self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
         self.loss: float = before[-1]["loss"] if before else math.nan
-        self.looks = [Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
+        self.looks = [
+            Look(line["step"], line["rank"], line["spread"], line.get("token_spread"))
+            for line in before
+            if "rank" in line
+        ]
         self.sharp = {key for line in before for key in sharp_heads(line)}
 
     def note(
@@ -259,7 +287,7 @@ class Monitor:
             if seen.collapsed and not any(look.collapsed for look in self.looks):
                 self.tell(f"{self.name}: the output collapses: {seen} (see docs/how-to/training.md)")
             self.looks.append(seen)
-            line |= {"rank": seen.rank, "spread": seen.spread}
+            line |= seen.figures
         line |= {f"evaluation/{key}": float(value) for key, value in evaluation.items()}
         line |= heads
         self._tell_sharp(line)
@@ -304,11 +332,13 @@ class Finite:
         finite = torch.stack([values["loss"].float(), values["gradient"].float()]).isfinite()
         self.first = torch.where(finite, self.first, self.first.clamp(max=done))
 
-    def check(self, done: int, out: Path, name: str, ids: Callable[[int, int, int], Sequence[str]] | None) -> None:
+    def check(self, done: int, name: str, saver: Saver, ids: Callable[[int, int, int], Sequence[str]] | None) -> None:
         """Raises where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
         loss, gradient = least(self.first).tolist()
         if (step := min(loss, gradient)) > done:
             return
+        out = saver.folder
+        saver.wait()
         kept = about_checkpoint(out)
         last = f"step {kept['step']:,} is the last in {out / FILE}" if kept else "no checkpoint was written"
         raise DiagnosticsError(
@@ -342,8 +372,8 @@ def looking(objective: Objective, settings: Settings) -> Generator[None]:
 
 def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> Look | None:
     with looking(objective, settings):
-        output = objective.output(batch)
-    return None if output is None or len(output) < FEWEST else look(step, output)
+        output, tokens = objective.output(batch), objective.tokens(batch)
+    return None if output is None or len(output) < FEWEST else look(step, output, tokens)
 
 
 def evaluate(objective: Objective, step: int, settings: Settings) -> Mapping[str, float]:
@@ -363,9 +393,18 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """All that was logged, in order; a last line that a kill cut short is left out. Raises DiagnosticsError for another
-    that is none.
+TIMES = "time/"
+"""What the keys of a line begin with that no other training of the same numbers has."""
+
+
+def times(batch: int, steps: int, seconds: float, waited: float) -> dict[str, float]:
+    """Of the steps of a line: seconds that each waited for its batch, and samples a second over all processes."""
+    return {f"{TIMES}data": waited / steps, f"{TIMES}samples": batch * steps / seconds}
+
+
+def lines(folder: Path, times: bool = False) -> list[dict[str, Any]]:
+    """All that was logged, in order, without times unless asked for; a last line that a kill cut short is left out.
+    Raises DiagnosticsError for another that is none.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -374,9 +413,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     logged = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(logged, 1):
         try:
-            entry = json.loads(line)
+            entry = {key: value for key, value in json.loads(line).items() if times or not key.startswith(TIMES)}
             entries.append({**entry, "step": int(entry["step"]), "loss": float(entry["loss"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number < len(logged):
                 raise DiagnosticsError(
                     f"Line {number} of {path} is damaged: remove that line, or the file, and give the same command "

@@ -82,6 +82,8 @@ class Computation:
     attention: the kernel of forward and backward passes, and no other; `auto` leaves it to torch.
     watch_attention: steps from one look at every head's attention to the next; None for no looks.
     encoder_every: steps from one encoder that is kept to the next; None for the last alone.
+    checkpoint_every: steps from one checkpoint to the next, which takes its place.
+    keep_every: steps from one checkpoint that is kept beside it to the next; None for none.
     compile: whether torch compiles the objective.
     recompute: whether what the objective's blocks compute is kept for the backward pass, or computed once more in it.
     workers: processes that make batches; with 0 a thread makes the next one.
@@ -111,6 +113,15 @@ class Computation:
             "N",
             group=TRAINING,
             decides=False,
+        ),
+    ] = None
+    checkpoint_every: Annotated[
+        int, Option("Write a checkpoint every N steps.", "N", ("--save-every",), TRAINING, decides=False)
+    ] = 200
+    keep_every: Annotated[
+        int | None,
+        Option(
+            "Keep the checkpoint of every N-th step in `steps/` of --out [none].", "N", group=TRAINING, decides=False
         ),
     ] = None
     compile: Annotated[
@@ -155,7 +166,6 @@ class Settings(Computation, Optimisation, Duration):
     log_every: Annotated[int, Option(decides=False)] = 10
     look_every: Annotated[int, Option(decides=False)] = 100
     evaluate_every: Annotated[int | None, Option(decides=False)] = None
-    checkpoint_every: Annotated[int, Option(decides=False)] = 200
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -168,6 +178,7 @@ class Settings(Computation, Optimisation, Duration):
             ("checkpoint_every", 1),
             ("watch_attention", 1),
             ("encoder_every", 1),
+            ("keep_every", 1),
             ("seed", 0),
         ):
             if (value := getattr(self, name)) is not None and value < least:

@@ -32,7 +32,7 @@ from diagnostics.plugin import (
     silent,
     watch_heads,
 )
-from diagnostics_training.trainer.checkpoint import load_checkpoint, save_checkpoint
+from diagnostics_training.trainer.checkpoint import FILE, Saver, load_checkpoint
 from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.record import (
@@ -50,6 +50,7 @@ from diagnostics_training.trainer.record import (
     make_folder,
     resumable,
     say,
+    times,
     to_numbers,
 )
 from diagnostics_training.trainer.settings import Settings
@@ -224,7 +225,8 @@ def fit(
     sharpens.
     """
     world = world or World()
-    identity = dict(identity or {}) | settings.identity
+    # Exact resume is of as many processes: each draws for itself.
+    identity = dict(identity or {}) | settings.identity | {"processes": world.size}
     check_fits(objective, settings, name)
     objective.to(world.device).train()
     optimiser = build_optimiser(objective, settings)
@@ -250,8 +252,13 @@ def fit(
         started, measured = time.perf_counter(), 0.0
         steps, finite = range(first, settings.steps), Finite(world.device)
         coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
+        saver = stack.enter_context(contextlib.closing(Saver(out, identity)))
+        logged, since, waited = first, started, 0.0
         for step in steps:
-            batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
+            begun = time.perf_counter()
+            made = next(coming)
+            waited += time.perf_counter() - begun
+            batch = {key: value.to(world.device, non_blocking=True) for key, value in made.items()}
             objective.before_step(step)
             if step == first:
                 seed_step(settings, step, world)
@@ -261,7 +268,7 @@ def fit(
             done = step + 1
             finite.note(values, done)
             objective.after_step(done, settings.steps)
-            logs, looks, evaluates, watches, saves, keeps = (
+            logs, looks, evaluates, watches, saves, keeps, exports = (
                 every is not None and (done == settings.steps or not done % every)
                 for every in (
                     settings.log_every,
@@ -269,21 +276,23 @@ def fit(
                     settings.evaluate_every,
                     settings.watch_attention,
                     settings.checkpoint_every,
+                    settings.keep_every,
                     settings.encoder_every,
                 )
             )
-            if logs or looks or evaluates or watches or saves:
-                finite.check(done, out, name, getattr(batches, "ids", None))
-                scalars = to_numbers(values)
+            if logs or looks or evaluates or watches or saves or keeps:
+                finite.check(done, name, saver, getattr(batches, "ids", None))
+                scalars = to_numbers(values) | times(settings.batch, done - logged, time.perf_counter() - since, waited)
+                logged, since, waited = done, time.perf_counter(), 0.0
                 if monitor:
                     seen = look_at_output(objective, batch, done, settings) if looks else None
                     heads = see_heads(objective, batch, settings) if watches else {}
                     monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {}, heads)
             # Before the checkpoint: a training that goes on from it would not come by here again.
-            if keeps and world.first and encoder_at and done < settings.steps:
+            if exports and world.first and encoder_at and done < settings.steps:
                 save_encoder(out / STEPS / str(done), encoder_at(done))
-            if saves and world.first:
-                save_checkpoint(out, done, objective, optimiser, identity)
+            if (saves or keeps) and world.first:
+                saver.save(done, objective, optimiser, out / STEPS / f"{done}-{FILE}" if keeps else None)
             if done == first + 1:
                 measured = time.perf_counter()
             if done == first + ESTIMATE_AFTER and done < settings.steps and world.first:
@@ -313,12 +322,15 @@ def check_fits(objective: Objective, settings: Settings, name: str) -> None:
 
 def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
     """The objective as it is called in a step: compiled, and with gradients averaged over processes."""
+    module: nn.Module = objective
+    if world.size > 1:
+        devices = [world.device] if world.device != "cpu" else None
+        module = DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=objective.phases)
     if settings.compile:
-        objective.compile()
-    if world.size == 1:
-        return objective
-    devices = [world.device] if world.device != "cpu" else None
-    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=objective.phases)
+        # With data parallelism inside, gradients of one part are averaged while those of the next are computed; what is
+        # recomputed cannot be compiled so.
+        (objective if settings.recompute else module).compile()
+    return module
 
 
 def train_step(

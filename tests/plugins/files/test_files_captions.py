@@ -10,7 +10,8 @@ from pathlib import Path
 import diagnostics_files.folder
 import numpy as np
 import pytest
-from diagnostics_files.captions import hashed, members
+from diagnostics_files.archives import members
+from diagnostics_files.captions import hashed
 from PIL import Image
 
 from diagnostics import DiagnosticsError, LazySamples

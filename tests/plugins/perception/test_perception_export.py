@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
 from diagnostics_perception import checkpoint as exporting
-from diagnostics_perception.checkpoint import export
+from diagnostics_perception.checkpoint import Known, export, metas_line
 from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_perception.plugin import build, export_meta
 from timm.models.eva import Eva
@@ -323,6 +324,7 @@ def test_the_command_says_what_it_wrote_and_how_to_read_it(tmp_path: Path) -> No
         "tensors": 55,
         "bytes": (tmp_path / "two.safetensors").stat().st_size,
         "left_out": [],
+        "code": "",
     }
     refused = run("pe:tiny-core?pretrained=false", "--out", tmp_path / "one.pt", "--json")
     assert (refused.exit_code, refused.stdout) == (2, "")
@@ -367,3 +369,24 @@ def test_the_loader_names_the_options_that_a_file_needs(tmp_path: Path) -> None:
     written = export(cut_encoder(aligned(name), "blocks.1"), tmp_path / "written.pt")
     with refusal("other-weights", "pe:tiny-lang?depth=2"):
         build("tiny-core", checkpoint=written.file)
+
+
+def test_the_line_for_metas_code_has_the_options_of_a_cut_encoder() -> None:
+    class Meta:
+        """What Meta's classes were called with."""
+
+        def from_config(self, name: str, **options: object) -> tuple[str, dict[str, object]]:
+            return name, options
+
+    pe = SimpleNamespace(CLIP=Meta(), VisionTransformer=Meta())
+    known = {"pretrained": True, "checkpoint_path": "l.pt"}
+
+    def line(model: str, file: str = "l.pt", whole: bool = False, **options: object) -> str:
+        return metas_line(Known(model, ARCHITECTURES[model], options), {}, file, whole)
+
+    assert line("core-l14-336", whole=True).startswith("pe.CLIP.")
+    assert eval(line("core-l14-336"), {"pe": pe}) == ("PE-Core-L14-336", known)
+    cut = eval(line("lang-l14-448-tiling", depth=20, layer_scale=0), {"pe": pe})
+    assert cut == ("PE-Lang-L14-448-Tiling", known | {"layers": 20, "ls_init_value": None})
+    # What Meta's code does not know, cannot read or has no option for.
+    assert [line("nano"), line("core-l14-336", "l.safetensors"), line("core-l14-336", rope="false")] == [""] * 3

@@ -15,8 +15,9 @@ from tests.support.tiny import tiny_image_encoder
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining import objective as distillation
-from diagnostics_pretraining.objective import TEACHER_SCALE, Distillation, Teacher, divergences
+from diagnostics_pretraining import losses
+from diagnostics_pretraining.losses import TEACHER_SCALE, divergences
+from diagnostics_pretraining.objective import Distillation, Teacher, flattened
 from diagnostics_pretraining.recipe import PretrainJob
 from diagnostics_pretraining.text_encoder import context_of, vocabulary_of
 from diagnostics_pretraining.towers import Pair, build_towers, encoders_of, load_pair
@@ -70,7 +71,7 @@ def test_blocks_of_anchors_give_the_same_and_keep_no_matrix(monkeypatch: pytest.
     whole, parts = drawn(), drawn()
     expected = torch.autograd.grad(sum(divergences(*whole)), whole[:3])
     # Twelve pairs in blocks of five, five and two.
-    monkeypatch.setattr(distillation, "BLOCK", 5 * PAIRS, raising=False)
+    monkeypatch.setattr(losses, "BLOCK", 5 * PAIRS)
     kept: list[int] = []
 
     def packed(tensor: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ def test_student_and_teacher_see_one_reading_of_each_sample(tmp_path: Path, teac
     alone = planned.teacher.prepared(images, [planned.dataset.texts[i] for i in read])
     assert {*alone} == {key for key in batch if key.startswith("teacher")}
     assert all(torch.equal(batch[key], value) for key, value in alone.items())
-    assert torch.equal(batch["pixels"], torch.stack([load_pair(teacher).image.preprocess(image) for image in images]))
+    assert torch.equal(flattened(batch), torch.stack([load_pair(teacher).image.preprocess(image) for image in images]))
 
 
 def test_any_two_encoders_can_teach() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_perception.encoder import Preprocess
-from diagnostics_pretraining.objective import Feed
+from diagnostics_pretraining.objective import Feed, flattened
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_training.models.inputs import PictureChanges
 
@@ -46,7 +46,7 @@ def test_a_batch_is_its_samples_as_the_encoder_reads_them_with_their_texts() -> 
     fed = feed()
     batch, ids = fed(1), fed.ids(1)
     read = torch.stack([Preprocess("", 8)(fed.dataset[fed.dataset.ids.index(i)]) for i in ids])
-    assert torch.equal(batch["pixels"], read)
+    assert torch.equal(flattened(batch), read)
     assert torch.equal(batch["tokens"], Letters().encode([f"t{i[1:]}" for i in ids])[0])
 
 
@@ -71,9 +71,9 @@ def test_processes_share_a_batch_and_how_many_changes_nothing(changes: PictureCh
 
 def test_changes_are_seen_as_drawn() -> None:
     grey = PictureChanges(area=(1, 1), aspect=(1, 1), mirror=0, brightness=0, contrast=0, saturation=0, grey=0)
-    assert torch.allclose(feed(changes=grey)(0)["pixels"], feed()(0)["pixels"], atol=1e-6)
+    assert torch.allclose(flattened(feed(changes=grey)(0)), flattened(feed()(0)), atol=1e-6)
     mirrored = PictureChanges(area=(1, 1), aspect=(1, 1), mirror=1, brightness=0, contrast=0, saturation=0, grey=0)
-    assert torch.allclose(feed(changes=mirrored)(0)["pixels"], feed()(0)["pixels"].flip(-1), atol=1e-6)
+    assert torch.allclose(flattened(feed(changes=mirrored)(0)), flattened(feed()(0)).flip(-1), atol=1e-6)
     two_epochs = feed([Stage(8, 48)], batch=24, changes=PictureChanges())
     first, second = (dict(zip(two_epochs.ids(e), two_epochs(e)["pixels"], strict=True)) for e in range(2))
     assert not any(torch.equal(first[i], second[i]) for i in first)

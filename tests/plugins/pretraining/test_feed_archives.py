@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_pretraining.objective import Feed, outline_of, without_target
+from diagnostics_pretraining.objective import Feed, flattened, outline_of, to_train
+from diagnostics_pretraining.order import BROKEN, Broken, permute
 from diagnostics_pretraining.recipe import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
@@ -59,7 +60,7 @@ def feed(data: Dataset, seed: int = 0, batch: int = BATCH, samples: int = 48) ->
 
 def numbers(batch: Batch) -> list[int]:
     """Those of a batch's pictures, which are its texts."""
-    seen = ((batch["pixels"][:, 0, 0, 0] * 0.5 + 0.5) * 255).round().int().tolist()
+    seen = batch["pixels"][:, 0, 0, 0].tolist()
     assert seen == batch["tokens"].flatten().tolist()
     return seen
 
@@ -74,7 +75,7 @@ class Recorder(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.last = numbers(batch)
-        return {"loss": self.linear(batch["pixels"].mean((2, 3))).square().mean()}
+        return {"loss": self.linear(flattened(batch).mean((2, 3))).square().mean()}
 
     def before_step(self, step: int) -> None:
         if step == self.fails_at:
@@ -139,10 +140,10 @@ def test_an_image_that_cannot_be_decoded_follows_on_error(tmp_path: Path, worker
 
 
 def test_captions_are_read_without_their_target(tmp_path: Path) -> None:
-    spec = without_target(f"captions:{shards(tmp_path / 'data')}?on_error=skip")
+    spec = to_train(f"captions:{shards(tmp_path / 'data')}?on_error=skip")
     assert spec.endswith("data?on_error=skip&features=0") and build("dataset", spec).targets == {}
-    for other in ("shapes?n=10&features=3", "captions:a.csv?embeddings=e.npy"):
-        assert without_target(other) == other
+    assert to_train("shapes?n=10&features=3") == "shapes?n=10&features=3"
+    assert to_train("captions:a.csv?embeddings=e.npy") == "captions:a.csv?on_error=replace&embeddings=e.npy"
 
 
 def test_archives_are_known_again_by_captions_and_places(tmp_path: Path) -> None:
@@ -177,3 +178,105 @@ def test_a_shard_cut_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
     (folder / "2.tar").unlink()
     with refusal("unreadable", "2.tar", "FileNotFoundError"):
         run(Recorder(), fed, tmp_path / "stops")
+
+
+# Pairs that are not clean
+
+
+def torn(folder: Path, *numbers: int) -> Path:
+    """The pictures of these samples, of which the end is gone."""
+    for number in numbers:
+        path = folder / f"{number // EACH}.tar"
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(png(number), png(number)[:30] + bytes(len(png(number)) - 30)))
+    return folder
+
+
+def forgiving(folder: Path, out: Path, samples: int = 80) -> Feed:
+    """A feed as `train pe` makes it."""
+    data = build("dataset", to_train(f"captions:{folder}"))
+    stages = [Stage(4, samples // 2), Stage(8, samples // 2)]
+    return Feed(
+        data, np.arange(len(data)), Numbers(), stages, BATCH, 0, broken=Broken(data, outline_of(data), out / BROKEN)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_pair_is_replaced_by_that_a_batch_later_and_listed(tmp_path: Path, workers: int) -> None:
+    clean, bad = forgiving(shards(tmp_path / "clean"), tmp_path), (3, 4, 19)
+    folder = torn(shards(tmp_path / "data"), *bad)
+    fed, steps = forgiving(folder, tmp_path / "out"), SHARDS * EACH // BATCH
+    order = [numbers(clean(step)) for step in range(2 * steps)]
+
+    def expected(step: int, place: int) -> int:
+        return next(
+            n
+            for later in range(steps)
+            if (n := order[step // steps * steps + (step + later) % steps][place]) not in bad
+        )
+
+    wanted = [[expected(step, place) for place in range(BATCH)] for step in range(2 * steps)]
+    seen = Recorder()
+    run(seen, fed, tmp_path / "out", workers=workers)
+    assert seen.seen == wanted
+    listed = [json.loads(line) for line in (tmp_path / "out" / BROKEN).read_text().splitlines()]
+    assert sorted({line["id"] for line in listed}) == ["0/003", "0/004", "2/019"]
+    assert [[int(i[-3:]) for i in fed.ids(step)] for step in range(2 * steps)] == wanted
+    # With what is known beforehand, of other processes too, and for each number of processes, batches are the same.
+    again = forgiving(folder, tmp_path / "out")
+    assert [numbers(again(step)) for step in range(2 * steps)] == wanted
+    halves = forgiving(folder, tmp_path / "other")
+    assert [numbers(halves(0, rank, 2)) for rank in range(2)] == [wanted[0][:2], wanted[0][2:]]
+
+
+def test_what_was_broken_stays_so_for_a_training_that_goes_on(tmp_path: Path) -> None:
+    folder = torn(shards(tmp_path / "data"), 3)
+    first = forgiving(folder, tmp_path / "out")
+    wanted = [numbers(first(step)) for step in range(10)]
+    listed = (tmp_path / "out" / BROKEN).read_bytes()
+    # The pair is repaired, a kill cut a line short, and another training's lines are of no use.
+    shards(tmp_path / "whole")
+    (folder / "0.tar").write_bytes((tmp_path / "whole" / "0.tar").read_bytes())
+    (tmp_path / "out" / BROKEN).write_bytes(
+        b'{"data": "x", "row": 5, "why": ""}\n{"da' + b"\n" + listed + b'{"data": "'
+    )
+    assert [numbers(forgiving(folder, tmp_path / "out")(step)) for step in range(10)] == wanted
+    fresh = [numbers(forgiving(folder, tmp_path / "new")(step)) for step in range(10)]
+    assert fresh != wanted and any(3 in batch for batch in fresh)
+
+
+def test_too_many_broken_pairs_end_a_training(tmp_path: Path) -> None:
+    fed = forgiving(torn(shards(tmp_path / "data"), *range(0, 33, 3)), tmp_path / "out")
+    with refusal("bad-data", "11 of 40", BROKEN):
+        for step in range(10):
+            fed(step)
+
+
+def test_a_disk_that_is_gone_is_no_broken_pair(tmp_path: Path) -> None:
+    fed = forgiving(shards(tmp_path / "data"), tmp_path / "out")
+    (tmp_path / "data" / "2.tar").unlink()
+    with refusal("unreadable", "2.tar"):
+        for step in range(10):
+            fed(step)
+    assert not (tmp_path / "out" / BROKEN).exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 65, 1000])
+def test_an_order_that_is_computed_is_a_permutation(count: int) -> None:
+    orders = [permute(np.arange(count), count, (seed, 1)) for seed in range(40)]
+    for order in orders:
+        assert sorted(order) == list(range(count))
+        assert permute(np.array([count - 1]), count, (0, 1))[0] == orders[0][-1]
+    if count >= 64:
+        # Each place comes first about as often as any other, and no order is the other's.
+        assert len({tuple(order) for order in orders}) == 40
+        mean = np.mean([order[: count // 4].mean() for order in orders])
+        assert abs(mean / ((count - 1) / 2) - 1) < 4 / np.sqrt(3 * 40 * count // 4)
+
+
+def test_neighbours_of_an_order_that_is_computed_are_independent() -> None:
+    """Of 20,000 pairs of neighbours, the ranks are not correlated and the steps between them are spread evenly."""
+    order = permute(np.arange(20_000), 20_000, (3, 1))
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / np.sqrt(20_000)
+    counts = np.bincount((np.diff(order) % 20_000) * 10 // 20_000, minlength=10)
+    assert ((counts - 2000) ** 2 / 2000).sum() < 33  # chi-square of nine degrees of freedom at 1e-4

@@ -43,7 +43,7 @@ def feed(share: float, changes: PictureChanges | None = None, data: Dataset | No
 def raw(pixels: torch.Tensor) -> torch.Tensor:
     """Red and green of flat pictures [..., 3, y, x], as they were stored."""
     assert (pixels == pixels[..., :1, :1]).all()
-    return ((pixels[..., :2, 0, 0] * 0.5 + 0.5) * 255).round().int()
+    return pixels[..., :2, 0, 0].int()
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 2), (0.4, 3), (1.0, 8)])

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.objective import clamp_scale, contrast, equal_texts
+from diagnostics_pretraining import losses
+from diagnostics_pretraining.losses import clamp_scale, contrast
+from diagnostics_pretraining.objective import equal_texts
 from diagnostics_training.trainer.objective import world
 from open_clip.loss import ClipLoss
 
@@ -84,6 +86,25 @@ def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path, 
         scale = sum(part["gradients"][2] for part in both) / 2
         for a, b in zip((images, texts, scale), wanted, strict=True):
             assert float((a - b).abs().max()) < 1e-6
+
+
+def test_blocks_give_the_same_and_keep_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = drawn(), drawn()
+    whole = contrast(*one)
+    # Twelve pairs in blocks of five, five and two.
+    monkeypatch.setattr(losses, "BLOCK", 5 * PAIRS)
+    kept: list[int] = []
+
+    def packed(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor):
+        blocked = contrast(*two)
+    assert max(kept) == PAIRS * WIDTH < PAIRS**2
+    assert float(blocked.detach()) == pytest.approx(float(whole.detach()), abs=1e-6)
+    for ours, theirs in zip(gradients(blocked, *two), gradients(whole, *one), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_the_scale_stays_at_100_and_comes_back_from_there() -> None:
