@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ class Crepe(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (1, 128, 16, 16, 16, 32, 64)
-        pairs = enumerate(zip(widths, widths[1:], strict=False))
+        pairs = enumerate(itertools.pairwise(widths))
         self.blocks = nn.ModuleList(CrepeBlock(a, b, first=i == 0) for i, (a, b) in pairs)
         self.reads = nn.ModuleList(nn.Identity() for _ in self.blocks)
 
