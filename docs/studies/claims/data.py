@@ -18,7 +18,7 @@ import diagnostics as dx
 
 FIRST_SEED = 4100
 """Added to a draw: no run before the claims were written used these seeds."""
-FIT, TEST = 400, 300
+FIT, TEST = 300, 200
 """Samples of a draw of scenes, of which a fifth of the first is val."""
 SERIES_FIT, SERIES_TEST = 500, 500
 """Of a draw of series and of sentences."""
