@@ -196,7 +196,7 @@ def controls_of(run: dx.Run, key: str) -> dict[str, float]:
     """The score on test of the chosen tap of each control."""
     found = {}
     for name, tree in run.controls.items():
-        if key in tree and "score" in (data := tree[key].to_dataset()):
+        if f"{tree.path}/{key}" in tree.groups and "score" in (data := tree[key].to_dataset()):
             taps = [str(tap) for tap in data["tap"].values]
             chosen = data.attrs.get(attribute.CHOSEN_TAP, "")
             if chosen in taps:

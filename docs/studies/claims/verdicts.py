@@ -78,7 +78,10 @@ def slopes(cell: str, key: str) -> tuple[Pairs, float]:
     first = next(iter(draws.values()))
     depth = np.array(each[0].get("depth", first["depth"]), dtype=float)
     mean = np.nanmean(np.array([one["score"] for one in each], dtype=float), axis=0)[(depth > 0) & (depth <= 1.0)]
-    return [tuple(one["late_minus_middle"]) for one in each], float(np.nanmax(mean) - np.nanmin(mean))
+    spread = float(np.nanmax(mean) - np.nanmin(mean))
+    if not spread > 0:
+        raise NoValueError(f"{rest} is read alike at every tap ({float(np.nanmax(mean)):.3f})")
+    return [tuple(one["late_minus_middle"]) for one in each], spread
 
 
 def order(claim: Mapping[str, Any], cell: str) -> Pairs:
