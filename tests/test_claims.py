@@ -112,6 +112,17 @@ def test_a_claim_against_is_shown_where_the_value_is_small(finished: Any, monkey
     assert made.verdict == "shown"
 
 
+def test_the_page_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this fails, `python docs/studies/claims/study.py page` makes it anew."""
+    page = module_in(FOLDER, "page", monkeypatch)
+    found = page.results()
+    for name in ("index", "full"):
+        assert (FOLDER / f"{name}.md").read_text(encoding="utf-8") == page.render(found, name)
+    assert (FOLDER / "verdicts.svg").read_text(encoding="utf-8") == page.figure(found)
+    found["middle-over-last"][0].value += 0.1
+    assert page.render(found, "full") != (FOLDER / "full.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))

@@ -67,6 +67,14 @@ def read(cell: str) -> dict[str, Any]:
     return there
 
 
+def computed(names: Sequence[str]) -> list[str]:
+    """The cells with results among those named; raises where there is none."""
+    found = [cell for cell in cells_of(names) if (RESULTS / f"{cell}.json").is_file()]
+    if not found:
+        raise NoValueError("not computed")
+    return found
+
+
 def slopes(cell: str, key: str) -> tuple[Pairs, float]:
     """Late minus middle of a target in each draw, and the range over the trunk of its mean curve."""
     other, _, rest = key.rpartition(":")
@@ -142,7 +150,7 @@ def similarity(claim: Mapping[str, Any], cell: str) -> Pairs:
     if claim["kind"] == "near":
         return [(one["near"] - one["far"], None) for one in own]
     others = [
-        [row["similar"]["quarter_with_output"] for row in read(other).values()] for other in cells_of(claim["others"])
+        [row["similar"]["quarter_with_output"] for row in read(other).values()] for other in computed(claim["others"])
     ]
     return [
         (one["quarter_with_output"] - float(np.mean(theirs)), None)
@@ -195,13 +203,15 @@ def between(claim: Mapping[str, Any]) -> Outcome:
     """The gap of one group of encoders minus that of another, with the larger error of those over draws and trainings."""
     made = Outcome(claim["id"], " ".join(claim["cells"]), claim["margin"], freedom=4)
     try:
-        first, second = (
-            np.array([[one for one, _ in kept(claim, cell)] for cell in cells_of(claim[group])])
-            for group in ("cells", "others")
-        )
+        groups = [
+            [[one for one, _ in kept(claim, cell)] for cell in computed(claim[key])] for key in ("cells", "others")
+        ]
     except NoValueError as error:
         made.why = str(error)
         return made
+    # The draws that all of them have.
+    least = min(len(draws) for group in groups for draws in group)
+    first, second = (np.array([draws[:least] for draws in group]) for group in groups)
     draws = first.mean(axis=0) - second.mean(axis=0)
     trainings = np.sqrt(sum(each.mean(axis=1).var(ddof=1) / len(each) for each in (first, second)))
     made.value, made.draws = float(draws.mean()), tuple(draws.tolist())
