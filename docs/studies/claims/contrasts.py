@@ -68,7 +68,7 @@ def resampled(losses: Losses, fitted: int, draw: int) -> tuple[np.ndarray, np.nd
     """Scores and resampled scores; those of one draw and so many units are drawn together, whatever the target."""
     units = losses.loss.shape[1]
     spread = np.sqrt(1 + units / fitted) if fitted else 1.0
-    return losses.scores, losses.scores + spread * (losses.resampled(draw) - losses.scores)
+    return losses.scores, losses.scores + spread * (losses.resample(draw) - losses.scores)
 
 
 def set_gain(data: xr.Dataset, name: str, single: Reading, draw: int) -> np.ndarray:
