@@ -27,7 +27,7 @@ PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NOTE = (
-    "*All outputs on this page come from running its code. It ran in {seconds} on two CPU cores. "
+    "*Outputs come from running this page's code, on one draw. It ran in {seconds} on two CPU cores. "
     "[Download it as a notebook]({name}.ipynb).*"
 )
 

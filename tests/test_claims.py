@@ -1,0 +1,141 @@
+"""The claim sheet measures, resumes, fails by rows and judges as it says; pages say of how many draws their scores are."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_docs import module_in
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "studies" / "claims"
+TINY = {
+    "cells": {
+        "small": {"encoder": "objectives:lorenz-jepa", "data": "data.py:lorenz?n=60", "measures": "linear_probe,cka,two_nn",
+                  "draws": 2, "options": "--taps embed,blocks.0,blocks.2,blocks.4,norm"},
+        "absent": {"encoder": "encoders.py:missing", "data": "data.py:lorenz?n=60", "measures": "linear_probe", "draws": 1, "options": ""},
+    },
+    "claims": [
+        {"id": "a", "kind": "gap", "targets": ["linear_probe/hidden_z"], "margin": 0.01, "cells": ["small", "absent"]},
+        {"id": "b", "kind": "order", "first": "linear_probe/hidden_y", "second": "linear_probe/hidden_z", "margin": 0.05, "cells": ["small"]},
+        {"id": "c", "kind": "rule", "rule": ["two_nn"], "margin": 0.0, "cells": ["small"]},
+        {"id": "d", "kind": "near", "margin": 0.1, "cells": ["small"]},
+        {"id": "e", "kind": "peak", "measure": "two_nn", "margin": 0.0, "cells": ["small"]},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two draws of a bundled encoder, and a cell that cannot be built; measured once."""
+    with pytest.MonkeyPatch.context() as patch:
+        study = module_in(FOLDER, "study", patch)
+        work = tmp_path_factory.mktemp("claims")
+        patch.setattr(study, "CLAIMS", copy.deepcopy(TINY))
+        patch.setattr(study, "RESULTS", work / "results")
+        for name, cell in TINY["cells"].items():
+            for draw in range(1, cell["draws"] + 1):
+                study.give(name, draw, work)
+            study.gather(name, work)
+        verdicts = importlib.import_module("verdicts")
+        yield study, verdicts, work
+
+
+def test_a_cell_is_measured_by_draws_of_its_own(finished: Any) -> None:
+    _study, _, work = finished
+    draws = json.loads((work / "results" / "small.json").read_text())["draws"]
+    z = [row["profiles"]["linear_probe/hidden_z"] for row in draws.values()]
+    assert z[0]["score"] != z[1]["score"]
+    for row, one in zip(draws.values(), z, strict=True):
+        at = [row["taps"].index(tap) for tap in (one["best"], "norm")]
+        assert one["gap"][0] == pytest.approx(one["score"][at[0]] - one["score"][at[1]], abs=1e-3)
+        assert one["gap"][1] > 0
+        assert one["units"] == 30
+    assert "loss" not in json.dumps(draws)
+
+
+def test_a_finished_run_is_left_as_it_is_and_a_failure_is_a_row(finished: Any) -> None:
+    study, verdicts, work = finished
+    done = work / "runs" / "small-1.json"
+    before = done.read_bytes(), done.stat().st_mtime_ns
+    study.give("small", 1, work)
+    assert (done.read_bytes(), done.stat().st_mtime_ns) == before
+    found = verdicts.all_outcomes()
+    assert [one.verdict == verdicts.MISSING for one in found["a"]] == [False, True]
+    assert found["a"][1].why
+    assert all(np.isfinite(one.value) for each in found.values() for one in each if not one.why)
+
+
+def test_the_printed_command_names_the_draw_and_the_folder(finished: Any) -> None:
+    study, _, _ = finished
+    assert "draw=2" in study.command("small", 2)
+    assert study.command("small", 2).endswith("runs/small-2")
+
+
+def test_holm_judges_both_sides_of_all_claims_together(finished: Any) -> None:
+    """Two-sided tails .0001 and .03 of four tests: the first is below .05 / 4, the second not below .05 / 3."""
+    _, verdicts, _ = finished
+
+    def of(z: float) -> Any:
+        return verdicts.Outcome("x", "y", 0.1, value=0.1 + z, error=1.0, freedom=1e9)
+
+    outcomes = [of(3.72), of(-1.88)]
+    verdicts.judge(outcomes)
+    assert [one.verdict for one in outcomes] == ["shown", "undecided"]
+    outcomes = [of(3.72), of(-2.2)]  # .014 is below .05 / 3
+    verdicts.judge(outcomes)
+    assert [one.verdict for one in outcomes] == ["shown", "excluded"]
+    assert verdicts.over_encoders(outcomes) == "excluded"
+    assert verdicts.over_encoders(outcomes[:1]) == "shown"
+
+
+def test_the_error_is_the_larger_of_units_and_draws(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, verdicts, _ = finished
+    claim = {"id": "x", "kind": "gap", "margin": 0.0}
+    for pairs, error in (([(0.1, 0.01), (0.1, 0.01)], 0.01 / np.sqrt(2)), ([(0.0, 0.01), (0.2, 0.01)], 0.1)):
+        monkeypatch.setattr(verdicts, "kept", lambda *_, pairs=pairs: pairs)
+        made = verdicts.outcome(claim, "small")
+        assert (made.value, made.error) == (pytest.approx(0.1), pytest.approx(error))
+
+
+def test_a_claim_against_is_shown_where_the_value_is_small(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, verdicts, _ = finished
+    monkeypatch.setattr(verdicts, "kept", lambda *_: [(0.0, 0.001)] * 5)
+    made = verdicts.outcome({"id": "x", "kind": "gap", "sign": -1, "margin": -0.05}, "small")
+    verdicts.judge([made])
+    assert made.verdict == "shown"
+
+
+def test_the_page_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this fails, `python docs/studies/claims/study.py page` makes it anew."""
+    page = module_in(FOLDER, "page", monkeypatch)
+    found = page.results()
+    for name in ("index", "full"):
+        assert (FOLDER / f"{name}.md").read_text(encoding="utf-8") == page.render(found, name)
+    assert (FOLDER / "verdicts.svg").read_text(encoding="utf-8") == page.figure(found)
+    found["middle-over-last"][0].value += 0.1
+    assert page.render(found, "full") != (FOLDER / "full.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("draws")
+
+
+def test_no_score_of_a_page_hides_that_it_is_one_draw(draws: Any) -> None:
+    assert draws.silent() == {}
+
+
+def test_a_score_without_its_draws_is_found(draws: Any) -> None:
+    page = "# Title\n\nIn 2024.\n\n## First\n\n| a | 0.54 [0.49, 0.58] |\n\n## Second\n\nIt is .357, the mean of 40 draws.\n"
+    assert draws.silent_sections(page) == ["## First"]
+    assert draws.silent_sections(page.replace("a | 0.54", "of one draw | 0.54")) == []
+    assert draws.silent_sections(page.replace("40 draws", "4 draws")) == ["## First", "## Second"]
+    assert draws.silent_sections(page.replace("In 2024.", "Each number is one draw.")) == []
