@@ -168,6 +168,13 @@ def test_sentences_are_true_of_what_was_planted() -> None:
     assert answer([]) == []
 
 
+def test_shuffled_labels_are_named_where_they_alone_make_a_target_unread() -> None:
+    drawn = {"controls": {"shuffled_labels": (0.57, -0.1)}, "chance": None}
+    lucky, vague = (planted("y", gap=0.2, score=score, **drawn) for score in (0.6, 0.04))
+    assert not lucky.is_readable and "0.57" in answer([lucky])[0]
+    assert "0.57" not in answer([vague])[0]
+
+
 def test_units_are_promised_only_where_more_would_tell() -> None:
     # 80 tell a gap as wide as its interval; what is missing is that the gap is small.
     wide = planted("y", gap=0.025, width=0.028)

@@ -231,7 +231,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
             unread,
             lambda p: (
                 f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, "
-                f"{format_number(p.floor, SHORT)} is chance)"
+                f"{format_number(p.floor, SHORT)} is chance{_shuffled(p)})"
             ),
         ),
         _named("The output has no score for {}, so there is nothing to compare with.", without),
@@ -246,6 +246,15 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
         _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], plural="{} are at chance at every layer."),
     )
     return [sentence for sentence in sentences if sentence]
+
+
+def _shuffled(profile: Profile) -> str:
+    """The score with shuffled labels, where it alone keeps a target from counting as read."""
+    score, over = profile.score, profile.over("shuffled_labels")
+    reached = profile.control("shuffled_labels")
+    if not (score and over and reached and score.low > profile.floor and over.low <= 0):
+        return ""
+    return f", and shuffled labels reach {format_number(reached.value, SHORT)}"
 
 
 def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:

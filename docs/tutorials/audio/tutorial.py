@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Which layer of Whisper knows the language?
+# # Layers of Whisper, from too few recordings to tell
 #
 # The English model of Whisper was trained to transcribe English speech. Do its layers also represent which language is spoken, and which layer does
 # it best? The encoder is that of Whisper tiny.en, with four layers. These commands install its weights, the code and the recordings:

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # What does the training objective change?
+# # Train four objectives and compare their layers
 #
 # This tutorial trains the same network four times on the same data for the same number of steps. Only the training objective differs. Which layers
 # then represent what? It is a small version of [the study](../../studies/objectives-across-depth/index.md): small enough to run here, and too small for
