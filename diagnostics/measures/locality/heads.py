@@ -525,7 +525,7 @@ AttentionLogit = define(
     ),
     uniform=lambda self, grid: math.nan,  # whatever logits are alike
     identity=lambda self, grid: math.nan,
-    unknown=_without_logits,
+    why_unknown=_without_logits,
 )
 
 
