@@ -44,6 +44,7 @@ class Kept(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
+        last = x
         for tap, part in zip(self.taps, x.split(self.widths, dim=2), strict=True):
             last = tap(part + self.weight)
         return last
@@ -76,7 +77,7 @@ def stub_of(encoder: Encoder, data: Dataset) -> tuple[TorchEncoder, np.ndarray]:
 def draw(stub: TorchEncoder, kept: np.ndarray, data: Dataset, split: np.ndarray) -> dict[str, Any]:
     """Of each dense target the tap that is used, and the scores of all."""
     targets = {name: target for name, target in data.targets.items() if name in PRINTED}
-    drawn = Dataset("kept", "image", kept, data.ids, list(split), targets, groups=data.groups)
+    drawn = Dataset("kept", "image", kept, data.ids, list(split), targets, groups=data.groups.tolist())
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {
             "measures": ["segmentation_probe", "linear_probe"],
