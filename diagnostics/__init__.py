@@ -1,4 +1,4 @@
-"""Which layer of an encoder should I use for my task, and what does the output hide?
+"""The layer of an encoder to use for a task, and what the output hides.
 
 Everything public is on this page; it is loaded when first used, so that importing `diagnostics` stays cheap.
 """

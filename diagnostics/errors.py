@@ -129,7 +129,7 @@ def explaining(
     code: Code = "foreign-error",
     errors: type[BaseException] | tuple[type[BaseException], ...] = (Exception, SystemExit),
 ) -> Generator[None]:
-    """Turn an unexpected exception within this context into one sentence: `failure (the exception): remedy.`
+    """Turn an unexpected exception within this context into a sentence, "failure (the exception): remedy".
 
     Args:
         failure: what cannot be done, with the verb.
@@ -192,7 +192,7 @@ def refuse_values(*checks: tuple[object, str]) -> None:
 
 @contextlib.contextmanager
 def importing(needing: str, remedy: str) -> Generator[None]:
-    """Turns the absence of a package within this context into one sentence: `ONNX files need onnx: pip install onnx.`
+    """Turn the absence of a package within this context into a sentence, "ONNX files need onnx: pip install onnx".
 
     Args:
         needing: what needs it, with the verb.

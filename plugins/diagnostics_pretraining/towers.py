@@ -213,7 +213,7 @@ class Towers(nn.Module):
         return self.architecture.grid(side)
 
     def _rotary(self, grid: int) -> Tensor | None:
-        """Of the k-th patch k, at any size: the corner of the final grid's table. [grid * grid, 2 * head width]"""
+        """Of the k-th patch k, at any size: the corner of the final grid's table, [grid * grid, 2 * head width]."""
         if self.image.rope is None:
             return None
         table, native = self.image.rope.get_embed(), self.architecture.grid()
