@@ -10,6 +10,7 @@ from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes import segmentation
 from diagnostics.measures.probes.segmentation import (
+    Classes,
     SegmentationProbe,
     confusion,
     dense_classification,
@@ -50,6 +51,13 @@ def score(result):
 
 
 # The metric
+
+
+def test_a_class_that_no_token_has_and_none_is_taken_for_has_no_iou_when_streamed():
+    counts = {"loss": np.array([[0, 2, 0], [4, 2, 0]]), "reference": np.array([[4, 4, 0], [8, 6, 0]])}
+    for _ in range(20):  # memory that nobody wrote may hold anything
+        np.full(3, 7.0)
+        np.testing.assert_array_equal(Classes().beside(counts)["iou"], [8 / 12, 6 / 10, np.nan])
 
 
 def test_mean_iou_of_all_nothing_half_and_absent_classes():

@@ -329,7 +329,8 @@ class Classes(Sums):
         union, both = (of.sum(axis=0) for of in (test["reference"], test["reference"] - test["loss"]))
         # Twice the union counts each right token twice and each wrong one four times, in two classes.
         tokens = (union.sum() + both.sum()) / 2
-        return {"token_accuracy": both.sum() / tokens, "iou": np.divide(both, union, where=union > 0)}
+        by_class = np.divide(both, union, out=np.full(union.shape, np.nan), where=union > 0)
+        return {"token_accuracy": both.sum() / tokens, "iou": by_class}
 
     @staticmethod
     def _codes(dense: DenseRows, rows: np.ndarray) -> np.ndarray:
