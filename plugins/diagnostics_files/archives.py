@@ -150,7 +150,7 @@ ARRAYS = {"places": np.int64, "captions": np.uint64, "ends": np.int64, "kinds": 
 each key ends in `keys`, all of them as UTF-8, one after the other. kinds [sample, 2]: which of `PICTURES` the image is,
 and whether the caption is an entry of a .json.
 """
-READING = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+READING = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 class Index:
@@ -251,6 +251,8 @@ def _map_index(archive: Path, path: Path) -> Index:
     check = about.pop("check")
     if about["format"] != FORMAT or about["digest"] != _digest(arrays) or check != _check(about):
         raise ValueError("its bytes are not those that were written")
+    if (arrays["kinds"][:, 0] >= len(PICTURES)).any():
+        raise ValueError("an image is of no known kind")
     # What was read as a whole is not held; the stubs do not know the attribute.
     # pyrefly: ignore[missing-attribute]
     release = functools.partial(mapped._mmap.madvise, mmap.MADV_DONTNEED)

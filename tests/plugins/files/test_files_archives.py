@@ -101,6 +101,18 @@ def test_an_index_with_another_byte_is_refused(tmp_path: Path) -> None:
             index_of(archive, "caption")
 
 
+def test_an_index_from_a_stranger_names_only_kinds_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tar(tmp_path / "a.tar", pairs(range(2)))
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_map_index", lambda archive, path: None)
+        patch.setattr(archives, "PICTURES", ("another",) * 200 + archives.PICTURES)
+        index_of(archive, "caption")
+    with refusal("damaged", "a.tar.index"):
+        index_of(archive, "caption")
+
+
 def test_an_index_that_cannot_be_written_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
