@@ -67,6 +67,8 @@ SHARED = "shared"
 """Attribute of a root: whether launches extract it together, so that nobody holds its lock."""
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed, or never written."""
+MOST_LOOKED_FOR = 2**14
+"""Files that are looked for at a time: a plan from outside may ask for more than there is time to look for."""
 MOST_RECORD = 2**22
 """Bytes of a part's record: names and digests of at most a few thousand files."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -327,9 +329,12 @@ class Store(Activations):
         """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
         if self.shared and not self.complete:
             command = "the same `diagnostics run` command without --part"
-            if missing := self.missing_parts:
+            parts = range(self.plan.parts)
+            some = (parts[first : first + MOST_LOOKED_FOR] for first in range(0, len(parts), MOST_LOOKED_FOR))
+            if missing := next(filter(None, map(self._missing_among, some)), None):
+                more = " and perhaps more" if len(parts) > MOST_LOOKED_FOR else ""
                 raise DiagnosticsError(
-                    f"Of the {self.plan.parts} parts of {self.path} these are missing: {in_ranges(missing)}; give "
+                    f"Of the {len(parts):,} parts of {self.path} these are missing: {in_ranges(missing)}{more}; give "
                     f"their launches (--part) again, or {command}, which does what is missing.",
                     code="unfinished",
                 )
@@ -343,10 +348,9 @@ class Store(Activations):
                 code="unfinished",
             )
         wanted = ((layout, layout.file(i)) for layout in self._arrays for i in range(layout.shards))
-        # Some at a time: a plan from outside may ask for more files than there is time to look for.
-        while some := list(islice(wanted, 1 << 14)):
-            lengths = self.folder.lengths(name for _, name in some)
-            for layout, name in some:
+        while files := list(islice(wanted, MOST_LOOKED_FOR)):
+            lengths = self.folder.lengths(name for _, name in files)
+            for layout, name in files:
                 if lengths.get(name) != layout.length and (layout.kind == "pooled" or not self.tokens_removed):
                     raise damage_error(self.path, name)
 
@@ -367,7 +371,9 @@ class Store(Activations):
     @property
     def missing_parts(self) -> list[int]:
         """Of a shared run those that have no record."""
-        parts = range(self.plan.parts)
+        return self._missing_among(range(self.plan.parts))
+
+    def _missing_among(self, parts: range) -> list[int]:
         return [part for part, there in zip(parts, self.folder.each(self.record, parts), strict=True) if not there]
 
     def record(self, part: int) -> dict[str, Any]:

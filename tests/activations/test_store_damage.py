@@ -282,6 +282,15 @@ def test_attributes_that_cannot_be_end_in_one_sentence(run: Path, name: str, sea
     assert "\n" not in str(error.value)
 
 
+def test_a_shared_run_of_more_parts_than_anyone_looks_for_ends_in_one_sentence(run: Path) -> None:
+    document = json.loads((run / "zarr.json").read_text())
+    document["attributes"].update(shared="a", complete=False)
+    document["attributes"]["plan"]["samples"] = 10**12
+    write_group(Folder(run), document["attributes"])
+    with refusal("unfinished", "16384"):
+        everything(run)
+
+
 def test_attributes_of_others_are_noticed(run: Path) -> None:
     document = json.loads((run / "zarr.json").read_text())
     document["attributes"]["note"] = "mine"
