@@ -271,7 +271,8 @@ class Folder:
         """
         for name in sorted(names, key=lambda name: (-name.count("/"), name)):
             if self.head(name) is not None:
-                with self._folder_of(name) as (folder, last):
+                # Another command may remove the same.
+                with contextlib.suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
                     os.unlink(last, dir_fd=folder)
 
     def delete_prefix(self, prefix: str) -> None:

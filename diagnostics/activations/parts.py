@@ -192,6 +192,10 @@ def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, s
         store.work.delete(files)
 
 
+class LeftGoneError(StorageError):
+    """What launches left was removed meanwhile, by another command that has measured."""
+
+
 class Left:
     """Arrays that launches leave in a shared run, by a name, and those of one `version` of the code alone."""
 
@@ -221,11 +225,22 @@ class Left:
         return self.get(name)
 
     def get(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of a name; raises StorageError where they are not as they were left."""
-        with contextlib.suppress(OSError):
+        """The arrays of a name.
+
+        Raises LeftGoneError where they are gone, StorageError where they are not as they were left.
+        """
+        try:
             data = self.store.folder.get(f"{self.place}/{name}", MOST_LEFT)
             if hashlib.sha256(data[32:]).digest() == data[:32]:
                 return load(data[32:])
+        except FileNotFoundError:
+            raise LeftGoneError(
+                f"Another command measured {self.store.path} meanwhile and removed what launches left there: give "
+                f"this one again.",
+                code="unfinished",
+            ) from None
+        except OSError:
+            pass
         raise damage_error(self.store.path, f"{self.place}/{name}")
 
 

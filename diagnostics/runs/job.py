@@ -15,7 +15,7 @@ from torch import nn
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import Activations, StoredTarget, at_positions, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
-from diagnostics.activations.parts import Launch, Share, remove_left
+from diagnostics.activations.parts import Launch, LeftGoneError, Share, remove_left
 from diagnostics.activations.place import Address
 from diagnostics.activations.plan import Precision
 from diagnostics.activations.run_files import (
@@ -389,20 +389,26 @@ class _Job(Extraction):
                 self.watch(cost)
                 check_room(self.folder.path, cost.bytes)
 
+        read = functools.partial(
+            stream,
+            encoder,
+            setup.dataset,
+            store,
+            measures,
+            targets,
+            version=self.call.version,
+            asked=self.request.dense is not None,
+            before=before,
+            solve=functools.partial(self.solve, what=encoder.name),
+            shared=self.share is not None,
+            **self.passes,
+        )
         with self._passing(encoder, computed=computed):
-            view = stream(
-                encoder,
-                setup.dataset,
-                store,
-                measures,
-                targets,
-                version=self.call.version,
-                asked=self.request.dense is not None,
-                before=before,
-                solve=functools.partial(self.solve, what=encoder.name),
-                shared=self.share is not None,
-                **self.passes,
-            )
+            try:
+                view = read()
+            except LeftGoneError:
+                # Another command that measured has ended: the sums are joined since.
+                view = read()
         if self.share is not None:
             self.joined.append(store)
         assert isinstance(view, Store)

@@ -134,6 +134,34 @@ def test_the_plain_command_does_what_is_missing_of_either_pass(
     assert measured(tmp_path / "half") == plain
 
 
+@pytest.mark.parametrize("moment", ["gather_ranges", "judge_ranges"])
+def test_of_two_plain_commands_at_once_the_later_goes_on_after_the_other_has_removed_what_was_left(
+    begun: Path, plain: dict[str, Any], moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, waits = getattr(stream._Passes, moment), [True]
+
+    def meanwhile(passes: Any, *arguments: Any) -> Any:
+        done = own(passes, *arguments)
+        if waits and waits.pop():
+            assert measured(begun) == plain
+            assert not (begun / STREAMED).exists()
+        return done
+
+    monkeypatch.setattr(stream._Passes, moment, meanwhile)
+    assert measured(begun) == plain
+    assert not (begun / STREAMED).exists()
+
+
+def test_a_file_that_another_command_removed_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    folder.put("a", b"")
+    own = Folder.head
+    # It goes between the look and the removal.
+    monkeypatch.setattr(Folder, "head", lambda self, name: (own(self, name), (tmp_path / name).unlink())[0])
+    folder.delete(["a"])
+    assert not (tmp_path / "a").exists()
+
+
 def test_out_of_fold_the_numbers_are_the_same(tmp_path: Path) -> None:
     more: dict[str, Any] = {"choose_on": "fit", "measures": "segmentation_probe", "token_budget": 0}
     for _ in range(2):
