@@ -29,6 +29,7 @@ from unittest import mock
 import _step_memory
 import numpy as np
 import torch
+from _attention_cases import extra_memory
 from diagnostics_pretraining import losses as pair_losses
 from diagnostics_pretraining.objective import Pretraining, flattened
 from diagnostics_pretraining.recipe import PretrainJob as PeJob
@@ -171,23 +172,27 @@ def recomputing() -> list[bool]:
 
 
 def contrast_of(pairs: int, block: int) -> tuple[int, list[np.ndarray]]:
-    """Bytes that the loss adds to a new process at its peak, and it with its gradients."""
-    pair_losses.BLOCK = block
+    """Bytes that the loss and its gradients hold at once, and their values.
+
+    As torch counts them: what the process keeps of freed memory depends on how it happens to lie.
+    """
     torch.manual_seed(0)
-    inputs = [*torch.randn(2, pairs, 64), torch.tensor(2.7)]
+    inputs, found = [*torch.randn(2, pairs, 64), torch.tensor(2.7)], list[torch.Tensor]()
     for one in inputs:
         one.requires_grad_()
-    # What a product of the libraries takes by itself.
-    pair_losses.contrast(*(one[:8] if one.ndim else one for one in inputs)).backward()
-    before = _step_memory.most()
-    loss = pair_losses.contrast(*inputs)
-    found = torch.autograd.grad(loss, inputs)
-    return _step_memory.most() - before, [one.detach().numpy() for one in (loss, *found)]
+
+    def run() -> None:
+        loss = pair_losses.contrast(*inputs)
+        found.extend([loss, *torch.autograd.grad(loss, inputs)])
+
+    with mock.patch.object(pair_losses, "BLOCK", block):
+        held = extra_memory(run, "cpu")
+    return held, [one.detach().numpy() for one in found]
 
 
 def by_blocks() -> list[bool]:
     """The contrast by blocks beside that of whole matrices, as it was."""
-    (some, ours), (whole, theirs) = (apart(contrast_of, PAIRS, block) for block in (pair_losses.BLOCK, 2**62))
+    (some, ours), (whole, theirs) = (contrast_of(PAIRS, block) for block in (pair_losses.BLOCK, 2**62))
     off = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
     shown = f"{some / 2**20:.0f} MiB to {whole / 2**20:.0f} MiB"
     return [
