@@ -105,8 +105,10 @@ class BesideExtraction:
 
 
 def apart(work: Callable[..., Any], *arguments: object) -> Any:
-    """What a function returns in a process of its own, which is new: for peaks of memory. At the smallest size it is this one's
-    copy, which imports nothing again."""
+    """What a function returns in a process of its own, which is new: for peaks of memory.
+
+    At the smallest size it is this one's copy, which imports nothing again.
+    """
     context = multiprocessing.get_context("fork" if SMALLEST else "spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()

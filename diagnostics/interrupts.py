@@ -30,8 +30,9 @@ class _State:
 
 
 def watch_signals() -> None:
-    """Handles the signals for the rest of this process. Outside `working` a signal ends it at once, since there is
-    nothing to keep.
+    """Handles the signals for the rest of this process.
+
+    Outside `working` a signal ends it at once, since there is nothing to keep.
     """
     _State.process = os.getpid()
     for number in SIGNALS:

@@ -116,8 +116,10 @@ def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable
 
 
 def hints_of(of: Any) -> dict[str, Any]:
-    """Annotations of a function, or of a class and its bases, as types; a class that nothing else is stands for each
-    that is imported for type checkers alone."""
+    """Annotations of a function, or of a class and its bases, as types.
+
+    A class that nothing else is stands for each that is imported for type checkers alone.
+    """
 
     class OfPython(metaclass=_Unknown):
         pass

@@ -222,8 +222,9 @@ class Activations(ABC):
         return iter(())
 
     def observation_arrays(self, name: str) -> Mapping[str, np.ndarray]:
-        """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where
-        it has not.
+        """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows.
+
+        Raises, with the reason, where it has not.
         """
         raise DiagnosticsError(
             f"No {name} was recorded, since nothing is stored: measure it in a run.", code="not-measured"

@@ -236,8 +236,9 @@ class Folder:
 
     @contextlib.contextmanager
     def making(self, name: str) -> Generator[str]:
-        """A name that nobody can guess, for what is to be moved to `name`; what has it still is removed after an
-        error.
+        """A name that nobody can guess, for what is to be moved to `name`.
+
+        What has it still is removed after an error.
         """
         temporary = f".{name.rpartition('/')[2]}.{os.urandom(8).hex()}.partial"
         try:
@@ -397,8 +398,10 @@ def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
 def lock(
     path: Path, remedy: str = "wait for it, or choose another folder with --out", doing: str = "is writing"
 ) -> Generator[None]:
-    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same. Freed by
-    the system if the process dies; its file is removed at the end."""
+    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same.
+
+    Freed by the system if the process dies; its file is removed at the end.
+    """
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

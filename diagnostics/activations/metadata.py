@@ -69,8 +69,9 @@ def files_of_group(folder: Place) -> set[str]:
 
 
 def read_files(folder: Place, files: Mapping[str, str]) -> dict[str, bytes]:
-    """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was
-    written.
+    """The bytes of files.
+
+    Raises DamagedError, naming the file, where one is missing or is not the one that was written.
     """
 
     def read(name: str) -> bytes:
@@ -271,8 +272,9 @@ _POOLINGS = {"mean", "last", "prefix"}
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """Facts of a target that are stored beside its arrays; `grids` are the keys of those that lie on a sample's own
-    axes.
+    """Facts of a target that are stored beside its arrays.
+
+    `grids` are the keys of those that lie on a sample's own axes.
     """
 
     kind: Kind

@@ -100,8 +100,9 @@ def _launches_in_environment(total: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of a command in the parts of a run, made in a `scratch` folder of its own; `about` stands in the
-    records.
+    """The share of a command in the parts of a run, made in a `scratch` folder of its own.
+
+    `about` stands in the records.
 
     `finishes`: whether it is the command that measures, which does all that is missing; other launches do theirs.
     `streams`: whether sums are gathered over ranges of parts, each of which is then one launch's. `exact`: whether all
@@ -162,7 +163,8 @@ def scratch_of(run: Location, way: str) -> Generator[Path]:
 
 
 def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, size: int) -> None:
-    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last;
+    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last.
+
     `size`: of batches.
 
     Of a part without a record files may be there that are a dead launch's, in batches of another size: they stay, and
@@ -267,8 +269,9 @@ def _words(about: Mapping[str, Any]) -> str:
 
 
 def mixture(store: Store, *more: Mapping[str, Any]) -> str:
-    """The ways in which the parts of a store were computed, and `more`, as a sentence, where not all in one way; ""
-    where they were.
+    """The ways in which the parts of a store were computed, and `more`, as a sentence, where not all in one way.
+
+    "" where they were.
     """
     every = [*map(store.record, range(store.plan.parts)), *more]
     ways = sorted({_words(about) for about in every} - {""})

@@ -52,8 +52,9 @@ def parse_budget(text: str | int | None) -> int | None:
 
 
 def samples_with_tokens(samples: int, each: int, budget: int | None, probes: bool = True) -> int:
-    """Number of samples that keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on
-    them.
+    """Number of samples that keep their tokens, of `each` bytes a sample.
+
+    `probes`: whether probes are fitted on them.
     """
     by_rule = max(PLENTY // each if probes else 0, min(WANTED, MOST // each), FEWEST)
     return min(samples, by_rule if budget is None else budget // each)

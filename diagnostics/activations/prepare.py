@@ -348,8 +348,9 @@ def prepare(encoder: Encoder, dataset: Dataset, sample: int) -> Any:
 
 
 class _Batches(TorchDataset[Any]):
-    """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that
-    on.
+    """Preprocessed batches for a DataLoader.
+
+    An error is returned as a value, since a worker process can pass that on.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], load: Load) -> None:

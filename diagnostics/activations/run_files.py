@@ -134,8 +134,9 @@ def index_file(store: Store) -> str:
 
 
 def read_index(store: Store) -> Index | None:
-    """Reads the index of a run's results; None where there are none yet. Raises where that cannot be read, or another
-    run's lie there.
+    """Reads the index of a run's results; None where there are none yet.
+
+    Raises where that cannot be read, or another run's lie there.
     """
     with reading(store.path):
         if store.folder.head(index_file(store)) is None:
@@ -171,8 +172,9 @@ def index_of_finished(store: Store) -> Index:
 
 
 def _content(run: Place) -> dict[str, Any]:
-    """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was
-    written.
+    """The index that is the run's as it lies on disk, with its `id`.
+
+    Raises DamagedError where it is not what was written.
     """
     while True:
         current = run.get(CURRENT, MOST_BYTES)
@@ -193,8 +195,9 @@ def _place(run: Place, place: str) -> Place:
 
 
 def read_results(store: Store, index: Index) -> Results:
-    """All results of an index, in memory; raises StorageError where they are not as they were written, or were replaced
-    since.
+    """All results of an index, in memory.
+
+    Raises StorageError where they are not as they were written, or were replaced since.
     """
     import xarray as xr
 
@@ -399,7 +402,8 @@ REPORT = "report.html"
 
 
 def stores(store: Store, *, verified: bool = True) -> dict[str, Store]:
-    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there;
+    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there.
+
     `verified`: as of `Store`.
     """
     places = {name: store.folder.inside(f"{CONTROLS}/{name}") for name in _controls(store)}
@@ -458,8 +462,9 @@ def replace(folder: Folder) -> None:
 
 
 def recover(path: Path) -> Folder:
-    """A run's folder, after what a dead process left of it and beside it is put in order; by the process that holds its
-    lock.
+    """A run's folder, after what a dead process left of it and beside it is put in order.
+
+    By the process that holds its lock.
     """
     around = Folder(path.parent)
     with writing(path):

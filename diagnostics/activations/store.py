@@ -166,8 +166,9 @@ class Store(Activations):
 
     @contextmanager
     def _tokens(self, layout: Layout) -> Generator[np.ndarray]:
-        """[sample, token, feature] as stored, which all measures of a tap read once; empty where that is too large to
-        stay.
+        """[sample, token, feature] as stored, which all measures of a tap read once.
+
+        Empty where that is too large to stay.
 
         One memory serves all taps. Who reads two in turn reads the second into another.
         """

@@ -61,8 +61,9 @@ def _listen() -> Generator[None]:
 
 
 def hush_libraries() -> None:
-    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them; --verbose
-    does.
+    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them.
+
+    --verbose does.
     """
     import warnings
 

@@ -1,5 +1,6 @@
-"""The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a
-plugin project from templates: an encoder, a dataset, and passing tests for both.
+"""The bundled commands: each calls the library with the given options and prints tables or one JSON object.
+
+And a plugin project from templates: an encoder, a dataset, and passing tests for both.
 
 The options of `run` are declared in `diagnostics.runs.options`.
 """

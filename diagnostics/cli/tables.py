@@ -1,5 +1,6 @@
-"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy; the checks of an
-encoder; the self-test.
+"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy.
+
+The checks of an encoder; the self-test.
 """
 
 from __future__ import annotations

@@ -478,8 +478,9 @@ def complete_splits(
 
 
 def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
-    """A random subset of a dataset, in the dataset's order; the dataset itself where it holds no more samples than
-    that.
+    """A random subset of a dataset, in the dataset's order.
+
+    The dataset itself where it holds no more samples than that.
 
     Splits keep their shares, at least one sample each. Of train, samples that show a class of a `label` target for the
     first time are taken before others, since a class that train lacks cannot be probed. Groups may be taken in part.

@@ -1,6 +1,7 @@
-"""Targets of a dataset: the labels and values that probes predict from activations; samples and maps that are read when
-they are asked for; and dense targets on a tap's grid: the mean, most frequent class or any event of each cell, where it
-covers a sample.
+"""Targets of a dataset: the labels and values that probes predict from activations.
+
+Samples and maps that are read when they are asked for; and dense targets on a tap's grid: the mean, most frequent class
+or any event of each cell, where it covers a sample.
 """
 
 from __future__ import annotations
@@ -315,8 +316,9 @@ def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...],
 
 
 def crop_maps(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """The part [sample, *extent] of int maps that a grid covers, cut at whole places; beyond the maps it is -1,
-    unknown, so that places stay where the grid's cells lie.
+    """The part [sample, *extent] of int maps that a grid covers, cut at whole places.
+
+    Beyond the maps it is -1, unknown, so that places stay where the grid's cells lie.
     """
     ends = [(round(start), round(stop)) for start, stop in covered]
     beyond = [(max(0, -start), max(0, stop - n)) for (start, stop), n in zip(ends, maps.shape[1:], strict=True)]
@@ -325,8 +327,9 @@ def crop_maps(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.
 
 
 def join_maps(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """Blocks of maps [sample, *extent] as one array; where their extents differ, by the nearest places on the smallest
-    along each axis.
+    """Blocks of maps [sample, *extent] as one array.
+
+    Where their extents differ, by the nearest places on the smallest along each axis.
     """
     smallest = np.min([maps.shape[1:] for maps in blocks], axis=0)
     near = [
@@ -370,8 +373,9 @@ def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:
 
 
 def _edges(start: float, stop: float, cells: int) -> np.ndarray:
-    """Ends of the cells, [cells + 1]; on a place's end where only rounding parts them, so that no cell sees beyond
-    it.
+    """Ends of the cells, [cells + 1].
+
+    On a place's end where only rounding parts them, so that no cell sees beyond it.
     """
     edges = np.linspace(start, stop, cells + 1)
     return np.where(np.abs(edges - edges.round()) < _ROUNDING, edges.round(), edges)

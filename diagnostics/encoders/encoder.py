@@ -273,8 +273,9 @@ class Encoder(ABC):
         return self
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
-        """The grid tokens of a tap that represent data, bool [sample, grid token]; None where all do (no padding, no
-        mask).
+        """The grid tokens of a tap that represent data, bool [sample, grid token].
+
+        None where all do (no padding, no mask).
         """
         return None
 
@@ -387,8 +388,9 @@ def check_modality(encoder: Encoder, samples: Any) -> None:
 
 
 def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
-    """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they
-    are.
+    """The encoder sized for a sample.
+
+    Raises where it takes none like it, of which `whose` says in words what they are.
     """
     name = encoder.name
     with explaining(f"{whose} cannot be read for {name}"), naming(f"{whose} do not fit {name}", "bad-sample"):
@@ -398,8 +400,10 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
 
 
 def pin_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
-    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for
-    texts, and where no shape is known."""
+    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are.
+
+    As it is for texts, and where no shape is known.
+    """
     if not shape:
         return encoder
     like = np.zeros(tuple(shape), np.asarray(encoder.example()).dtype)
@@ -430,8 +434,9 @@ def channels_first(sample: Any) -> bool:
 
 
 def _as_list(encoder: Encoder, samples: Any) -> Any:
-    """The samples as something with a length whose items are samples; raises for a single sample and another
-    modality.
+    """The samples as something with a length whose items are samples.
+
+    Raises for a single sample and another modality.
     """
     if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
         raise DiagnosticsError(
@@ -502,8 +507,9 @@ def _shapes_in_words(prepared: Any) -> str:
 
 
 def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: str) -> Any:
-    """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they
-    must have.
+    """Preprocessed and collated samples.
+
+    `start` is the place of the first among all, `pinned` the shapes that they must have.
     """
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):

@@ -1,5 +1,6 @@
-"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature];
-and which tokens respond when a part of the model's input is changed.
+"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature].
+
+And which tokens respond when a part of the model's input is changed.
 
 `propose` finds with that in which order tokens lie, `verify` holds the order that is declared against it.
 
@@ -110,8 +111,9 @@ def at_taps(
 def capture_at(
     module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, *, whole_pass: bool
 ) -> Generator[dict[str, Any]]:
-    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as
-    `at_taps`.
+    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires.
+
+    Raises as `at_taps`.
 
     The pass ends when the modules of all taps have run as often as their sites declare, so that reading a tap costs no
     more than the way to it; a `whole_pass` does not, and notices a module that runs once more.
@@ -318,8 +320,9 @@ _ROUNDING = 1e-6
 
 
 def value_at(module: nn.Module, site: Site, batch: Any, forward: Forward) -> Any:
-    """The tensor at a site in a pass that ends there, in eval mode and without gradients; None where no pass comes
-    there.
+    """The tensor at a site in a pass that ends there, in eval mode and without gradients.
+
+    None where no pass comes there.
     """
     with evaluating(module), torch.no_grad(), until(module, site) as end:
         forward(module, batch)
@@ -377,8 +380,9 @@ def distances(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> 
 
 
 def largest_move(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> int | None:
-    """The place of the first sample whose tokens lie farthest from those of the unchanged input; None where nothing
-    moved.
+    """The place of the first sample whose tokens lie farthest from those of the unchanged input.
+
+    None where nothing moved.
     """
     far = distances(tokens[:1], rest[:1], grid, axes)[0, grid.prefix :]
     return int(far.argmax()) if far.max() > 0 else None

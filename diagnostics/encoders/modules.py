@@ -51,8 +51,10 @@ def check_compute(name: str, device: str) -> None:
 
 @contextmanager
 def computing(compute: Compute, device: str) -> Generator[None]:
-    """A context in which passes on a device compute in this; `float32` and `bf16` also keep a GPU from TF32, which
-    torch lets convolutions have otherwise."""
+    """A context in which passes on a device compute in this.
+
+    `float32` and `bf16` also keep a GPU from TF32, which torch lets convolutions have otherwise.
+    """
     kind = torch.device(device).type
     with _tf32(compute == "tf32", kind), torch.autocast(kind, torch.bfloat16, enabled=compute == "bf16"):
         yield
@@ -282,8 +284,9 @@ def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of the module's first tensor; the CPU where it has none. Raises DiagnosticsError where that holds no
-    numbers.
+    """The device of the module's first tensor; the CPU where it has none.
+
+    Raises DiagnosticsError where that holds no numbers.
     """
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:

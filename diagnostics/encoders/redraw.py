@@ -56,8 +56,9 @@ def compare_weights(
     hidden: Mapping[str, Tensor],
     other_hidden: Mapping[str, Tensor],
 ) -> Redrawn:
-    """Compares the weights of two modules of the same kind, and what of each lies beside; names that only one of them
-    has are ignored.
+    """Compares the weights of two modules of the same kind, and what of each lies beside.
+
+    Names that only one of them has are ignored.
     """
     theirs = {**dict(other.named_parameters()), **dict(other.named_buffers()), **other_hidden}
     own: dict[str, Tensor] = {**dict(module.named_parameters()), **_number_buffers(module), **hidden}

@@ -389,8 +389,9 @@ class TorchEncoder(Encoder):
         )
 
     def with_taps(self, taps: Sequence[Tap]) -> Self:
-        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same
-        names.
+        """The same model and preprocessing with other taps.
+
+        For samples of another size, with the taps of the same names.
 
         Examples:
             >>> import diagnostics as dx
@@ -427,9 +428,11 @@ class TorchEncoder(Encoder):
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
     ) -> dict[str, Any]:
-        """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module
-        then runs in its current mode, as in any training step (random draws and running statistics included), and
-        gradients reach the parameters that require them.
+        """As `Encoder.capture`.
+
+        With `gradient`, activations keep their graph, for training through taps: the module then runs in its current
+        mode, as in any training step (random draws and running statistics included), and gradients reach the parameters
+        that require them.
 
         Examples:
             >>> from torch.utils.data import default_collate

@@ -160,8 +160,9 @@ def bare(result: xr.Dataset) -> xr.Dataset:
 
 @dataclass
 class Measured:
-    """Results by `measure/target`, or `measure` where it reads no target; and, by the same keys, why others are
-    missing.
+    """Results by `measure/target`, or `measure` where it reads no target.
+
+    And, by the same keys, why others are missing.
     """
 
     results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])

@@ -301,8 +301,10 @@ def triangle(x: Tensor) -> Tensor:
 
 
 def cholesky(x: Tensor) -> Tensor:
-    """Lower Cholesky factor of symmetric positive definite float [..., k, k], in float64; where rounding has made it
-    indefinite, of x plus the smallest share of its mean diagonal, 1e-14 to 1e-8, that makes it definite again.
+    """Lower Cholesky factor of symmetric positive definite float [..., k, k], in float64.
+
+    Where rounding has made it indefinite, of x plus the smallest share of its mean diagonal, 1e-14 to 1e-8, that makes
+    it definite again.
     """
     matrix = _double(x, "Cholesky factor")
     factor, failed = torch.linalg.cholesky_ex(matrix)

@@ -155,8 +155,9 @@ class Measure(ABC):
         return f"{join_names(lacks)}: {DECLARE}" if lacks else ""
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
-        """The attributes that say what the numbers of its result on a target are; override it where that depends on the
-        target.
+        """The attributes that say what the numbers of its result on a target are.
+
+        Override it where that depends on the target.
         """
         stated = {
             attribute.LOSSES: self.losses,
@@ -221,9 +222,11 @@ def define(base: type[Base], title: str, **stated: Any) -> type[Base]:
 
 @dataclass(frozen=True)
 class Case:
-    """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed
-    forms, several standard errors where `what` says that the value is a mean over random draws. `measure` is that in
-    whose class it stands unless it says otherwise."""
+    """A closed form or a published constant, and the computation of it.
+
+    `tolerance` is absolute: rounding for closed forms, several standard errors where `what` says that the value is a
+    mean over random draws. `measure` is that in whose class it stands unless it says otherwise.
+    """
 
     what: str
     expected: float

@@ -42,8 +42,9 @@ SKILL = "1 - MAE / MAE of the naive forecast"
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
-    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2); season 1: the last
-    value.
+    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2).
+
+    Season 1: the last value.
 
     Parameters
     ----------

@@ -54,8 +54,9 @@ class Regrets:
 
 
 def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
-    """The mean regret of some tasks as `Regrets.of` gives them, with its interval over the units of each; `units`: of the task
-    with the fewest.
+    """The mean regret of some tasks as `Regrets.of` gives them, with its interval over the units of each.
+
+    `units`: of the task with the fewest.
     """
     mean = np.mean(draws, axis=0)
     low, high = interval(mean[0], mean[1:], units)
@@ -63,8 +64,9 @@ def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
 
 
 def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -> Interval:
-    """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders; tasks of
-    one of the `datasets` [task] are one draw.
+    """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders.
+
+    Tasks of one of the `datasets` [task] are one draw.
 
     The variance is that of the sums of its influences by encoder plus that by task, of which Cameron, Gelbach and Miller
     (2011, Journal of Business and Economic Statistics 29) take what both hold once: with few encoders that covers too

@@ -179,8 +179,9 @@ def resample_scores(
 
 
 def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part]
-    each.
+    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets.
+
+    [part] each.
     """
     whole = reference.sum(axis=0)
     per = np.where(whole > 0, whole, np.inf)

@@ -82,8 +82,9 @@ Chosen = str | Mapping[str, float]
 
 
 def best_of_others(evidence: Evidence, count: int | None) -> dict[str, float]:
-    """The best tap of so many other targets of the encoder, all where it is None: the least loss on average; over all
-    sets of them.
+    """The best tap of so many other targets of the encoder, all where it is None: the least loss on average.
+
+    Over all sets of them.
     """
     others = [other for other in evidence.others if other.keys() >= set(evidence.taps)]
     size = len(others) if count is None else count

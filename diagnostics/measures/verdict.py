@@ -1,5 +1,6 @@
-"""The verdict on a target: whether its output hides something, the same wherever it stands; and the differences on test that
-decide it.
+"""The verdict on a target: whether its output hides something, the same wherever it stands.
+
+And the differences on test that decide it.
 
 Differences of scores on test are paired over its units. The taps that are compared were chosen without test, so that
 the interval of one gap holds. The bound holds for all taps at once: the largest of their upper ends is above the

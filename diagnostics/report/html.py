@@ -1,5 +1,6 @@
-"""Renders a page as one self-contained HTML file, or as a fragment for notebooks; its words have their meaning on
-hover.
+"""Renders a page as one self-contained HTML file, or as a fragment for notebooks.
+
+Its words have their meaning on hover.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ PAGE_BYTES = 5 * 10**6
 
 
 def write_page(page: Page, path: Location) -> Location:
-    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network; whole
-    or not at all."""
+    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network.
+
+    Whole or not at all.
+    """
     import plotly.offline
 
     from diagnostics.report.plots.style import settings
@@ -94,8 +97,9 @@ def templates() -> Environment:
 
 
 def _numbers(cell: Cell) -> list[str]:
-    """A number and the ends of its interval in full, for whoever reads the table with a program; nothing of other
-    cells.
+    """A number and the ends of its interval in full, for whoever reads the table with a program.
+
+    Nothing of other cells.
     """
     if not isinstance(cell, Number) or cell.interval is None:
         return []

@@ -125,8 +125,9 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def wrap(text: str, width: int, hanging: int = 0) -> list[str]:
-    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`; only a word that is longer
-    takes more.
+    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`.
+
+    Only a word that is longer takes more.
     """
     lines: list[str] = []
     lead = " " * (len(text) - len(text.lstrip(" ")))

@@ -152,8 +152,9 @@ class Cell:
         return Losses(loss, reference, own.counts)
 
     def shares(self, chosen: Any) -> np.ndarray:
-        """Frequency with which a rule takes each tap and each tap set, from what it returned; raises where that is
-        neither a candidate nor shares of candidates.
+        """Frequency with which a rule takes each tap and each tap set, from what it returned.
+
+        Raises where that is neither a candidate nor shares of candidates.
         """
         by_tap = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
         names = {*(self.taps[i] for i in self.candidates), *self.sets}

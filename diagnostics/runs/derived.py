@@ -82,8 +82,9 @@ class FittedProbe(ShortRepr):
 
     @one_thread()
     def predict(self, features: Any) -> np.ndarray:
-        """The prediction for each sample: [sample], of a target with several horizons [sample, horizon]; and of
-        each token, [sample, token], where the target has a value for every place.
+        """The prediction for each sample: [sample], of a target with several horizons [sample, horizon].
+
+        And of each token, [sample, token], where the target has a value for every place.
 
         Of a label the class, by its name where the target names its classes, and as a number where the names are whole
         numbers or there are none; of an event 1 or 0; of a value a number in the target's units; of a value with a

@@ -202,8 +202,9 @@ class Extraction:
             self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
 
     def do_parts(self) -> dict[str, Any]:
-        """This launch's parts of the encoder and of each control that can be made; none of a run that one command has
-        alone.
+        """This launch's parts of the encoder and of each control that can be made.
+
+        None of a run that one command has alone.
         """
         name, done = self.setup.encoder.name, self._has_to_do(self.folder)
         store = self._extract_encoder()
@@ -482,8 +483,9 @@ class Extraction:
         return None
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
-        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
-        comes to.
+        """Raises where the kernel that was asked for cannot compute the encoder's attention.
+
+        Logs which one `auto` comes to.
         """
         kernel = self.request.attention
         if kernel == "auto" and not LOG.isEnabledFor(logging.INFO):

@@ -157,8 +157,9 @@ def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Gi
 
 
 def _of_torch(given: Given) -> Given:
-    """A torch dataset of samples, or of pairs (sample, label); labels are those it lists, else each item is read once
-    for its own.
+    """A torch dataset of samples, or of pairs (sample, label).
+
+    Labels are those it lists, else each item is read once for its own.
     """
     X = given.samples
     n, first = len(X), X[0]
@@ -257,8 +258,10 @@ def _targets(y: Any, n: int) -> dict[str, Target]:
 
 
 def _target(entries: Any, name: str, n: int) -> Target:
-    """Strings, categories, true and false, and whole numbers that count classes as a `label`; fractions as a `value`;
-    what is missing is unknown, as in tables."""
+    """Strings, categories, true and false, and whole numbers that count classes as a `label`.
+
+    Fractions as a `value`; what is missing is unknown, as in tables.
+    """
     if isinstance(entries, Target):
         return entries
     array, missing = _entries(entries, name, n)
@@ -318,8 +321,9 @@ def encoder(name: str, *, trust_code: bool = False) -> Encoder:
 def dataset(
     X: Data, y: Any = None, groups: Any = None, splits: Any = None, modality: Modality | None = None
 ) -> Dataset:
-    """The dataset of a name, or of arrays, a table, or a dataset of torch or Hugging Face; what is not said is
-    inferred.
+    """The dataset of a name, or of arrays, a table, or a dataset of torch or Hugging Face.
+
+    What is not said is inferred.
 
     `run`, `measure` and `LayerProfiles` take `(X, y)`, `(X, y, groups)` and the rest as they are, and then know the
     modality from the encoder.

@@ -101,8 +101,9 @@ class Run(RunData):
         *,
         target: str | None = None,
     ) -> xr.DataArray:
-        """A tap's stored activations, float32 [sample, feature], in the dataset's order; without a tap those of the tap
-        to use, and of several taps side by side (`tap` along `feature` says whose).
+        """A tap's stored activations, float32 [sample, feature], in the dataset's order.
+
+        Without a tap those of the tap to use, and of several taps side by side (`tap` along `feature` says whose).
 
         Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling`
         gave it. `Encoder.transform` gives the same of new samples.
@@ -138,8 +139,9 @@ class Run(RunData):
         *,
         target: str | None = None,
     ) -> Location:
-        """`features` as a Parquet file, with id, split, group and targets of each sample; `diagnostics features` writes
-        those of new data.
+        """`features` as a Parquet file, with id, split, group and targets of each sample.
+
+        `diagnostics features` writes those of new data.
 
         Raises DiagnosticsError as `features` does, for a path that does not end in .parquet, and without pyarrow.
 

@@ -101,8 +101,9 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def archives_at(path: str) -> list[Path]:
-    """The tars of a folder, the one of that name, or all of a pattern such as `{00000..00099}.tar`; [] for what is none
-    of these.
+    """The tars of a folder, the one of that name, or all of a pattern such as `{00000..00099}.tar`.
+
+    [] for what is none of these.
 
     Raises where a folder has none, where one of a pattern is missing, and where two have the same name.
     """
@@ -365,8 +366,10 @@ LISTED = 20
 
 
 def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
-    """What archives hold and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`; and lines
-    for people."""
+    """What archives hold and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`.
+
+    And lines for people.
+    """
     broken = {
         f"{part.archive.name}: {error.name}": error.why
         for part in parts

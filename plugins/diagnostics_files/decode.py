@@ -116,8 +116,9 @@ def extent(path: Path, name: str) -> tuple[int, int]:
 
 
 def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
-    """A `.npy` of numbers, mapped rather than read; what would need a pickle or too much memory as float32 is
-    refused.
+    """A `.npy` of numbers, mapped rather than read.
+
+    What would need a pickle or too much memory as float32 is refused.
     """
     check_regular(path, name, skip)
     try:
@@ -182,8 +183,9 @@ class Sound:
         return -(-self.length * up // down)
 
     def windows(self, rate: int, seconds: float | None) -> list[tuple[int, int]]:
-        """(start, stop) at `rate` of windows that follow one another; a shorter file is one window, a remainder is
-        dropped.
+        """(start, stop) at `rate` of windows that follow one another.
+
+        A shorter file is one window, a remainder is dropped.
         """
         length = self.length_at(rate)
         size = length if seconds is None else max(1, round(seconds * rate))
@@ -301,8 +303,9 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video file: `times` [frame] in the stream's own unit, in order of showing; frames a second, None if not
-    known.
+    """A video file: `times` [frame] in the stream's own unit, in order of showing.
+
+    Frames a second, None if not known.
     """
 
     path: Path

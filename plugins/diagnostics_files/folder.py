@@ -27,8 +27,9 @@ _SHOWN = 3
 
 
 class Unusable(DiagnosticsError):
-    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes
-    are wrong.
+    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do.
+
+    `damage` if its bytes are wrong.
 
     `skip` says whether `?on_error=skip` exists there and helps.
     """
@@ -87,8 +88,9 @@ _KINDS = {
 
 
 def check_regular(path: Path, name: str, skip: bool = True) -> None:
-    """Raises for what is no regular file (links followed) or has a name that is no text; opens nothing, which may
-    hang.
+    """Raises for what is no regular file (links followed) or has a name that is no text.
+
+    Opens nothing, which may hang.
     """
     if utf8_name(str(path)) != str(path):
         raise Unusable(utf8_name(name), "has a name that is not UTF-8", "rename it", skip)

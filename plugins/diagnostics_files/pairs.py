@@ -162,8 +162,9 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
 def class_numbers(
     maps: Iterable[np.ndarray], unknown: int, drawings: bool = True
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
-    """The function from the numbers in the files to classes, -1 for what is unknown; the classes there are; in
-    words what was done.
+    """The function from the numbers in the files to classes, -1 for what is unknown.
+
+    The classes there are; in words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
     """

@@ -212,8 +212,9 @@ def series(path: str, values: str = "", steps: str = "", id: str = "", group: st
 
 
 def ts(path: str, seed: int = 0) -> dx.Dataset:
-    """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of
-    train.
+    """Series of a .ts file of the UCR and UEA archives.
+
+    Of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of train.
     """
     from diagnostics_files.tables import ts
 

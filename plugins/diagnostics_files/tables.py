@@ -307,8 +307,9 @@ def read_npz(path: Path) -> tuple[list[np.ndarray], Columns]:
 
 
 def _declared(path: Path) -> int:
-    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by; a small file may unpack to any
-    size.
+    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by.
+
+    A small file may unpack to any size.
     """
     total = 0
     with zipfile.ZipFile(path) as archive:
@@ -477,8 +478,9 @@ def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str
 
 
 def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
-    """A series without the steps before its first and after its last known value, float32; refuses infinity and
-    nothing.
+    """A series without the steps before its first and after its last known value, float32.
+
+    Refuses infinity and nothing.
 
     NaN in between is a gap and stays.
     """

@@ -57,8 +57,10 @@ class Known:
 
 
 def recognised(tensors: Mapping[str, Tensor], rope: bool = True) -> list[Known]:
-    """The models that tensors in either layout could be of, by their blocks, patches, class token and head; those that
-    need the fewest options first. No tensor tells whether there are rotary positions (`rope`)."""
+    """The models that tensors in either layout could be of, by their blocks, patches, class token and head.
+
+    Those that need the fewest options first. No tensor tells whether there are rotary positions (`rope`).
+    """
     conv = tensors.get("conv1.weight", tensors.get("patch_embed.proj.weight"))
     blocks = {int(match[1]) for match in map(BLOCK.match, tensors) if match}
     pooled = any(name.startswith("attn_pool.") for name in tensors)
@@ -211,8 +213,9 @@ class Report:
 def from_file(
     path: Path, encoder: str, architecture: Architecture, grid: int, positions: Positions, partial: bool
 ) -> tuple[dict[str, Tensor], Report]:
-    """The tensors of a checkpoint under the names of `Eva`, and what had to be changed; raises where they do not
-    fit.
+    """The tensors of a checkpoint under the names of `Eva`, and what had to be changed.
+
+    Raises where they do not fit.
     """
     tensors = read_tensors(path)
     fitted_tensors, report = fitted(tensors, architecture, grid, positions)

@@ -47,8 +47,9 @@ def outline_of(dataset: Dataset) -> str:
 
 
 def shards_of(dataset: Dataset) -> np.ndarray | None:
-    """The archive that each sample lies in, of several, int [sample]; None where no order of reading is better than
-    another.
+    """The archive that each sample lies in, of several, int [sample].
+
+    None where no order of reading is better than another.
     """
     return getattr(dataset, "shards", None)
 
@@ -243,8 +244,10 @@ class Feed:
         raise wrong or DiagnosticsError(f"No pair of {self.dataset.name} can be read.", code="bad-data")
 
     def _candidates(self, step: int, row: int, at: int) -> Iterator[int]:
-        """A sample of the batch, and those at its place of the epoch's following batches; none that is known to be
-        broken."""
+        """A sample of the batch, and those at its place of the epoch's following batches.
+
+        None that is known to be broken.
+        """
         steps = len(self.order.rows) // self.batch
         epoch, first = divmod(step, steps)
         for later in range(steps):
@@ -340,8 +343,9 @@ class Batches:
 
 
 def cut_padding(tokens: Tensor) -> Tensor:
-    """Texts [text, context] without what is behind the end of all of them; their length is a multiple of 8 or the whole
-    one.
+    """Texts [text, context] without what is behind the end of all of them.
+
+    Their length is a multiple of 8 or the whole one.
 
     A causal tower gives them the same embeddings, faster; few lengths mean few compilations.
     """
@@ -417,9 +421,10 @@ IMAGES, TEXTS = "teacher_images", "teacher_texts"
 
 
 class Teacher:
-    """A frozen pair of encoders: images and texts as they read them, and their embeddings. Any two encoders whose
-    embeddings have the same width; read at their `head` where they have one, else at their output, as the mean of its
-    grid tokens.
+    """A frozen pair of encoders: images and texts as they read them, and their embeddings.
+
+    Any two encoders whose embeddings have the same width; read at their `head` where they have one, else at their
+    output, as the mean of its grid tokens.
 
     Raises DiagnosticsError for encoders of other samples than images and texts, and for embeddings of two widths.
     """
@@ -473,8 +478,9 @@ def _embeddings(encoder: TorchEncoder, read: object) -> Tensor:
 
 
 class Distillation(Pretraining):
-    """The mean of both divergences. The teacher is no part of this module: nothing can train it, and checkpoints hold
-    none.
+    """The mean of both divergences.
+
+    The teacher is no part of this module: nothing can train it, and checkpoints hold none.
     """
 
     def __init__(self, towers: Towers, teacher: Teacher, scored: Scores | None = None) -> None:

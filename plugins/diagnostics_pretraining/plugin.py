@@ -1,5 +1,6 @@
-"""Commands: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders; importing it
-imports nothing heavy.
+"""Commands: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders.
+
+Importing it imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -283,8 +283,10 @@ _ARTICLE = re.compile(r"\ban? (?=([a-z]))")
 
 
 class Rules:
-    """Says what a clip of `shapes` shows; of the colours, textures and shapes that it names, the share `mistakes` is
-    replaced by another of its kind, drawn for each by itself.
+    """Says what a clip of `shapes` shows.
+
+    Of the colours, textures and shapes that it names, the share `mistakes` is replaced by another of its kind, drawn
+    for each by itself.
 
     Raises DiagnosticsError for other data and for a share that is none.
     """

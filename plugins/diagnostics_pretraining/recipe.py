@@ -243,8 +243,9 @@ def named_recipe(name: str) -> Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown
-    key.
+    """A recipe in a file.
+
+    Raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown key.
     """
     with explaining(f"{path} cannot be read", "name a recipe, a file of TOML", "unreadable", (OSError, ValueError)):
         text = path.read_text(encoding="utf-8")
@@ -269,8 +270,9 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind: type) -> list[str]:
-    """Keys of a table that are no fields of its dataclass, with line and nearest name; raises for values of another
-    type.
+    """Keys of a table that are no fields of its dataclass, with line and nearest name.
+
+    Raises for values of another type.
     """
     if not isinstance(values, Mapping):
         raise DiagnosticsError(

@@ -148,8 +148,9 @@ PARTS = ("text", "mask", "positions")
 
 
 def known_size(size: str) -> str:
-    """A size by its whole name (`core-b16-224` of `b16-224`); raises DiagnosticsError for one that has no text
-    tower.
+    """A size by its whole name (`core-b16-224` of `b16-224`).
+
+    Raises DiagnosticsError for one that has no text tower.
     """
     whole = size if size in TEXTS else f"core-{size}"
     if whole not in TEXTS:
@@ -319,8 +320,9 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
 
 
 def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
-    """Size and vocabulary of a text tower that this module made an encoder of; raises DiagnosticsError for any
-    other.
+    """Size and vocabulary of a text tower that this module made an encoder of.
+
+    Raises DiagnosticsError for any other.
     """
     scheme, _, rest = encoder.skeleton.partition(":")
     if scheme != "pe-text":

@@ -106,8 +106,9 @@ def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
 
 
 def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0, vocabulary: Vocabulary | None = None) -> Towers:
-    """New towers with a pair's weights, to be trained further; a mask token is drawn from the seed. A reduced
-    vocabulary can become one with more words.
+    """New towers with a pair's weights, to be trained further; a mask token is drawn from the seed.
+
+    A reduced vocabulary can become one with more words.
 
     Raises DiagnosticsError for encoders that are not as towers are, an aligned or cut one among them.
     """
@@ -250,8 +251,9 @@ def build_towers(
 
 
 def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
-    """Drawn whole, at the size's own grid; without what is left out, and with a table of positions of its own for
-    another grid.
+    """Drawn whole, at the size's own grid.
+
+    Without what is left out, and with a table of positions of its own for another grid.
     """
     grid = one.grid()
     torch.manual_seed(seed)

@@ -84,8 +84,9 @@ def retrieval(
 
 
 def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
-    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair]; what fills none is left
-    out.
+    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair].
+
+    What fills none is left out.
     """
     return np.random.default_rng([seed, count]).permutation(count)[: count // gallery * gallery].reshape(-1, gallery)
 
@@ -129,8 +130,10 @@ _ARTICLE = re.compile(r"\ba \{\}")
 
 @dataclass(frozen=True)
 class Classification:
-    """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the
-    vocabulary lacks some."""
+    """`commonest`: the share of samples of the class that is commonest in train.
+
+    `strange`: classes of whose words the vocabulary lacks some.
+    """
 
     target: str
     classes: tuple[str, ...]
@@ -144,9 +147,11 @@ class Classification:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall both ways by number of neighbours. `alike`: pairs whose text another pair has too; `cut`: texts longer
-    than the context;
-    `repeated`: samples that stand there twice, of which the first counts."""
+    """Recall both ways by number of neighbours.
+
+    `alike`: pairs whose text another pair has too; `cut`: texts longer than the context; `repeated`: samples that stand
+    there twice, of which the first counts.
+    """
 
     n: int
     groups: int

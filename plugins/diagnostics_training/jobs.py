@@ -1,5 +1,6 @@
-"""Jobs of `diagnostics train objectives` and `diagnostics align`: each option once. Importing it imports nothing
-heavy.
+"""Jobs of `diagnostics train objectives` and `diagnostics align`: each option once.
+
+Importing it imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Entries of this plugin: encoders of objectives, and the commands `train objectives` and `align`; importing it
-imports nothing heavy.
+"""Entries of this plugin: encoders of objectives, and the commands `train objectives` and `align`.
+
+Importing it imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -105,8 +105,10 @@ class Architecture(Sizes):
         return self.kind(model, self, regulariser, classes) if self.kind.trained else None
 
     def encoder(self, model: Model, name: str) -> TorchEncoder:
-        """A model of this architecture as an encoder. It is sized for samples of any size that patches fit; pictures of
-        another size are brought to its own."""
+        """A model of this architecture as an encoder.
+
+        It is sized for samples of any size that patches fit; pictures of another size are brought to its own.
+        """
         grid = Grid(self.grid, AXES[self.modality])
         taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
         if model.head is not None:

@@ -396,8 +396,9 @@ class Patches:
         return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 
     def _cut(self, pixels: Tensor) -> Tensor:
-        """[channel, y, x] as [N, D], block by block of merge x merge patches; still images are repeated for
-        `frames`.
+        """[channel, y, x] as [N, D], block by block of merge x merge patches.
+
+        Still images are repeated for `frames`.
         """
         p, m = self.patch, self.merge
         n = self.size // p // m

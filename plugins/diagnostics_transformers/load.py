@@ -81,8 +81,9 @@ def data_files(folder: Path) -> tuple[Path, ...]:
 
 
 def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
-    """The architecture of a configuration, with initial weights; DiagnosticsError where transformers cannot build
-    it.
+    """The architecture of a configuration, with initial weights.
+
+    DiagnosticsError where transformers cannot build it.
     """
     with explaining(f"transformers cannot build {name}", "check its config.json"), quiet():
         return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()

@@ -343,7 +343,8 @@ Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A user's wishes: side of images in pixels, length in tokens, steps or samples, frames of a video;
+    """A user's wishes: side of images in pixels, length in tokens, steps or samples, frames of a video.
+
     `tokenizer`: `bytes`.
     """
 

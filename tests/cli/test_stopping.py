@@ -1,5 +1,7 @@
-"""Signals to real processes: each ends a command in order, with the way to go on and without a traceback; and what plugins
-print or raise when they are imported."""
+"""Signals to real processes: each ends a command in order, with the way to go on and without a traceback.
+
+And what plugins print or raise when they are imported.
+"""
 
 from __future__ import annotations
 

@@ -471,8 +471,9 @@ def run_check(name: str, subject: EncoderUnderTest) -> Outcome:
 def check_encoder(
     encoder: Encoder | str, data: str | None = None, watch: Watch | None = None, *, trust_code: bool = False
 ) -> Conformance:
-    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does. Progress is shown where no
-    `watch` is given.
+    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does.
+
+    Progress is shown where no `watch` is given.
 
     Examples:
         >>> import diagnostics as dx

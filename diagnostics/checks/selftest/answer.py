@@ -58,8 +58,9 @@ def plain(found: Any) -> Any:
 
 
 def deviation(found: Any, known: Any) -> float:
-    """The largest difference of what is found from what is known, relative above 1; infinite where they differ in
-    another way.
+    """The largest difference of what is found from what is known, relative above 1.
+
+    Infinite where they differ in another way.
     """
     if isinstance(known, (list, dict)):
         pairs = zip(*(each.values() if isinstance(each, dict) else each for each in (found, known)), strict=True)

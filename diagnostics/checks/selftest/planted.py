@@ -32,8 +32,11 @@ CONTROLS = ("fresh_weights", "fresh_weights.2", "raw_input", "shuffled_labels")
 
 @dataclass(frozen=True)
 class Planting:
-    """A target: `errors` of the six taps, and of the controls at their only tap; how many samples of train, val and
-    test know it; classes, if any. A `finding` is the verdict and the confidence that are planted."""
+    """A target: `errors` of the six taps, and of the controls at their only tap.
+
+    How many samples of train, val and test know it; classes, if any. A `finding` is the verdict and the confidence that
+    are planted.
+    """
 
     errors: tuple[float, ...]
     finding: tuple[str, str]
@@ -226,8 +229,10 @@ def ridge_data(most: int) -> tuple[protocol.Rows, np.ndarray, np.ndarray]:
 
 
 def class_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [tap, row, feature] that show the class of most rows, at the last tap of those outside the first fold;
-    labels, of which no other row has the last; and folds."""
+    """Features [tap, row, feature] that show the class of most rows, at the last tap of those outside the first fold.
+
+    Labels, of which no other row has the last; and folds.
+    """
     rng = np.random.default_rng(SEED)
     labels = np.append(rng.integers(0, 3, 89), 3)
     fold = np.resize([0, 1, 2, 3, 4, 1, 2], 90)

@@ -94,8 +94,10 @@ class FusedCall:
         return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
 
     def check_finite(self, name: str, kept: slice = slice(None)) -> None:
-        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean;
-        `name` says whose attention it is."""
+        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean.
+
+        `name` says whose attention it is.
+        """
         for what, x in (("queries", self.q), ("keys", self.k)):
             x = x[..., kept, :]
             if not bool(x.sum(dtype=torch.float32).isfinite()) and not bool(x.isfinite().all()):
@@ -107,8 +109,9 @@ class FusedCall:
                 )
 
     def scores(self, rows: slice, head: int) -> Tensor:
-        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in; -inf where a key is not
-        seen.
+        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in.
+
+        -inf where a key is not seen.
         """
         scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
         scores *= self.scale
@@ -191,8 +194,9 @@ class OfCall(NamedTuple):
 
 @runtime_checkable
 class ReduceCall(Protocol):
-    """A reduction that needs no matrix where a fused kernel computed the attention; else it is called with it as any
-    other.
+    """A reduction that needs no matrix where a fused kernel computed the attention.
+
+    Else it is called with it as any other.
     """
 
     def __call__(self, tap: Tap, attention: Tensor) -> Tensor: ...
@@ -291,8 +295,9 @@ class _Frame:
 
 @dataclass(eq=False)
 class _Softmax:
-    """A softmax over its last axis that has weighed nothing yet, and its copies; held, which keeps their addresses
-    taken.
+    """A softmax over its last axis that has weighed nothing yet, and its copies.
+
+    Held, which keeps their addresses taken.
     """
 
     tensors: list[Tensor]
@@ -386,8 +391,9 @@ class _Watching(TorchFunctionMode):
         softmax.tensors.append(out)
 
     def _product(self, operands: Sequence[tuple[Any, Any, int]]) -> None:
-        """Takes a softmax that weighs values as attention; `operands`: (weights, values, axis of the values summed
-        over).
+        """Takes a softmax that weighs values as attention.
+
+        `operands`: (weights, values, axis of the values summed over).
         """
         for softmax in self.waiting:
             for used, values, axis in operands:
@@ -508,8 +514,9 @@ def _lost(mass: float) -> str:
 
 
 def _doubtful(values: Any, axis: int) -> str:
-    """The reason why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; ""
-    where neither.
+    """The reason why the `axis` of the values that is summed over may not be that of tokens, or samples be heads.
+
+    "" where neither.
     """
     if not isinstance(values, Tensor) or values.ndim < 2:
         return ""

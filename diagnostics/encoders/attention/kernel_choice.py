@@ -105,7 +105,8 @@ def check_kernel(name: str) -> None:
 
 @contextmanager
 def attention_in(kernel: Kernel) -> Generator[None]:
-    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError;
+    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError.
+
     `auto` changes nothing.
 
     It holds for the whole process, for compiled models and for what is computed once more in a backward pass too.

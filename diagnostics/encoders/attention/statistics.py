@@ -90,8 +90,9 @@ class Tokens:
         return x if self.order is None else x.index_select(dim, self.order)
 
     def cells_apart(self, queries: slice, dtype: torch.dtype) -> Tensor:
-        """Distance in cells [query, grid key] of some tokens in the tap's order; of one without a place it means
-        nothing.
+        """Distance in cells [query, grid key] of some tokens in the tap's order.
+
+        Of one without a place it means nothing.
         """
         rows = torch.arange(queries.start, queries.stop, device=self.places.device) - self.prefix
         rows = rows.clamp(0, len(self.places) - 1)
@@ -390,8 +391,10 @@ class _Block:
 
 
 class _Keys:
-    """Keys of one kind: `top` [N, M], the largest logit; `exponents` at most 0, the logits below it; `weights`, e to
-    these; and `sums` [N, M, D + 2] of weighted values, of their norms, and of 1.
+    """Keys of one kind: `top` [N, M], the largest logit.
+
+    `exponents` at most 0, the logits below it; `weights`, e to these; and `sums` [N, M, D + 2] of weighted values, of
+    their norms, and of 1.
     """
 
     def __init__(self, logits: Tensor, room: Tensor, values: Tensor, masked: bool) -> None:

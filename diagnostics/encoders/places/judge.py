@@ -42,8 +42,9 @@ _MOST_FACTORINGS = 64
 def order_of_axes(
     shape: Sequence[int], cells: np.ndarray, tokens: np.ndarray, reach: Sequence[float] | None = None
 ) -> tuple[int, ...] | None:
-    """The order of a grid's axes, slowest first, in which nearly all tokens lie within `reach` of their cells; None
-    where there is none.
+    """The order of a grid's axes, slowest first, in which nearly all tokens lie within `reach` of their cells.
+
+    None where there is none.
 
     Args:
         shape: extents of the grid.
@@ -272,8 +273,9 @@ class _Moved:
         return other if other.shift is None or float(np.median(self.own)) < HALF else None
 
     def common_offset(self, offsets: np.ndarray, least: float = MOST) -> tuple[int, ...]:
-        """The offset that more than this share of the places have; empty where none, or where it is that of the
-        declared order.
+        """The offset that more than this share of the places have.
+
+        Empty where none, or where it is that of the declared order.
         """
         values, counts = np.unique(offsets, axis=0, return_counts=True)
         most = int(counts.argmax()) if len(counts) else 0
@@ -495,8 +497,9 @@ def _by_place(places: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _wrong_order(moved: _Moved) -> str:
-    """The order that explains the farthest tokens clearly better than the declared one, in words; empty where none
-    does.
+    """The order that explains the farthest tokens clearly better than the declared one, in words.
+
+    Empty where none does.
     """
     if other := moved.another_order():
         return other.description
@@ -528,8 +531,9 @@ def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> l
 
 
 def exchange_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
-    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where
-    none are seen.
+    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words.
+
+    Nothing where none are seen.
 
     Of `activations` [sample, token, feature], less the mean over places, each token is most alike to itself in nearly
     all places; the two are clearly more alike to one another.

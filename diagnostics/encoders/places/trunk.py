@@ -1,5 +1,7 @@
-"""A model's stack of blocks, found from its module structure alone; what each takes and gives in a dry pass, in order
-of execution; and which places the tokens of a tensor stand for, by its shape and the axes of the input.
+"""A model's stack of blocks, found from its module structure alone.
+
+What each takes and gives in a dry pass, in order of execution; and which places the tokens of a tensor stand for, by
+its shape and the axes of the input.
 
 Shape suffixes: B sample, T token, F feature.
 """

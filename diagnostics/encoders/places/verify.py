@@ -275,8 +275,9 @@ def _taps_with_grids(encoder: Encoder) -> list[Tap]:
 
 
 def _movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: int, seed: int) -> Movements:
-    """Movements at all these taps by single cells of the first tap's grid, from the same passes; raises as
-    `verify_grid`.
+    """Movements at all these taps by single cells of the first tap's grid, from the same passes.
+
+    Raises as `verify_grid`.
     """
     rng = np.random.default_rng(seed)
     with explaining(f"{encoder.name} fails on a sample with one cell changed"):
@@ -346,8 +347,9 @@ def _round(
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: _Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Distance that each token of each tap went [change, prefix + places], as a share of the farthest; zero where
-    nothing did.
+    """Distance that each token of each tap went [change, prefix + places], as a share of the farthest.
+
+    Zero where nothing did.
     """
     far: dict[str, np.ndarray] = {}
 

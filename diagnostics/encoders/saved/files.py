@@ -291,8 +291,9 @@ def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Generator[Path]:
-    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end; after an error nothing
-    is left of it.
+    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end.
+
+    After an error nothing is left of it.
 
     Raises StorageError where it cannot be written, by the system or by the library that writes it.
     """

@@ -359,8 +359,9 @@ def _mle(x: Tensor, k: int) -> float:
 
 
 def _log_ratios(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other; whether equal but for
-    rounding.
+    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other.
+
+    Whether equal but for rounding.
     """
     nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
     there = nearest[:, 0] > 0

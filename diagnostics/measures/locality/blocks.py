@@ -108,8 +108,10 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def deviations(x: Tensor) -> Tensor:
-    """Deviations of [S, T, F] from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
-    rounding."""
+    """Deviations of [S, T, F] from each sample's mean token, up to a factor a sample.
+
+    0 where tokens are equal but for rounding.
+    """
     least = rounding(x) * _largest(x)
     x = x - x[:, :1]
     largest = _largest(x)

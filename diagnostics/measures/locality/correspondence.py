@@ -86,8 +86,9 @@ def _on_plane(tap: Tap) -> str:
 
 
 class Views(Observation):
-    """Points of each tap that stand for those of a target `matches` in the other view, [sample, match, (x, y)]; see
-    `find_points`.
+    """Points of each tap that stand for those of a target `matches` in the other view, [sample, match, (x, y)].
+
+    See `find_points`.
     """
 
     name = "views"

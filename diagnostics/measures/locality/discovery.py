@@ -44,8 +44,9 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, repr=False)
 class FoundObject(ShortRepr):
-    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on
-    the grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
+    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis.
+
+    `mask` bool [y, x] on the grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
 
     Examples:
         >>> from diagnostics.measures.locality import lost
@@ -329,9 +330,12 @@ def _overlap(method: Callable[..., FoundObject]) -> float:
 
 
 class ObjectDiscovery(Probe):
-    """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token
-    is removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and
-    `line_centre` that of a box in its middle with half its sides."""
+    """CorLoc of LOST on tokens in place of keys; nothing is fitted.
+
+    `centred` is the same once each image's mean token is removed, `iou` the mean IoU of the best box,
+    `line_whole_image` the CorLoc of the whole image as a box, and `line_centre` that of a box in its middle with half
+    its sides.
+    """
 
     name = "object_discovery"
     answers = "Do tokens separate an object from the background without labels?"

@@ -92,7 +92,8 @@ DARCET = "Darcet et al. 2024 (2309.16588)"
 
 @dataclass(frozen=True, repr=False)
 class GlobalMass(ShortRepr):
-    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`);
+    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
+
     [sample, head], or [head] where the attention had no sample axis.
 
     Examples:
@@ -210,8 +211,9 @@ def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.
 
 
 def _check(attention: Any) -> tuple[Tensor, bool]:
-    """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is
-    large.
+    """As [sample, head, query, key], and whether it came without the sample axis.
+
+    Not yet float64, since it is large.
     """
     weights = attention.detach() if isinstance(attention, Tensor) else as_tensor(attention)
     shape = tuple(weights.shape)

@@ -467,8 +467,10 @@ def _followed() -> RegionAndBoundary:
 
 
 class LabelPropagation(Probe):
-    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still`
-    is for the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
+    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted.
+
+    `line_still` is for the first mask kept in every frame, `line_uniform` for tokens that are all alike.
+    """
 
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"
@@ -550,8 +552,9 @@ def _frames(frames: int, steps: int) -> np.ndarray:
 
 
 def _of_video(tokens: Any, grid: tuple[int, ...], masks: np.ndarray, device: str) -> tuple[float, float, int]:
-    """Sums of J and of F over a video's objects, and their number; tokens [step * cell, feature], masks [step, y,
-    x].
+    """Sums of J and of F over a video's objects, and their number.
+
+    Tokens [step * cell, feature], masks [step, y, x].
     """
     if not (masks[0] > 0).any():
         return 0.0, 0.0, 0

@@ -162,8 +162,10 @@ class Curves:
         self.lift = 2.0 * (self.shape[0] * classes - self.curve)
 
     def __call__(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Average precision and the largest recall [iou, class], with each image `times` [image] as often; NaN for a
-        class of which there is nothing to be found."""
+        """Average precision and the largest recall [iou, class], with each image `times` [image] as often.
+
+        NaN for a class of which there is nothing to be found.
+        """
         precision, gained, recall = self._steps(times)
         size, most = self.shape[0] * self.shape[1], np.zeros(self.shape[0] * self.shape[1])
         area = np.bincount(self.curve, precision * gained, minlength=size) / len(RECALLS)

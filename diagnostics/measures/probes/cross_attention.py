@@ -56,8 +56,10 @@ TOGETHER = 16
 
 @dataclass(frozen=True, repr=False)
 class Attentive(ShortRepr):
-    """Fitted models, float32; `mean` and `scale` [tap, feature] standardise tokens, `centre` and `spread` [output] are
-    those of the outputs (0 and 1 for classes).
+    """Fitted models, float32.
+
+    `mean` and `scale` [tap, feature] standardise tokens, `centre` and `spread` [output] are those of the outputs (0 and
+    1 for classes).
     """
 
     mean: Tensor

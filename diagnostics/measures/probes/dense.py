@@ -154,8 +154,9 @@ class DenseRows:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token]; loss and
-    reference [unit, part].
+    """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token].
+
+    Loss and reference [unit, part].
     """
 
     guess: np.ndarray

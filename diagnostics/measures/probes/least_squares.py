@@ -99,8 +99,9 @@ class Moments:
 
 @dataclass(frozen=True, repr=False)
 class LinearMaps(ShortRepr, TapReadouts):
-    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; the weights [tap, feature, target] are `left`, or
-    `left` @ `right`.
+    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target].
+
+    The weights [tap, feature, target] are `left`, or `left` @ `right`.
     """
 
     mean_x: Tensor
@@ -110,8 +111,9 @@ class LinearMaps(ShortRepr, TapReadouts):
 
     @property
     def weights(self) -> np.ndarray:
-        """[feature, target] of the first tap, in units of target a unit of feature; 0 for features that are constant
-        where fitted.
+        """[feature, target] of the first tap, in units of target a unit of feature.
+
+        0 for features that are constant where fitted.
         """
         return (self.left if self.right is None else self.left @ self.right)[0].cpu().numpy()
 
@@ -408,8 +410,10 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
 
 def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the
-    last two are 0 for constant features."""
+    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
+
+    The last two are 0 for constant features.
+    """
     first = x[..., :1, :]
     z = x - first
     offset = z.mean(dim=-2, keepdim=True)

@@ -392,8 +392,9 @@ class KernelProbe(ClassOrValueProbe):
         return activations.with_other(taps=taps, ready={}, pooled=lambda name: widest[name].astype(np.float64))
 
     def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> xr.Dataset:
-        """The probe of one tap, at the bandwidth with the best score where penalties are chosen; the widest of
-        equals.
+        """The probe of one tap, at the bandwidth with the best score where penalties are chosen.
+
+        The widest of equals.
         """
         read = LinearProbe().read_out(self._there(tap, activations, seed), target, seed)
         kind = "oof" if "oof_loss" in read else "val"

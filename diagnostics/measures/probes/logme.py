@@ -56,8 +56,10 @@ def log_evidence(x: Tensor, y: Tensor) -> float:
 
 
 class LogMe(Probe):
-    """The log evidence of a linear model of train and val at every tap, in nats a sample; of classes the mean over their
-    columns of 0 and 1, as published. Values are less their mean. Test is not read."""
+    """The log evidence of a linear model of train and val at every tap, in nats a sample.
+
+    Of classes the mean over their columns of 0 and 1, as published. Values are less their mean. Test is not read.
+    """
 
     name = "logme"
     answers = "How probable is a linear model of the target, before any is judged?"

@@ -57,8 +57,9 @@ def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarr
 
 
 def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = TEMPERATURE) -> np.ndarray:
-    """The class of each query [query] by its k nearest rows, the first of those with equal votes; arguments as of
-    `knn_votes`.
+    """The class of each query [query] by its k nearest rows, the first of those with equal votes.
+
+    Arguments as of `knn_votes`.
 
     Raises DiagnosticsError as that does, and for more neighbours than the bank has rows.
 
@@ -166,8 +167,9 @@ def _first_vote_alone() -> float:
 
 @dataclass(frozen=True, repr=False)
 class Neighbours(ShortRepr, TapReadouts):
-    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row]; `neighbours`: how many, of
-    each tap.
+    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row].
+
+    `neighbours`: how many, of each tap.
     """
 
     bank: Tensor

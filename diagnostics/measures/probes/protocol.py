@@ -41,8 +41,11 @@ MOST_VALUES = 2**28
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with a known target in each split, int [row]; `units` (group names) of test, of val and of both train and
-    val (`fit`, empty where nothing is left out of them), and each row's unit."""
+    """Rows with a known target in each split, int [row].
+
+    `units` (group names) of test, of val and of both train and val (`fit`, empty where nothing is left out of them),
+    and each row's unit.
+    """
 
     train: np.ndarray
     val: np.ndarray

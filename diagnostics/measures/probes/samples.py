@@ -117,8 +117,9 @@ class SampleProbe(Probe):
     """A probe of a class or of values of each sample: a subclass chooses and fits, for some taps at a time."""
 
     def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
-        """The task of a target: a class, or values of one or several columns; a target that goes round is cosine and
-        sine.
+        """The task of a target: a class, or values of one or several columns.
+
+        A target that goes round is cosine and sine.
         """
         rows, values = (label_rows if target.kind == "label" else value_rows)(activations, target)
         task = Task(target, rows, values, seed, activations.choose_on == "fit")
@@ -140,8 +141,9 @@ class SampleProbe(Probe):
 
     @abstractmethod
     def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
-        """The readouts fitted on train and val with chosen numbers [tap]; `start`: of the `Choice`, where it was made
-        here.
+        """The readouts fitted on train and val with chosen numbers [tap].
+
+        `start`: of the `Choice`, where it was made here.
         """
 
     @abstractmethod

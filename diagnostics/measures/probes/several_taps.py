@@ -200,8 +200,9 @@ class TapsTogether:
 
 
 class TapSets:
-    """Sets of taps for one task, from the `features` [sample, feature] of each, standardised on train; where losses out
-    of fold choose, on train and val, whose decompositions the probe has then.
+    """Sets of taps for one task, from the `features` [sample, feature] of each, standardised on train.
+
+    Where losses out of fold choose, on train and val, whose decompositions the probe has then.
     """
 
     def __init__(self, features: Mapping[str, Tensor], task: Task) -> None:
@@ -261,8 +262,10 @@ class TapSets:
         return sets, []
 
     def greedy(self, single: str, probe: LinearProbe) -> list[str]:
-        """The single tap and those that add most to it, one after the other, by the losses that choose; of 2 to `MOST`
-        taps the best. Each tap is read by its leading components, so that a set is about as wide as one tap.
+        """The single tap and those that add most to it, one after the other, by the losses that choose.
+
+        Of 2 to `MOST` taps the best. Each tap is read by its leading components, so that a set is about as wide as one
+        tap.
         """
         narrow = {name: self.leading(x, max(LEAST_WIDTH, x.shape[1] // MOST)) for name, x in self.features.items()}
         taps, best = [single], (-np.inf, [single])

@@ -217,8 +217,10 @@ class Similarity(Measure):
         """The value of a pair of prepared taps."""
 
     def permute(self, a: Any, order: Tensor) -> Any:
-        """`prepare(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap
-        is not one row a sample."""
+        """`prepare(x[order])` without preparing again; `order` int64 [sample].
+
+        To be overridden where a prepared tap is not one row a sample.
+        """
         return a[order]
 
     def reason(self, x: Tensor) -> str:
@@ -240,8 +242,10 @@ class Similarity(Measure):
         return (None, why) if why else (self.prepare(x), "")
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
-        """`compare` of all pairs, [first, second]; where `upper`, only those with first <= second need a value. To be
-        overridden where one product does all pairs."""
+        """`compare` of all pairs, [first, second]; where `upper`, only those with first <= second need a value.
+
+        To be overridden where one product does all pairs.
+        """
         matrix = np.full((len(firsts), len(seconds)), np.nan)
         for i, first in enumerate(firsts):
             for j in range(i if upper else 0, len(seconds)):
@@ -249,8 +253,9 @@ class Similarity(Measure):
         return matrix
 
     def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
-        """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all
-        together.
+        """`pairs` for each order of the second side's samples.
+
+        To be overridden where that is cheaper for all together.
         """
         for order in orders:
             yield self.pairs(firsts, [self.permute(second, order) for second in seconds], upper)
@@ -282,8 +287,9 @@ class Similarity(Measure):
     def between(
         self, activations: Activations, other: Activations, seed: int, most_rows: int | None = None
     ) -> xr.Dataset:
-        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order; at most
-        `most_rows`, the first of the first run, where that is fewer than the measure's own limit.
+        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order.
+
+        At most `most_rows`, the first of the first run, where that is fewer than the measure's own limit.
 
         Raises DiagnosticsError where the ids of the samples are not the same, and where pooled activations are compared
         of which the two runs have no kind in common.

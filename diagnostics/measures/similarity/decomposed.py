@@ -169,8 +169,9 @@ def leading(x: Tensor, variance: float) -> Tensor:
 
 
 def still(x: Tensor) -> str:
-    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value; else
-    "".
+    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value.
+
+    Else "".
     """
     # Feature by feature, as rounding is: a large constant feature makes the others no less different.
     differs = centre(x).abs().amax(dim=0) > RANK * x.abs().amax(dim=0)
@@ -215,8 +216,9 @@ def _projection_mean(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> floa
 
 
 class Decomposed(Similarity):
-    """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single
-    precision.
+    """A similarity that takes a decomposition for every pair of taps.
+
+    Its null has few permutations, in single precision.
     """
 
     permutations = FEW_PERMUTATIONS
@@ -401,8 +403,10 @@ def angular_distance(x: Any, y: Any) -> float:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample,
-    0] where the samples do not differ."""
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance).
+
+    [sample, 0] where the samples do not differ.
+    """
     out = spread(x)
     if out.shape[1] > len(out):
         out = triangle(out.T).T

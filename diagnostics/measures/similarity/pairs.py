@@ -425,8 +425,9 @@ def _match(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor
 
 
 class _Kernel(NamedTuple):
-    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples); 0 for rounding
-    error.
+    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples).
+
+    0 for rounding error.
     """
 
     neighbours: Neighbours

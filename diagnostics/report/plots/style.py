@@ -117,8 +117,9 @@ ABOVE, BELOW = 90, 80
 
 
 def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
-    """The figures as panels with these titles, two in a row, each with its own axes; a name stands in the legend
-    once.
+    """The figures as panels with these titles, two in a row, each with its own axes.
+
+    A name stands in the legend once.
     """
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)

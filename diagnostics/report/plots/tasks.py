@@ -98,6 +98,7 @@ def _hovers(curve: TaskCurve) -> list[str]:
 
 def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int, *, alone: bool) -> float:
     """Labels the output's share of each task, beside the last tap; labels that would touch stand above one another.
+
     Returns where the highest stands.
     """
     known = [curve for curve in curves if np.isfinite(curve.share[curve.output])]

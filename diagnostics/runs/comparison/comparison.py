@@ -149,8 +149,9 @@ def _other_taps(first: Member, other: Member) -> Problems:
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
-    """The reason why a profile is left out ("" where it is not); raises where pooled activations were measured in
-    different ways.
+    """The reason why a profile is left out ("" where it is not).
+
+    Raises where pooled activations were measured in different ways.
     """
     results, other_results = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):
@@ -380,8 +381,10 @@ class Comparison(Findings):
         return pd.concat(tables, ignore_index=True)
 
     def plot(self) -> go.Figure:
-        """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure; for each
-        measure where no probe is among the profiles."""
+        """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure.
+
+        For each measure where no probe is among the profiles.
+        """
         names = [str(name) for name in self.data["target"].values]
         probes = {row.profile for row in self.group_scores}
         drawn = [name for name in names if name in probes] or names

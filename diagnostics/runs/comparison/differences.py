@@ -56,8 +56,9 @@ class Difference:
 
     @property
     def outcome(self) -> Literal["gained", "lost", "grew", "shrank", "cannot tell"]:
-        """The gain or loss that the later group is shown to have, all comparisons together; a hidden gap, which is no
-        gain, grew or shrank.
+        """The gain or loss that the later group is shown to have, all comparisons together.
+
+        A hidden gap, which is no gain, grew or shrank.
         """
         if not self.survives:
             return "cannot tell"
@@ -137,8 +138,9 @@ def _between(groups: Groups, pair: tuple[str, str], quantity: Quantity, seed: in
 
 
 def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[CurveDifference]:
-    """The differences of each pair of groups along the trunk; over samples, for the encoders as they are (not over
-    seeds).
+    """The differences of each pair of groups along the trunk.
+
+    Over samples, for the encoders as they are (not over seeds).
     """
     curves: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
@@ -170,8 +172,10 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Share of each unit in a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
-    sum over units is the difference, since the score is linear in the loss."""
+    """Share of each unit in a difference of scores, [..., unit], from a difference of losses [..., unit, part].
+
+    The sum over units is the difference, since the score is linear in the loss.
+    """
     whole = reference.sum(axis=0)
     there = whole > 0
     return (loss[..., there] / whole[there]).sum(axis=-1) / max(1, int(there.sum()))

@@ -186,8 +186,10 @@ def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[M
 
 
 def control_of(aligned: Member, members: Sequence[Member]) -> Member | str:
-    """The control of an alignment, trained in the same way from the same base but taught by the base itself; or why
-    there is none."""
+    """The control of an alignment, trained in the same way from the same base but taught by the base itself.
+
+    Or why there is none.
+    """
     if aligned.control_of:
         return "it is a control itself"
     training = lineage_of(aligned.run).get("training")

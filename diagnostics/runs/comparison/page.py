@@ -60,7 +60,9 @@ MOST_NAMED = 3
 
 def describe_verdict(findings: Findings) -> str:
     """Differences between the groups, after correction for all that was compared: the largest differences by name.
-    First, which runs have equal weights."""
+
+    First, which runs have equal weights.
+    """
     return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
 
 
@@ -188,8 +190,10 @@ def alignment_name(shares: Shares) -> str:
 
 
 def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have;
-    each by its own interval."""
+    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have.
+
+    Each by its own interval.
+    """
     lines: list[str] = []
     for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
         held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]

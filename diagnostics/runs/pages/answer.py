@@ -49,8 +49,9 @@ def overview(
     recommendations: Sequence[Recommendation],
     more: Sequence[Sentence],
 ) -> Section:
-    """The first section of a report, from probes with the anchors of their sections; `answer` are its sentences, `more`
-    is what has to be known of all.
+    """The first section of a report, from probes with the anchors of their sections.
+
+    `answer` are its sentences, `more` is what has to be known of all.
     """
     anchors = {id(p): anchor for anchor, p in probes}
     rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
@@ -101,8 +102,9 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
 
 
 def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
-    """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder; no encoder where
-    they are of one family, or none has a tap above chance.
+    """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder.
+
+    No encoder where they are of one family, or none has a tap above chance.
     """
     found = {name: tuple(filter(None, map(_task_curve, profiles))) for name, profiles in encoders.items()}
     families = {curve.family for curves in found.values() for curve in curves}

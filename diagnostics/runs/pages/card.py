@@ -211,8 +211,9 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def _quote(text: str) -> str:
-    """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages
-    show the card.
+    """A text as a scalar of YAML, in which JSON's are all valid.
+
+    Without what HTML would read as a tag, since pages show the card.
     """
     return json.dumps(printable(text), ensure_ascii=False).translate(
         {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}

@@ -42,9 +42,11 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Readout:
-    """Reading of a target by a probe of a run. `data` is the dataset's name and fingerprint; `first`: whether it is the
-    first probe of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which
-    its score rests."""
+    """Reading of a target by a probe of a run.
+
+    `data` is the dataset's name and fingerprint; `first`: whether it is the first probe of its target, by which a layer
+    is recommended; `test_units`: the independent units (groups) on which its score rests.
+    """
 
     run: Location
     encoder: str
@@ -235,8 +237,9 @@ def _brief(each: Readout | None) -> Cell:
 
 
 def _reports(found: Sequence[Readout], folder: Location) -> dict[Location, Link]:
-    """For each run its encoder, as a link to its report; where an encoder has several runs on the same data, with the
-    run's folder.
+    """For each run its encoder, as a link to its report.
+
+    Where an encoder has several runs on the same data, with the run's folder.
     """
     encoders = {each.run: (each.encoder, each.data) for each in found}
     alike = Counter(encoders.values())

@@ -299,8 +299,10 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
 
 
 def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
-    """Measures that choose no tap: where they are smallest and largest, and what stands at the output; on a brief page
-    where there is nothing else to show."""
+    """Measures that choose no tap: where they are smallest and largest, and what stands at the output.
+
+    On a brief page where there is nothing else to show.
+    """
     profiles = [p for _, p in others]
     weights = [name for name in WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (

@@ -302,8 +302,9 @@ class Workers:
         activations: Store,
         targets: Mapping[str, StoredTarget],
     ) -> dict[tuple[str, str], Any]:
-        """The findings of tasks, the first of this process and, where they take long, the others of an executor; what
-        it fails at is found where it is asked for.
+        """The findings of tasks, the first of this process and, where they take long, the others of an executor.
+
+        What it fails at is found where it is asked for.
         """
         found, start, done = dict[tuple[str, str], Any](), time.thread_time(), 0
         with one_thread():

@@ -156,8 +156,9 @@ class Profile:
 
     @property
     def tap_set(self) -> list[str]:
-        """The taps that are not shown to be worse than the chosen one, by the losses that chose it; the chosen one is
-        among them.
+        """The taps that are not shown to be worse than the chosen one, by the losses that chose it.
+
+        The chosen one is among them.
         """
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
@@ -256,8 +257,9 @@ class Profile:
 
     @property
     def skew(self) -> str:
-        """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing
-        where many do.
+        """The few units of train and val that carry most of the target's spread, or of its errors, in words.
+
+        Nothing where many do.
 
         Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
         """
@@ -288,8 +290,9 @@ class Profile:
 
     @property
     def sparse(self) -> str:
-        """The few samples whose tokens a value rests on, in words; nothing where they are enough or where it reads no
-        tokens.
+        """The few samples whose tokens a value rests on, in words.
+
+        Nothing where they are enough or where it reads no tokens.
         """
         n = self.token_samples
         return (
@@ -327,8 +330,9 @@ class Profile:
 
     @property
     def gap_bound(self) -> float:
-        """The upper end of the largest gap over all taps: larger ones are excluded; NaN where the output has no
-        value.
+        """The upper end of the largest gap over all taps: larger ones are excluded.
+
+        NaN where the output has no value.
         """
         return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
 
@@ -339,8 +343,9 @@ class Profile:
 
     @property
     def units_needed(self) -> int | None:
-        """Number of test units that would tell a gap of the margin from none; None where the widths do not say, or say
-        that these do.
+        """Number of test units that would tell a gap of the margin from none.
+
+        None where the widths do not say, or say that these do.
         """
         needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
         return needed if needed and needed > self.units["test"] else None
@@ -379,8 +384,9 @@ class Profile:
 
     @cached_property
     def ceiling(self) -> float:
-        """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without
-        intervals.
+        """The upper end of the best score over all taps up to the output: larger ones are excluded.
+
+        NaN without intervals.
         """
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
         high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
@@ -398,8 +404,9 @@ class Profile:
 
     @cached_property
     def _chance(self) -> float:
-        """Score of knowing nothing at the chosen tap, where the measure declares it or draws a line of it; else
-        -inf.
+        """Score of knowing nothing at the chosen tap, where the measure declares it or draws a line of it.
+
+        Else -inf.
         """
         at = self.taps.index(self.chosen_tap or self.output_tap)
         drawn = max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
@@ -538,8 +545,9 @@ class Profile:
         }
 
     def table(self, facts: str = "") -> Details:
-        """A row for each tap: depth, score and interval, and what the measure gives beside them; `facts` stand below
-        it.
+        """A row for each tap: depth, score and interval, and what the measure gives beside them.
+
+        `facts` stand below it.
         """
         return tap_table(self.data, self.lines, self.beside, facts)
 

@@ -186,8 +186,9 @@ class NonlinearReading:
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
-    """Of the profiles of a run; None where the kernel did not read the target at the output and at the linear probe's
-    best tap.
+    """Of the profiles of a run.
+
+    None where the kernel did not read the target at the output and at the linear probe's best tap.
     """
     linear, kernel = (_profile(profiles, readout, target) for readout in ("linear", "kernel"))
     if not (linear and kernel and linear.best_tap in kernel.taps and linear.best_tap != linear.output_tap):
@@ -204,8 +205,9 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
 
 
 def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
-    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of
-    `by_verdict`.
+    """The probe by which a layer is recommended for each target, the first of the run that read it.
+
+    In the order of `by_verdict`.
     """
     first: dict[str, Profile] = {}
     for profile in profiles:

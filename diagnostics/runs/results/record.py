@@ -119,8 +119,9 @@ class Provenance:
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is
-        missing.
+        """Of the attributes of a store, among which others may stand.
+
+        Raises KeyError or TypeError where one is missing.
         """
         return decode(cls, attrs)
 
@@ -158,8 +159,11 @@ class Call:
 
     @classmethod
     def now(cls, seed: int, options: Mapping[str, Any]) -> Self:
-        """A call that begins now. Its versions are those of the libraries that measure, and of every package that a
-        plugin names as code of its encoders and that this process has imported."""
+        """A call that begins now.
+
+        Its versions are those of the libraries that measure, and of every package that a plugin names as code of its
+        encoders and that this process has imported.
+        """
         declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
         imported = sorted(name for name, module in declared.items() if module in sys.modules)
         command, config = _TYPED.get()
@@ -215,8 +219,9 @@ def store_page(store: Store, index: Index, page: Page, target: str | None, left_
 
 
 def load_page(path: Location) -> Page | None:
-    """The page of a run's results; None where this version has kept none. Raises where it is no run, or is not
-    whole.
+    """The page of a run's results; None where this version has kept none.
+
+    Raises where it is no run, or is not whole.
     """
     store = Store(path)
     kept = read_page(store, index_of_finished(store))

@@ -141,8 +141,9 @@ class Redraws:
 
 
 def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws | None:
-    """The redraws that a probe's result holds, beside those of the control `raw_input`; None where no draw has a
-    value.
+    """The redraws that a probe's result holds, beside those of the control `raw_input`.
+
+    None where no draw has a value.
     """
     if SCORE not in data or not (chosen := data[TAP].values != "").any():
         return None

@@ -285,8 +285,9 @@ class RunData:
 
 
 def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
-    """A result in a store; a probe's of an older version with what its measure declares now, the least where that is
-    not here.
+    """A result in a store.
+
+    A probe's of an older version with what its measure declares now, the least where that is not here.
     """
     if attribute.LOSSES in result.attrs or not attribute.is_probe(result):
         return result

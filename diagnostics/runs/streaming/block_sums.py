@@ -65,8 +65,9 @@ class Read:
 
     @classmethod
     def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Iterator[Read]:
-        """One, and its second part where it has one; `view`: all of whose samples have tokens. Raises as
-        `DenseRows.of`.
+        """One, and its second part where it has one; `view`: all of whose samples have tokens.
+
+        Raises as `DenseRows.of`.
         """
         sums: Sums = measure.sums(target)
         yield (read := cls(target, sums.rows(measure.name, view, target), sums))

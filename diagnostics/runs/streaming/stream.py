@@ -202,8 +202,10 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
 
 
 def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool, stored: int) -> float:
-    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there;
-    `stored`: of how many, which come first, tokens are read in place of a pass.
+    """Passes over all samples beside the extraction.
+
+    `gathered`: whether it gathers the sums, or they are there; `stored`: of how many, which come first, tokens are read
+    in place of a pass.
     """
     judged = split != "train" if choose_on == "val" else np.ones(len(split), dtype=bool)
     passed = judged + (0 if gathered else 1) * (split != "test")

@@ -92,8 +92,11 @@ KEPT = {
 
 
 def give(command: str, work: Path, *, may_refuse: bool = False) -> str:
-    """What a command prints. An alignment of which nothing is hidden says so, which is a finding: then it is "" with
-    `may_refuse`; whatever else fails ends the study."""
+    """What a command prints.
+
+    An alignment of which nothing is hidden says so, which is a finding: then it is "" with `may_refuse`; whatever else
+    fails ends the study.
+    """
     print(f"$ {command}", file=sys.stderr, flush=True)
     found = subprocess.run(
         ["sh", "-c", command],

@@ -65,8 +65,9 @@ class View:
         return slice(first, max(first, min(self.size, math.ceil(max(ends)))))
 
     def depth(self, crop: Crop, points: int) -> np.ndarray:
-        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop; FAR where the plane is not
-        hit.
+        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop.
+
+        FAR where the plane is not hit.
         """
         towards = self._along(self.plane.normal, crop, points)
         away = float(self.plane.origin @ self.plane.normal)
@@ -82,8 +83,9 @@ class View:
         return Hits(z, p, q)
 
     def footprint(self, z: np.ndarray) -> np.ndarray:
-        """Extent of a pixel on the plane at depth z, in the direction in which it spans most; rays taken as unit
-        long.
+        """Extent of a pixel on the plane at depth z, in the direction in which it spans most.
+
+        Rays taken as unit long.
         """
         return (z * z) * (2 / (FOCAL * self.size * abs(float(self.plane.origin @ self.plane.normal))))
 
@@ -326,8 +328,9 @@ def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: 
 
 
 def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The nearest view, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid
-    them.
+    """The nearest view, int8, and its depth, at all points [y, x].
+
+    And of objects the pixels if nothing hid them.
     """
     wall, floor = (view.depth(view.crop(), _POINTS) for view in views[:2])
     seen, depth, whole = (floor < wall).astype(np.int8), np.minimum(wall, floor), list[int]()

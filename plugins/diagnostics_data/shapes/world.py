@@ -245,8 +245,11 @@ class Surface:
 
 @dataclass(frozen=True)
 class World:
-    """`surfaces`: wall, floor, then the objects; `light` [3] points to the light; `ambient` and `lamp` are how bright
-    it is everywhere and where light falls straight; `haze` [3] is what distance fades into, by `fading` a unit."""
+    """`surfaces`: wall, floor, then the objects.
+
+    `light` [3] points to the light; `ambient` and `lamp` are how bright it is everywhere and where light falls
+    straight; `haze` [3] is what distance fades into, by `fading` a unit.
+    """
 
     surfaces: tuple[Surface, ...]
     camera: Sway

@@ -67,8 +67,10 @@ class View:
 
 
 def draw_view(rng: np.random.Generator) -> View:
-    """An aspect from 3/4 to 4/3 of the image's own, each as likely as its inverse; mirrored or not; brightness and
-    saturation within a third."""
+    """An aspect from 3/4 to 4/3 of the image's own, each as likely as its inverse.
+
+    Mirrored or not; brightness and saturation within a third.
+    """
     aspect = float(np.exp(rng.uniform(-np.log(ASPECT), np.log(ASPECT))))
     margin = ((1 - 1 / max(1.0, aspect)) / 2, (1 - min(1.0, aspect)) / 2)
     start, stop = margin, (1 - margin[0], 1 - margin[1])
@@ -240,8 +242,10 @@ def equal_cells(extent: int, cells: int) -> np.ndarray:
 
 
 def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.ndarray]:
-    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x]; what lies beyond the
-    grid belongs to the block at its edge."""
+    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x].
+
+    What lies beyond the grid belongs to the block at its edge.
+    """
     axes: list[np.ndarray] = []
     for n, (start, stop), tokens in zip(extent, places.covers(tuple(extent)), places.shape, strict=True):
         token = np.floor((np.arange(n) + 0.5 - start) / (stop - start) * tokens).astype(int)

@@ -97,8 +97,9 @@ class Pairs:
         return self._pair(question, question.wordings[rng.integers(len(question.wordings))])
 
     def tested(self, row: int) -> list[Pair]:
-        """All questions of a sample, each in one wording that is held back where there are any; by turns from sample to
-        sample.
+        """All questions of a sample, each in one wording that is held back where there are any.
+
+        By turns from sample to sample.
         """
         return [
             self._pair(question, wordings[row % len(wordings)])
@@ -153,8 +154,9 @@ def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
 
 
 class Language(Alignment):
-    """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question; the mean
-    over an answer, then over the batch.
+    """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question.
+
+    The mean over an answer, then over the batch.
 
     What the decoder reads: its start, the projected grid tokens that stand for data, the question, the answer. No
     encoder teaches, and only DropPath behaves as in training. A decoder that is not trained is no part of this module:
@@ -433,8 +435,11 @@ def _plain(*numbers: Any) -> list[float | None]:
 
 
 class QuestionFeed(Feed):
-    """`feed(step, rank, world)`: a process's part of a step's batch; which question of a sample, and in which of its
-    wordings, is a function of the step and of where the sample stands in the batch."""
+    """`feed(step, rank, world)`: a process's part of a step's batch.
+
+    Which question of a sample, and in which of its wordings, is a function of the step and of where the sample stands
+    in the batch.
+    """
 
     def __init__(self, start: Start, pairs: Pairs, batch: int) -> None:
         super().__init__(

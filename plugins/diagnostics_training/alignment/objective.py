@@ -153,8 +153,10 @@ def _taken(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Module:
-    """LayerScale with factors of `init` in the blocks of a module, in place; where a branch has one it is kept, times
-    `init`."""
+    """LayerScale with factors of `init` in the blocks of a module, in place.
+
+    Where a branch has one it is kept, times `init`.
+    """
     for block in blocks:
         inside = module.get_submodule(block.name)
         like = next(p for p in inside.parameters() if p.is_floating_point())

@@ -281,8 +281,9 @@ def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int, b
 
 
 def load_sam2(folder: Path) -> tuple[Any, Any]:
-    """`Sam2Model` and its image processor from a local folder, in float32; nothing is fetched, and no code in it is
-    run.
+    """`Sam2Model` and its image processor from a local folder, in float32.
+
+    Nothing is fetched, and no code in it is run.
 
     Raises DiagnosticsError for what is no such folder, and where weights are missing.
     """
@@ -375,8 +376,9 @@ def sharpened(cosine: Tensor) -> Tensor:
 
 
 def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`; in
-    float32.
+    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`.
+
+    In float32.
 
     Pairs of a token with itself count too. A token that is not `valid` (bool [B, T]), or of which the teacher knows
     nothing (all its numbers are 0), is in no pair. One float32 matrix [T, T] of each sample is kept for the gradient,

@@ -157,8 +157,10 @@ class Student:
 def make_student(
     start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
 ) -> Student:
-    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no
-    place for what was asked for."""
+    """A student, with a `head` where one is put on it.
+
+    Raises where it could not be saved and built again, or has no place for what was asked for.
+    """
     encoder, blocks = scaled(start.base, job.layer_scale)
     encoder = head(encoder) if head else encoder
     trusts = False
@@ -468,8 +470,10 @@ def check_width(start: Start, teacher: Teacher) -> None:
 def chosen_tap(
     start: Start, to: str, target: str | None, where: World, watch: Watch, done: Row | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """The tap that teaches, and what was seen where it is the best for a target; of an alignment that is done, as it
-    was seen then."""
+    """The tap that teaches, and what was seen where it is the best for a target.
+
+    Of an alignment that is done, as it was seen then.
+    """
     if target is None:
         return to, None
     if done is not None:

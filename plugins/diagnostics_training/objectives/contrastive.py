@@ -23,8 +23,9 @@ PROJECTED = 128
 
 
 class Contrastive(EncoderObjective):
-    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken; `model`'s head is the
-    projector.
+    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken.
+
+    `model`'s head is the projector.
     """
 
     options = ("positives",)

@@ -43,8 +43,9 @@ class Forecast(EncoderObjective):
 
 
 def pinball(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted; predicted [..., level], true
-    [...].
+    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted.
+
+    Predicted [..., level], true [...].
     """
     levels = torch.tensor(LEVELS, dtype=predicted.dtype, device=predicted.device)
     error = true[..., None] - predicted

@@ -36,8 +36,11 @@ UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attribu
 
 
 class Saver:
-    """Checkpoints of a training in a folder. What is trained is copied, and a second thread hashes and writes it, one
-    checkpoint at a time, while training goes on."""
+    """Checkpoints of a training in a folder.
+
+    What is trained is copied, and a second thread hashes and writes it, one checkpoint at a time, while training goes
+    on.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder, self.identity = folder, identity

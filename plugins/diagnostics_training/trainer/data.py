@@ -39,8 +39,9 @@ It may have a method `ids(step, process, processes)`, the samples' ids, which th
 
 @contextlib.contextmanager
 def batches_ahead(batches: Batches, steps: range, world: World, workers: int) -> Generator[Iterator[Batch]]:
-    """The batches of the steps, in order, in pinned memory where they go to a GPU; all that makes them ends with the
-    context.
+    """The batches of the steps, in order, in pinned memory where they go to a GPU.
+
+    All that makes them ends with the context.
 
     With 0 workers a thread makes the next one, otherwise each worker makes two ahead. Raises what a batch raises, and
     DiagnosticsError where a worker is ended from outside, or on a system other than Linux.
@@ -119,8 +120,9 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """A terminal sends Ctrl-C to workers too; a worker that ended by it would look to this process like one that was
-    killed.
+    """A terminal sends Ctrl-C to workers too.
+
+    A worker that ended by it would look to this process like one that was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -266,8 +268,9 @@ def default_patch(modality: str) -> int:
 
 
 def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.ndarray:
-    """The samples as one array; pictures of unequal size as squares of a `side`, the shortest of all that patches
-    fit.
+    """The samples as one array.
+
+    Pictures of unequal size as squares of a `side`, the shortest of all that patches fit.
     """
 
     def read(row: int) -> np.ndarray:

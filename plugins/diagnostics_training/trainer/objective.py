@@ -178,8 +178,9 @@ class Objective(nn.Module):
         return {}
 
     def before_step(self, step: int) -> None:
-        """Before each step, `step` counted from 0: where it decides what learns. A parameter without a gradient stays
-        as it is.
+        """Before each step, `step` counted from 0: where it decides what learns.
+
+        A parameter without a gradient stays as it is.
         """
 
     def after_step(self, done: int, total: int) -> None:

@@ -404,6 +404,7 @@ def times(batch: int, steps: int, seconds: float, waited: float) -> dict[str, fl
 
 def lines(folder: Path, times: bool = False) -> list[dict[str, Any]]:
     """All that was logged, in order, without times unless asked for; a last line that a kill cut short is left out.
+
     Raises DiagnosticsError for another that is none.
     """
     path = folder / METRICS

@@ -166,8 +166,11 @@ def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[st
 
 @dataclass(frozen=True)
 class Fitted:
-    """Outcome of a training. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
-    loss and looks are known to the first process only."""
+    """Outcome of a training.
+
+    `seconds` are those of this process, `looks` the outputs seen for the collapse detector; loss and looks are known to
+    the first process only.
+    """
 
     steps: int
     resumed_from: int
@@ -341,8 +344,9 @@ def train_step(
     step: int,
     world: World,
 ) -> dict[str, Tensor]:
-    """One step of the optimiser's own parameters; what the module gave, averaged over parts, and the length of their
-    gradient.
+    """One step of the optimiser's own parameters.
+
+    What the module gave, averaged over parts, and the length of their gradient.
     """
     seed_step(settings, step, world)
     for group in optimiser.param_groups:
