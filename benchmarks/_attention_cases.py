@@ -122,8 +122,11 @@ def poison(like: Tensor) -> None:
 
 
 def in_turn(runs: dict[str, Callable[[int], Any]], device: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each after a first call, all of them in every round, whose number each is given so that it can rotate
-    its inputs. What has taken `LONG` in three rounds or more is left out of the others."""
+    """Median seconds of each after a first call, all of them in every round.
+
+    Each is given the number of the round, so that it can rotate its inputs. What has taken `LONG` in three rounds or
+    more is left out of the others.
+    """
     for run in runs.values():
         run(0)
     times: dict[str, list[float]] = {name: [] for name in runs}

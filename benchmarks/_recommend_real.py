@@ -173,8 +173,11 @@ POOLINGS = ("both", "mean", "last", "parts")
 
 
 def pooled(drawn: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Of each pooling and "SIZE TARGET", [draw, 2]: the score at the output, and the regret against the best tap of the best
-    pooling; `chosen` takes each tap's of both, mean and last by clipped losses out of fold."""
+    """Of each pooling and "SIZE TARGET", [draw, 2]: the score at the output, and the regret.
+
+    The regret is that against the best tap of the best pooling; `chosen` takes each tap's of both, mean and last by
+    clipped losses out of fold.
+    """
     found: dict[str, dict[str, np.ndarray]] = {}
     for size in SIZES:
         for t, target in enumerate(TARGETS):

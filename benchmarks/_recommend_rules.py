@@ -93,7 +93,7 @@ def today(
 ) -> np.ndarray:
     """The rule until now: the output, unless the best tap on val shows a hidden gap on test.
 
-    Then the earliest tap within one standard error of the best and within .01.
+    Where it does, the earliest tap within one standard error of the best and within .01.
     """
     output = val.shape[1] - 1
     top = best(val, val_reference)

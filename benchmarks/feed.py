@@ -1,6 +1,6 @@
 """What feeding a Perception Encoder costs: pictures with texts per CPU second, against Pillow alone.
 
-And the time and memory that a process takes to start on a million pairs of tars.
+Also the time and memory that a process takes to start on a million pairs of tars.
 
 JPEGs of 256 pixels are smooth noise, decoded and squashed to 224; `shapes` are 64 pixels in memory, squashed to 48.
 """

@@ -66,8 +66,9 @@ def _keep_results_alone() -> None:
 
 
 class _Results(io.FileIO):
-    """Standard output; where it takes no more, on a full disk say, a command ends in one sentence and the rest is
-    dropped.
+    """Standard output that may be full.
+
+    Where it takes no more, on a full disk say, a command ends in one sentence and the rest is dropped.
     """
 
     _failed = False

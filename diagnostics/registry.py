@@ -1,6 +1,6 @@
 """The plugins and what each of them offers, by name.
 
-And their hooks: five functions, each of which returns a mapping from names to callables.
+Also their hooks: five functions, each of which returns a mapping from names to callables.
 
 A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
 entry-point group `diagnostics`. Importing it must not import torch: import heavy things inside the callables. See

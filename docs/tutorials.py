@@ -49,8 +49,10 @@ def read(name: str) -> Any:
 
 
 def run(book: Any, folder: Path, commands: Path = Path(sys.executable).parent) -> Any:
-    """A tutorial's notebook with the outputs of its cells, run in a folder with the `diagnostics` that lies in `commands`. Raises
-    nbclient's error where a cell raises."""
+    """A tutorial's notebook with the outputs of its cells.
+
+    It is run in a folder with the `diagnostics` that lies in `commands`. Raises nbclient's error where a cell raises.
+    """
     # As at a user's: within a test the package would show no progress, and say less.
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     path = os.pathsep.join([str(commands), os.environ["PATH"]])

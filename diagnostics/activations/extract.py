@@ -353,8 +353,9 @@ def extract(
 
 
 def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int) -> float:
-    """The seconds that a sample of another batch takes: the first one pays for all that happens once, like files that
-    are opened and a GPU's choice of kernels.
+    """The seconds that a sample of another batch takes.
+
+    The first one pays for all that happens once, like files that are opened and a GPU's choice of kernels.
     """
     started = time.perf_counter()
     with contextlib.closing(step_batches(encoder, dataset, plan, steps, size, 0)) as batches:

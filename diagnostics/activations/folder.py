@@ -1,5 +1,6 @@
-"""The owner of a run's folder: every write, removal and read below it goes through `Folder`, and one process holds its
-`lock`.
+"""The owner of a run's folder.
+
+Every write, removal and read below it goes through `Folder`, and one process holds its `lock`.
 
 A name is a path below the root, with `/`, as in a bucket, and the operations are those of one: `put`, `put_new`,
 `get_range`, `head`, `list`, `delete_prefix`. A run may come from elsewhere, so nothing below its root follows a link,
@@ -155,8 +156,9 @@ class Folder:
             return file.read(size)
 
     def get_range(self, name: str, start: int, stop: int, length: int, memory: np.ndarray) -> np.ndarray:
-        """Bytes [start, stop) of a file of `length` bytes, in `memory` of whole `pages`: those of the range and one
-        more.
+        """Bytes [start, stop) of a file of `length` bytes, in `memory` of whole `pages`.
+
+        Those of the range and one more.
 
         They pass by the page cache. Raises ValueError where the file has another length.
         """

@@ -1,5 +1,6 @@
-"""Metadata of a store: its contents and observations, in Zarr groups whose metadata holds digests of itself and
-of their files.
+"""Metadata of a store: its contents and observations.
+
+They lie in Zarr groups whose metadata holds digests of itself and of their files.
 
 A sealed group has two attributes of this kind, so that a changed byte is detected: `files`, a digest for each file
 below it that is written once, and `digest`, of its own `zarr.json` without that entry. Plain Zarr reads it like any

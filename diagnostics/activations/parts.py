@@ -139,8 +139,9 @@ def units(parts: int, streams: bool) -> list[range]:
 
 @contextlib.contextmanager
 def scratch_of(run: Location, way: str) -> Generator[Path]:
-    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine,
-    to do it in the same `way`.
+    """A folder on the local disk for what a launch has in hand.
+
+    It is the same one when it is given again on this machine, to do it in the same `way`.
 
     Another process that has the same in hand keeps that folder, and this one gets one that nobody finds again.
     """

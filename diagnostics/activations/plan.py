@@ -71,8 +71,9 @@ MOST_RANGES = 16
 
 @dataclass(frozen=True)
 class Step:
-    """Rows that are done together: those of one shard of tokens, or one batch where no tokens are kept (`shard`
-    None).
+    """Rows that are done together.
+
+    They are those of one shard of tokens, or one batch where no tokens are kept (`shard` None).
     """
 
     rows: slice
@@ -84,8 +85,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of what a store will hold: decided before the first byte, the same for the same encoder, dataset and
-    options.
+    """Plan of what a store will hold.
+
+    It is decided before the first byte, the same for the same encoder, dataset and options.
 
     Samples have positions in `row_order`, of which the first `token_samples` keep their tokens, `shard` in a shard. All
     rows are pooled, `pooled_shard` rows in a shard, which is all of them or a multiple of `shard`. A part is a shard of
@@ -265,8 +267,9 @@ def plan(
 
 
 def _dealt_out(count: int, most: int) -> int:
-    """Number that a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full
-    too.
+    """Number that a part holds where as few parts as hold `most` share them evenly.
+
+    So that the last is nearly full too.
     """
     return math.ceil(count / math.ceil(count / most))
 

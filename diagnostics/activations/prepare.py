@@ -1,5 +1,7 @@
-"""All that precedes a forward pass: whether encoder and dataset fit, what stored activations depend on, whether the
-same samples give the same again, and the batches of samples.
+"""All that precedes a forward pass.
+
+Whether encoder and dataset fit, what stored activations depend on, whether the same samples give the same again, and
+the batches of samples.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ from diagnostics.vocabulary import BOXED, BY_PLACE, Compute
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """Of each sample its id, split and group, and its values of those targets that have some of the sample as a
-    whole.
+    """Facts of each sample: its id, split and group, and values of targets.
+
+    Only those targets stand here that have some of the sample as a whole.
     """
 
     ids: np.ndarray

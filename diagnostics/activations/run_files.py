@@ -1,5 +1,7 @@
-"""Files of a run beside its store: results, and all files that the run lists as its own, with its report and
-its controls; a run that takes another's place; and its tokens, most of its bytes, removed to free their space.
+"""Files of a run beside its store: results, and all files that the run lists as its own.
+
+Its report and its controls are among them. Here too a run takes another's place, and its tokens, most of its bytes, are
+removed to free their space.
 
     results.json                which results are the run's: the digest of an index, written last
     results/<digest>/index.json what there is, which call gave each, what is left out; of each array where its numbers
@@ -67,9 +69,7 @@ Results = Mapping[str, Mapping[str, "xr.Dataset"]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One result: its key `measure/target` or `measure`, whether it compares pairs of taps, and the call that gave
-    it.
-    """
+    """Result: its key `measure/target` or `measure`, whether it is of pairs of taps, and the call that gave it."""
 
     key: str
     pairwise: bool
@@ -100,8 +100,9 @@ class Omission:
 
 @dataclass(frozen=True)
 class Index:
-    """Index of the results by encoder and control, of what is left out, and of the calls that gave them, the latest
-    last.
+    """Index of the results by encoder and control, of what is left out, and of the calls that gave them.
+
+    The latest call stands last.
 
     `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their
     file.
@@ -160,8 +161,9 @@ def read_index(store: Store) -> Index | None:
 
 
 def index_of_finished(store: Store) -> Index:
-    """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
-    no results.
+    """The same of a run that is to be whole.
+
+    Raises where its extraction was interrupted, its files are gone, or it has no results.
     """
     with reading(store.path):
         store.check_whole()
@@ -438,8 +440,9 @@ def files_of_run(folder: Place) -> set[str]:
 
 
 def remove(folder: Folder) -> None:
-    """Removes what this program alone makes: out of its place in one move first, since after a kill in between it would
-    be no run.
+    """Removes what this program alone makes.
+
+    It goes out of its place in one move first, since after a kill in between it would be no run.
     """
     around, name = folder.parent()
     with writing(folder.path), around.making(name) as aside:
@@ -464,7 +467,7 @@ def replace(folder: Folder) -> None:
 def recover(path: Path) -> Folder:
     """A run's folder, after what a dead process left of it and beside it is put in order.
 
-    By the process that holds its lock.
+    Called by the process that holds its lock.
     """
     around = Folder(path.parent)
     with writing(path):

@@ -431,8 +431,9 @@ class Store(Activations):
     def write(
         self, step: Step, tokens: Mapping[str, Mapping[str, ShardBuffer]], pooled: Mapping[str, np.ndarray]
     ) -> None:
-        """All of a step: of each tap the bytes of its shards of tokens by kind, and pooled values [row, pooling,
-        feature].
+        """All of a step: bytes of tokens, and pooled values.
+
+        Of each tap these are the bytes of its shards of tokens by kind, and pooled values [row, pooling, feature].
         """
         try:
             if step.shard is not None:
@@ -465,8 +466,10 @@ class Store(Activations):
                 ) from error
 
     def tidy(self) -> None:
-        """Takes away what a kill left of files that were being written, and shards that are not as they were written,
-        which are then done again; finishes shards whose last row is there."""
+        """Takes away what a kill left of files that were being written, and damaged shards.
+
+        Shards that are not as they were written are then done again; those whose last row is there are finished.
+        """
         with writing(self.work.path):
             self.work.tidy()
             for layout in self._arrays:
@@ -548,8 +551,9 @@ def is_shared(folder: Place) -> bool:
 
 
 def is_run(folder: Place) -> bool:
-    """True if a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
-    for.
+    """True if a folder is a run, of whatever version and in whatever state.
+
+    Such a folder may be replaced where that is asked for.
     """
     with suppress(OSError, StrangeFileError):
         # As a key: not read as JSON, which it may be no more.

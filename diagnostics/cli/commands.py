@@ -1,6 +1,6 @@
 """The bundled commands: each calls the library with the given options and prints tables or one JSON object.
 
-And a plugin project from templates: an encoder, a dataset, and passing tests for both.
+One begins a plugin project from templates: an encoder, a dataset, and passing tests for both.
 
 The options of `run` are declared in `diagnostics.runs.options`.
 """
@@ -412,8 +412,7 @@ def explore(
     runs: Annotated[list[Path], Option("Folders of runs, or folders that contain runs.", "RUN...", argument=True)],
     out: Annotated[Path, Option("The HTML file.", "FILE", ("--out", "-o"))] = Path("explore.html"),
 ) -> None:
-    """Show any number of runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps,
-    controls.
+    """Show runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps, controls.
 
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """

@@ -1,6 +1,6 @@
-"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy.
+"""Terminal tables of commands without a page, without importing anything heavy.
 
-The checks of an encoder; the self-test.
+What plugins offer, the checks of an encoder, the self-test.
 """
 
 from __future__ import annotations

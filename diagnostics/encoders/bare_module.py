@@ -39,8 +39,9 @@ def declare(
     mean: str | None = None,
     std: str | None = None,
 ) -> TorchEncoder:
-    """The encoder of a module that the function `owner` (`file.py:function`) gave with `own` options, by the others
-    behind its name.
+    """The encoder of a module that a function gave, by the others behind its name.
+
+    `owner` is that function, as `file.py:function`, and `own` are its options.
 
     Parameters
     ----------

@@ -233,8 +233,9 @@ class Encoder(ABC):
         raise DiagnosticsError(f"{self.name} gives no attention.", code="no-attention")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
-        """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each
-        place.
+        """How strongly the tap's central grid token depends on each place.
+
+        `{tap name: float tensor [sample, *places]}`.
 
         Places are those of the model's input that the grid covers (pixels, time steps). Taps whose grid does not show
         which axes of the input are places are left out.
@@ -287,8 +288,9 @@ class Encoder(ABC):
         return tuple((0.0, float(n)) for n in shape)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values of these attributes (`spec`, `lineage`, ...), which shares all others, the model
-        included.
+        """A copy with other values of these attributes (`spec`, `lineage`, ...).
+
+        It shares all others, the model included.
 
         Raises TypeError for the name of no attribute.
 
@@ -458,8 +460,9 @@ def _as_list(encoder: Encoder, samples: Any) -> Any:
 
 
 def _is_one(samples: Any, example: np.ndarray) -> bool:
-    """Test for one sample where several are wanted: an image in colour would pass for as many grey ones as it
-    has rows.
+    """Test for one sample where several are wanted.
+
+    An image in colour would pass for as many grey ones as it has rows.
     """
     shape = tuple(getattr(samples, "shape", ()))
     if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":

@@ -1,6 +1,6 @@
 """Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature].
 
-And which tokens respond when a part of the model's input is changed.
+Also which tokens respond when a part of the model's input is changed.
 
 `propose` finds with that in which order tokens lie, `verify` holds the order that is declared against it.
 
@@ -76,8 +76,9 @@ def at_taps(
     begin: Callable[[Tap, Site, Any], None],
     end: Callable[[Tap, Site, Any], None],
 ) -> Generator[None]:
-    """A context in which each tap's call of its module is reported: `begin(tap, site, taken)`, `end(tap, site,
-    output)`.
+    """A context in which each tap's call of its module is reported.
+
+    `begin(tap, site, taken)`, `end(tap, site, output)`.
 
     Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
     """
@@ -145,8 +146,9 @@ class _EndOfPass(Exception):
 
 
 class EarlyEnd:
-    """A block of code that ends early: `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is
-    called.
+    """A block of code that ends early.
+
+    `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is called.
 
     `ended` says afterwards whether the block was left by that call, and `value` what it was given: code that catches
     any exception may go on after it.
@@ -372,8 +374,9 @@ def aggregate(values: np.ndarray, grid: Grid, axes: Sequence[str]) -> np.ndarray
 
 
 def distances(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> np.ndarray:
-    """Distances of tokens [n, T, F] from those of the unchanged input [1, T, F]: [n, prefix + places], by
-    `aggregate`.
+    """Distances of tokens [n, T, F] from those of the unchanged input [1, T, F].
+
+    [n, prefix + places], by `aggregate`.
     """
     far = (tokens.double() - rest.double()).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
     return np.concatenate([far[:, : grid.prefix], aggregate(far[:, grid.prefix :], grid, axes)], axis=1)
@@ -477,8 +480,9 @@ class FirstBlockInput:
         return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
 
     def features_first(self, extents: Mapping[str, int]) -> bool | None:
-        """True if places lie behind the features, by what a change in one corner of the input moves along either
-        axis.
+        """True if places lie behind the features.
+
+        It is told by what a change in one corner of the input moves along either axis.
         """
         moved = self.movement_by_end(extents)
         if moved is None or moved.ndim < 3:
@@ -488,8 +492,9 @@ class FirstBlockInput:
         return last <= LOCAL if (first <= LOCAL) != (last <= LOCAL) else None
 
     def variates_apart(self, variates: int) -> bool | None:
-        """True if tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they
-        are.
+        """True if tokens [B, T, F] belong to one variate each.
+
+        So that a change of the first leaves most as they are.
         """
 
         def change(given: Tensor) -> Tensor | None:

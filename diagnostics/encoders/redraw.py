@@ -76,9 +76,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms by
-    hooks).
-    """
+    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms)."""
     kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
     return copy.deepcopy(module, memo).cpu()
@@ -262,8 +260,9 @@ def _percent(share: float) -> str:
 
 
 class HiddenReads(TorchDispatchMode):
-    """A context in which a module's pass is watched for tensors that it reads, and that are neither made in it nor
-    known.
+    """A context in which a module's pass is watched for tensors that come from outside.
+
+    It reads them, and they are neither made in it nor known.
 
     Known are parameters, saved buffers and what is given. `weights` are those that may be weights by their numbers and
     name: name -> tensor.

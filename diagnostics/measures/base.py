@@ -1,6 +1,4 @@
-"""The contract of a measure: what it reads, what it returns, whether higher values are better, and its known
-answers.
-"""
+"""The contract of a measure: what it reads and returns, whether higher is better, and its known answers."""
 
 from __future__ import annotations
 
@@ -198,8 +196,9 @@ class Measure(ABC):
         raise NotImplementedError(f"{self.name} says that it streams, and not how.")
 
     def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
-        """Of a probe, the readout of a tap fitted with a choice that was made: what `compute` reads on test, and
-        `Run.probe` hands over.
+        """A probe's readout of a tap, fitted with a choice that was made.
+
+        `compute` reads it on test, and `Run.probe` hands it over.
 
         `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises
         DiagnosticsError where nothing can be handed over.
@@ -213,8 +212,9 @@ Base = TypeVar("Base", bound=Measure)
 
 
 def define(base: type[Base], title: str, **stated: Any) -> type[Base]:
-    """The class, called `title`, of a measure that differs from others of its base, in whose module it stands, only by
-    what it states.
+    """The class, called `title`, of a measure that differs from others of its base only by what it states.
+
+    The base stands in the module to which the class belongs.
     """
     made: Any = type(title, (base,), {"__module__": base.__module__, **stated})
     return made

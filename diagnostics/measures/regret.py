@@ -100,7 +100,9 @@ def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -
 
 
 def noise_floor(test: Losses, used: int, candidates: Sequence[int]) -> float:
-    """By how much two equally good taps would differ on these units: the standard error of a paired difference from the
-    tap used, mean over the other candidates; NaN without any."""
+    """By how much two equally good taps would differ on these units; NaN without any.
+
+    It is the standard error of a paired difference from the tap used, mean over the other candidates.
+    """
     errors = [standard_error(test.at([used, other])) for other in candidates if other != used]
     return float(np.mean(errors)) if errors else float("nan")

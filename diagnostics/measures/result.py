@@ -154,8 +154,9 @@ def is_probe(result: xr.Dataset) -> bool:
 
 
 def losses_of(result: xr.Dataset, unit: str) -> Losses:
-    """The losses of a probe [tap, unit] or [tap, unit, part]: on test (`unit`), on val (`val_unit`), out of fold
-    (`fit_unit`).
+    """The losses of a probe [tap, unit] or [tap, unit, part].
+
+    They are those on test (`unit`), on val (`val_unit`), out of fold (`fit_unit`).
     """
     *names, drawn = {
         "unit": ("loss", "reference_loss", "drawn"),

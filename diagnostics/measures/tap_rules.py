@@ -108,8 +108,9 @@ def second_last(evidence: Evidence) -> str:
 
 
 def before_norm(evidence: Evidence) -> str:
-    """The tap before the output at the output's depth: what a final normalisation, or another step that adds no depth,
-    is given.
+    """The tap before the output at the output's depth.
+
+    It is what a final normalisation, or another step that adds no depth, is given.
     """
     deep = [tap for tap in evidence.taps if evidence.depth[tap] == evidence.depth[evidence.output]]
     return _last(evidence, [tap for tap in deep if tap != evidence.output])

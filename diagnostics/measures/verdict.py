@@ -1,6 +1,6 @@
 """The verdict on a target: whether its output hides something, the same wherever it stands.
 
-And the differences on test that decide it.
+Also the differences on test that decide it.
 
 Differences of scores on test are paired over its units. The taps that are compared were chosen without test, so that
 the interval of one gap holds. The bound holds for all taps at once: the largest of their upper ends is above the
@@ -62,9 +62,11 @@ def check_margin(margin: float | None) -> None:
 
 
 def units_needed(gap: Interval, units: int, margin: float) -> int | None:
-    """Test units that would tell a gap of the margin from none, from the width of the interval over `units`: it
-    falls with the root of their number. Never from the gap itself, which would promise much where it is large by
-    chance. None without a width."""
+    """Test units that would tell a gap of the margin from none; None without a width.
+
+    It follows from the width of the interval over `units`, which falls with the root of their number. Never from the
+    gap itself, which would promise much where it is large by chance.
+    """
     half = (gap.high - gap.low) / 2
     if not (math.isfinite(half) and margin > 0):
         return None

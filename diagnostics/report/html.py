@@ -67,8 +67,9 @@ def _pack(script: str) -> str:
 
 
 def page_tables(page: Page) -> str:
-    """The page's sentences and tables as a fragment of HTML, for notebooks: no figures, nothing to open or to
-    follow.
+    """The page's sentences and tables as a fragment of HTML, for notebooks.
+
+    No figures, nothing to open or to follow.
     """
     return templates().get_template("tables.html.j2").render(page=page)
 

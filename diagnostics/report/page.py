@@ -100,8 +100,9 @@ class ScoreMap:
 
 @dataclass(frozen=True, eq=False)
 class TaskCurve:
-    """A task of an encoder by tap, in order of execution: score on test, and `share` of what the best tap has above
-    knowing nothing, [tap] each.
+    """A task of an encoder by tap, in order of execution.
+
+    Score on test, and `share` of what the best tap has above knowing nothing, [tap] each.
 
     inside: which taps are not shown to be worse than the one to use, bool [tap]. chosen, output: the places of the tap
     to use, None without one, and of the encoder's output.
@@ -492,8 +493,9 @@ _RAW = (
 def tap_table(
     data: xr.Dataset, lines: Mapping[str, np.ndarray], beside: Mapping[str, np.ndarray], facts: str = ""
 ) -> Details:
-    """A result with the taps as rows, its `lines` and the numbers `beside`, what its columns are, and the facts of how
-    it was computed.
+    """A result with the taps as rows, its `lines` and the numbers `beside`.
+
+    Also what its columns are, and the facts of how it was computed.
     """
     columns = {name: data[name].values for name in ("depth", "score", "low", "high")}
     columns |= {f"line: {name}": values for name, values in lines.items()}

@@ -1,6 +1,6 @@
 """Progress as whoever reads it can see it: bars in a terminal or a notebook, else lines on stderr.
 
-The cost of the job too.
+The cost of the job is shown too.
 
 A notebook is found without importing IPython, and its progress is plain HTML that needs no widgets.
 """

@@ -50,8 +50,9 @@ DEFAULT = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A target that a run of an encoder read: the result of its first probe, and by measure the other results of the
-    run without a target or of this one.
+    """A target that a run of an encoder read.
+
+    The result of its first probe, and by measure the other results of the run without a target or of this one.
     """
 
     encoder: str
@@ -210,8 +211,9 @@ class RuleRegret:
 
 @dataclass(frozen=True)
 class Advice:
-    """The tap to use of an encoder for another target, and what such advice lost on those measured, each from the
-    others; None where there are no others.
+    """The tap to use of an encoder for another target, and what such advice lost.
+
+    It lost that on those measured, each from the others; None where there are no others.
     """
 
     encoder: str
@@ -224,8 +226,10 @@ class Advice:
 
     @property
     def expected(self) -> Interval | None:
-        """The regret on another target, between the farther ends of both intervals, since that over tasks does not hold
-        what the targets of one dataset owe to its samples; None where there are no others.
+        """The regret on another target, as an interval; None where there are no other targets.
+
+        It lies between the farther ends of both intervals, since that over tasks does not hold what the targets of one
+        dataset owe to its samples.
         """
         if self.regret is None:
             return None

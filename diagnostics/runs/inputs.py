@@ -138,8 +138,9 @@ def _hub_column(X: Any, name: str) -> Any:
 
 
 def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Given, list[str]]:
-    """With the columns that y (one, or a list of some), groups and splits name in their place, and the names of the
-    others.
+    """Columns that y (one, or a list of some), groups and splits name, in their place.
+
+    Also the names of the others.
     """
     named = {key: name for key in ("y", "groups", "splits") if isinstance(name := getattr(given, key), str)}
     for name in named.values():

@@ -302,8 +302,9 @@ class _Job(Extraction):
             remove_left(store)
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
-        """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a
-        probe.
+        """Adds the reasons for what was not tried.
+
+        These are measures over tokens of ragged samples, and targets without a probe.
         """
         unequal = f"{self.setup.dataset.name} holds samples of unequal length, whose tokens have no common places"
         main.skipped.update({measure.name: unequal for measure in self.by_place})
@@ -493,8 +494,9 @@ def measure_nonlinear(
     what: str,
     measure: Callable[..., Measured],
 ) -> None:
-    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
-    too. `measure`: as `measure_all`.
+    """Adds `kernel_probe` at the output and at the linear probe's best tap, for some targets.
+
+    They are those that the linear probe read at another tap too. `measure`: as `measure_all`.
 
     Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
     """

@@ -209,8 +209,10 @@ def index_path(archive: Path) -> Path:
 
 
 def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
-    """The index beside an archive, written where there is none, and anew where it is that of another archive, of this
-    one before it was changed, or of another entry as the caption.
+    """The index beside an archive, written where there is none.
+
+    It is written anew where it is that of another archive, of this one before it was changed, or of another entry as
+    the caption.
 
     decode: whether pairs whose images cannot be decoded have to be known. An index that cannot be written is held in
     memory. Raises DiagnosticsError for one that is damaged.
@@ -366,9 +368,9 @@ LISTED = 20
 
 
 def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
-    """What archives hold and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`.
+    """Contents of archives and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`.
 
-    And lines for people.
+    Also lines for people.
     """
     broken = {
         f"{part.archive.name}: {error.name}": error.why

@@ -25,8 +25,9 @@ _UNKNOWN = 0x7FFF0000
 
 
 def check_declared_size(path: Path, name: str) -> None:
-    """Raises where a RIFF (WAV, AVI), AIFF or Matroska (WebM) file ends before its declared end, or an Ogg file without
-    its last page.
+    """Raises where a sound or video file ends before its declared end.
+
+    RIFF (WAV, AVI), AIFF and Matroska (WebM) declare one; of Ogg the last page is missing.
     """
     with path.open("rb") as file:
         head, size = file.read(4096), path.stat().st_size
@@ -314,8 +315,9 @@ class Video:
     rate: float | None
 
     def starts(self, span: int, clips: int | None) -> list[int]:
-        """First frames of clips of `span` frames that do not overlap: all that fit, or at most `clips` spread
-        evenly.
+        """First frames of clips of `span` frames that do not overlap.
+
+        All that fit, or at most `clips` spread evenly.
         """
         count = len(self.times)
         fit = count // span
@@ -371,8 +373,9 @@ def read_video(video: Video, wanted: Sequence[int]) -> np.ndarray:
 
 
 def _decode(container: Any, video: Video, wanted: Sequence[int], strict: bool) -> np.ndarray | None:
-    """The wanted frames; None where some do not come, or with `strict` where any comes at another time than the index
-    says.
+    """The wanted frames; None where some do not come.
+
+    With `strict` also where any comes at another time than the index says.
     """
     frames: dict[int, np.ndarray] = {}
     last = None

@@ -208,8 +208,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", "
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file, its name below the given folder, its split (`""` where no folder says one), and `parts` of its name below
-    that.
+    """A file, its name below the given folder, its split, and `parts` of its name below that.
+
+    The split is `""` where no folder says one.
     """
 
     path: Path
@@ -376,8 +377,9 @@ class FileDataset(Dataset):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and
-        options.
+        """Digest of the bytes of all files under their names within the folder.
+
+        Ids, splits, groups, targets and options count too.
 
         Made when first asked for: every file is read once from end to end and none is decoded.
         """

@@ -1,6 +1,6 @@
 """Images, videos, sounds and texts of a folder, with classes of folders or of a table.
 
-And rows of a dataset of Hugging Face.
+Also rows of a dataset of Hugging Face.
 """
 
 import functools

@@ -164,7 +164,7 @@ def class_numbers(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
     """The function from the numbers in the files to classes, -1 for what is unknown.
 
-    The classes there are; in words what was done.
+    Also the classes there are, and in words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
     """

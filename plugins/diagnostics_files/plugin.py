@@ -121,8 +121,9 @@ def captions(
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
-    """Images with captions: a table with columns `image` and `caption`, or WebDataset tars: one, a folder of them, or a
-    pattern, as `{00000..00099}.tar`.
+    """Images with captions: a table, or WebDataset tars.
+
+    A table has columns `image` and `caption`; tars are one, a folder of them, or a pattern, as `{00000..00099}.tar`.
 
     Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group.
     Target

@@ -208,8 +208,9 @@ _STEP = re.compile(r"t?(\d+)")
 
 
 def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarray], Columns]:
-    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps, like
-    `steps` if given.
+    """Series and their columns, in the layout that the column names show.
+
+    `series`, `id` and `time`, or steps, like `steps` if given.
     """
     if "series" in columns and not steps:
         return [listed(entry, i, where) for i, entry in enumerate(columns["series"], 1)], _without(columns, {"series"})
@@ -551,9 +552,7 @@ def ts(path: str, seed: int) -> Dataset:
 
 
 def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
-    """The series of `.ts` files, split -> file (`""` for no split), as one dataset with the target `label` or
-    `value`.
-    """
+    """Series of `.ts` files, split -> file (`""`: no split), as one dataset with the target `label` or `value`."""
     samples: list[np.ndarray] = []
     columns: Columns = {"id": [], "split": []}
     for split, path in files.items():

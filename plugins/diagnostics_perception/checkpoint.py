@@ -40,8 +40,9 @@ from diagnostics_perception.models import (
 
 @dataclass(frozen=True)
 class Known:
-    """A model that some tensors could be of, perhaps with fewer blocks, or with LayerScale where it has none, or
-    without.
+    """A model that some tensors could be of.
+
+    Perhaps with fewer blocks, or with LayerScale where it has none, or without.
 
     architecture: of the tensors. options: of `pe:`, which make it of the model.
     """
@@ -339,10 +340,13 @@ _NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved 
 
 @dataclass(frozen=True)
 class Exported:
-    """An account of what was written: the encoder's name, how many tensors and bytes, the name under which it is read
-    back, the name of the text encoder that is in the file too (empty without one), the parts for which Meta's
-    layout has no place, and what Meta's code reads it with (empty where that knows no such model): without its options
-    a cut encoder loses its last blocks there, without an error."""
+    """An account of what was written.
+
+    The encoder's name, how many tensors and bytes, the name under which it is read back, the name of the text encoder
+    that is in the file too (empty without one), the parts for which Meta's layout has no place, and what Meta's code
+    reads it with (empty where that knows no such model): without its options a cut encoder loses its last blocks there,
+    without an error.
+    """
 
     file: str
     encoder: str

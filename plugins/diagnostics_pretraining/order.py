@@ -87,8 +87,10 @@ REPLACED = ("unreadable", "bad-data", "bad-sample", "damaged")
 
 
 class Broken:
-    """Pairs that turned out to be broken, in a file that all processes of a training append to and that it resumes
-    with: once there, a pair is not read again, whatever it holds by then.
+    """Pairs that turned out to be broken.
+
+    They stand in a file that all processes of a training append to and that it resumes with: once there, a pair is not
+    read again, whatever it holds by then.
 
     Raises DiagnosticsError for more of them than may be.
     """

@@ -202,8 +202,9 @@ Caption:"""
 
 
 class FirstKnown:
-    """The caption that a person wrote where there is one, else that of the whole clip: what there is without a
-    model.
+    """The caption that a person wrote where there is one, else that of the whole clip.
+
+    That is what there is without a model.
     """
 
     name = identity = "first known"

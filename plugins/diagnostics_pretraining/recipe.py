@@ -57,8 +57,9 @@ def stage_at(stages: Sequence[Stage], batch: int, step: int) -> Stage:
 
 
 def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ...]:
-    """The stages with `samples` in all, in their proportions as nearly as whole batches allow, each of at least one
-    batch.
+    """The stages with `samples` in all, in their proportions as nearly as whole batches allow.
+
+    Each has at least one batch.
 
     Raises where that many samples are no multiple of the batch, or fewer than a batch for each stage.
     """

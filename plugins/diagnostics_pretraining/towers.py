@@ -251,9 +251,9 @@ def build_towers(
 
 
 def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
-    """Drawn whole, at the size's own grid.
+    """A new image tower: what a whole one of the size would be drawn as, without what is left out.
 
-    Without what is left out, and with a table of positions of its own for another grid.
+    For another grid than the size's own, it has a table of positions of its own.
     """
     grid = one.grid()
     torch.manual_seed(seed)
@@ -280,8 +280,11 @@ _APART = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """An account of what was written: the encoder's name, how many tensors and bytes, the name by which open_clip
-    reads it, and how many of CLIP's tokens the text tower does not know, which all have the row of the unknown."""
+    """An account of what was written.
+
+    The encoder's name, how many tensors and bytes, the name by which open_clip reads it, and how many of CLIP's tokens
+    the text tower does not know, which all have the row of the unknown.
+    """
 
     folder: str
     encoder: str

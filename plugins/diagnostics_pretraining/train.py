@@ -91,8 +91,9 @@ def _some(rows: np.ndarray) -> np.ndarray:
 def describe_texts(
     dataset: Dataset, rows: np.ndarray, batch: Sequence[int] | np.ndarray, vocabulary: Vocabulary
 ) -> list[str]:
-    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first
-    batch.
+    """Lines for people about texts.
+
+    A vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first batch.
     """
     lines: list[str] = []
     seen = _some(rows)
@@ -147,8 +148,10 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
 
 
 def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """The rest of an augmentation when the changes are left out that the dataset's texts do not survive, None for
-    nothing; and the names of these."""
+    """The rest of an augmentation without changes that the dataset's texts do not survive.
+
+    None for nothing; and the names of those changes.
+    """
     left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
     kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
     return (kept if changes_in(kept) else None), left_out
@@ -357,8 +360,9 @@ def _plain(value: object) -> str:
 
 
 def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """The random changes of images, and those that are left out: a recipe that is here asks for all, a file by
-    name.
+    """The random changes of images, and those that are left out.
+
+    A recipe that is here asks for all, a file by name.
     """
     if recipe.augment is None:
         return None, ()

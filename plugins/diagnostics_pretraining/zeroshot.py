@@ -92,8 +92,10 @@ def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
 
 
 def chance_of_recall(partners: np.ndarray, gallery: int) -> np.ndarray:
-    """Recall [k, query] at each of `AT` in a random order of a gallery that holds so many partners [query] of each
-    query: 1 - C(gallery - partners, k) / C(gallery, k)."""
+    """Recall [k, query] at each of `AT` in a random order of a gallery.
+
+    It holds so many partners [query] of each query: 1 - C(gallery - partners, k) / C(gallery, k).
+    """
     chances = np.ones((len(AT), len(partners)))
     for row, k in zip(chances, AT, strict=True):
         others = gallery - partners
@@ -190,8 +192,10 @@ EVALUATED = 1_000
 
 
 def scores_on(data: str, device: str | None) -> Callable[[Towers], dict[str, float]]:
-    """A function from towers to what they reach on the val split of some data: recall at 1 both ways, and the accuracy
-    of the first label; with chance beside each."""
+    """A function from towers to what they reach on the val split of some data.
+
+    Recall at 1 both ways, and the accuracy of the first label; with chance beside each.
+    """
     dataset: Dataset = build("dataset", data)
     labels = [name for name, target in dataset.targets.items() if target.kind == "label"]
     job = ZeroshotJob(folder="", data=data, target=next(iter(labels), None), split="val", device=device)
@@ -240,8 +244,9 @@ def score(pair: Pair, dataset: Dataset, job: ZeroshotJob, most: int | None = Non
 
 
 def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The class of each sample (-1: unknown) and the classes' names: of a label, or of a question, whose answers are
-    the classes.
+    """The class of each sample (-1: unknown) and the classes' names.
+
+    Of a label, or of a question, whose answers are the classes.
     """
     labels = {name: known for name, known in dataset.targets.items() if known.kind == "label"}
     questions = {question.name for asked in dataset.questions for question in asked} - {"caption"}
@@ -332,8 +337,9 @@ def _retrieve(
 
 
 class _Seen(LazySamples):
-    """Samples that are read once, by what embeds them, and known again afterwards by their pixels: reading them may be
-    all the work.
+    """Samples that are read once, by what embeds them.
+
+    They are known again afterwards by their pixels: reading them may be all the work.
     """
 
     def __init__(self, samples: Sequence[np.ndarray] | np.ndarray) -> None:

@@ -134,8 +134,9 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
 
 
 def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> None:
-    """Raises where a folder's weights lack a parameter of the module, which would keep random values, or have another
-    shape.
+    """Raises where a folder's weights lack a parameter of the module, or have another shape.
+
+    A parameter that is missing would keep random values.
 
     Names that begin with one of `aside` are not asked for. Reads no tensors.
     """

@@ -30,8 +30,9 @@ def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image
 
 
 def resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
-    """The middle of an image with the proportions of `size` (y, x), at that size: Pillow smooths where it makes
-    smaller.
+    """The middle of an image with the proportions of `size` (y, x), at that size.
+
+    Pillow smooths where it makes smaller.
     """
     (top, bottom), (left, right) = central_part((image.height, image.width), size)
     return image.crop((left, top, right, bottom)).resize((size[1], size[0]), how)

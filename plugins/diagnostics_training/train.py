@@ -208,8 +208,9 @@ FINISHED = "training.json"
 
 
 def check_job(job: TrainJob) -> None:
-    """Raises for values that cannot be, whether or not one of the objectives reads them, and before samples are
-    made.
+    """Raises for values that cannot be, whether or not one of the objectives reads them.
+
+    It is called before samples are made.
     """
     if job.regulariser not in REGULARISERS:
         raise DiagnosticsError(

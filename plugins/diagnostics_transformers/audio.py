@@ -42,8 +42,9 @@ def convolutions(config: Any) -> list[Convolution]:
 
 
 def span(steps: int, stack: list[Convolution]) -> tuple[float, float]:
-    """(start, stop) of what the tokens stand for, in the steps of the input: each the stride's width about its window's
-    middle.
+    """(start, stop) of what the tokens stand for, in the steps of the input.
+
+    Each is the stride's width about its window's middle.
 
     Convolutions without zeros at the ends leave some of it out; causal ones look back, so that their windows' middles
     lie early.

@@ -82,8 +82,9 @@ def interpolating(tower: nn.Module, size: tuple[int, int], *settings: str) -> di
 
 
 def _special(config: Any, places: list[tuple[int, ...]]) -> int:
-    """Number of tokens that stand for no place, where there are many: those that detect, or all that fill up Mllama's
-    tiles.
+    """Number of tokens that stand for no place, where there are many.
+
+    Those that detect, or all that fill up Mllama's tiles.
     """
     if places and setting(config, "model_type") == "mllama_vision_model":
         patches = int(np.prod(places[0]))

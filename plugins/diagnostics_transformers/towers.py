@@ -74,8 +74,9 @@ class _StableSort(TorchFunctionMode):
 
 
 class Tower(nn.Module):
-    """The tower of one modality, with the projection into the space that it shares with other modalities, if there is
-    one.
+    """The tower of one modality.
+
+    It has the projection into the space that it shares with other modalities, if there is one.
 
     Takes the tower's keyword arguments; gives the tower's output.
     """

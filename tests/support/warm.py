@@ -1,5 +1,6 @@
-"""A `python` whose processes begin as copies of one that has imported what most of them need, torch above all: an import takes
-longer than most of what tests let a process do.
+"""A `python` whose processes begin as copies of one that has imported what most of them need.
+
+That is torch above all: an import takes longer than most of what tests let a process do.
 
 `warm_python` is the path of it. It takes `-c CODE`, `-m MODULE` or a file, with arguments, as Python does, in the current folder and
 environment. Not for tests of what is imported, of signals, or of memory. This file is also the server that the copies are made by.

@@ -1,5 +1,7 @@
-"""Attention as a model computes it: captured, or for fused kernels, which do not return it, recomputed from their
-arguments, and verified. `diagnostics.measures.locality.heads` observes it for measures.
+"""Attention as a model computes it, captured or recomputed, and verified.
+
+Fused kernels do not return it, so that it is recomputed from their arguments. `diagnostics.measures.locality.heads`
+observes it for measures.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
@@ -142,8 +144,9 @@ class FusedCall:
         return weights
 
     def error(self, weights: Tensor, out: Tensor, rows: slice) -> float:
-        """Distance of these weights times the values from what the kernel gave, [B, H, Q, D] as `out`: the worst row's
-        share of its sum of |attention| |value|.
+        """Distance of these weights times the values from what the kernel gave, [B, H, Q, D] as `out`.
+
+        The worst row's share of its sum of |attention| |value|.
         """
         worst = 0.0
         for head in range(weights.shape[1]):
@@ -155,8 +158,9 @@ class FusedCall:
         return worst
 
     def _weigh(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
-        """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales
-        with.
+        """Attention times values of a head [B, Q, D].
+
+        Beside it the sum of |attention| |value| [B, Q] that its error scales with.
         """
         values = self._of(self.v, rows, head)
         weights = weights.to(self.working)
@@ -170,8 +174,10 @@ class FusedCall:
 
 
 class OfCall(NamedTuple):
-    """Reduction of a call without its matrix: values [B, ...], the `error` of the worst row as
-    `FusedCall.error` gives it, and the largest share of a row of the tap's tokens that goes to `padding`.
+    """Reduction of a call without its matrix: values [B, ...].
+
+    `error` is that of the worst row as `FusedCall.error` gives it; `padding`, the largest share of a row of the tap's
+    tokens that goes there.
 
     Examples:
         >>> import torch
@@ -362,8 +368,9 @@ class _Watching(TorchFunctionMode):
         return out
 
     def _multi_head(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """torch's own multi-head attention, seen through: as a function that can be overridden it would hide its
-        calls.
+        """torch's own multi-head attention, seen through.
+
+        As a function that can be overridden it would hide its calls.
         """
         outer, self.heads = self.heads, kwargs["num_heads"] if "num_heads" in kwargs else args[4]
         try:

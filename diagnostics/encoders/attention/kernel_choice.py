@@ -273,8 +273,9 @@ def _is_refusal(error: RuntimeError) -> bool:
 
 
 def _reason(kernel: str, lines: Sequence[str]) -> str:
-    """The words of torch about one kernel, among all that it says: below its heading, without where in torch that is
-    said.
+    """The words of torch about one kernel, among all that it says.
+
+    They stand below its heading, without where in torch that is said.
     """
     of, reasons = "", list[str]()
     for line in lines:

@@ -1,5 +1,6 @@
-"""Statistics of the attention of each sample and head, by one of several implementations, and which tokens of an
-attention are a tap's.
+"""Statistics of the attention of each sample and head, by one of several implementations.
+
+Also which tokens of an attention are a tap's.
 
 They follow from the matrix where it is there (the others are held against that); from blocks of queries, each against
 all keys: on any device, with any mask, in memory that grows with tokens; or from two kernels of triton, on a GPU or

@@ -1,5 +1,6 @@
-"""Judges where tokens lie, from which of them move when places of the input change: the one rule of discovery,
-verification and plugins.
+"""Judges where tokens lie, from which of them move when places of the input change.
+
+This is the one rule of discovery, verification and plugins.
 
 Shape suffixes: n places that were changed, T token (prefix tokens first, then grid tokens in raster order).
 """
@@ -232,8 +233,11 @@ class Movements:
 
 @dataclass(frozen=True)
 class _Moved:
-    """Of one tap: the `places` [n, axis] of its grid that changed, how `far` [n, T] its tokens went, and the grid token
-    [n] that went `farthest`, negative for a prefix token."""
+    """Movements at one tap.
+
+    The `places` [n, axis] of its grid that changed, how `far` [n, T] its tokens went, and the grid token [n] that went
+    `farthest`, negative for a prefix token.
+    """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
@@ -517,8 +521,9 @@ def _wrong_order(moved: _Moved) -> str:
 
 
 def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all
-    others change themselves.
+    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`).
+
+    Nearly all others change themselves.
     """
     at = {int(token): i for i, token in enumerate(declared)}
     pairs = [

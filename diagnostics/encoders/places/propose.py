@@ -333,8 +333,7 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
 
 
 def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
-    """Module that gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands
-    over.
+    """Module that gives the trunk's output after the last block (norm, convolution), whose output the trunk hands over.
 
     Of a whole pass, not the trunk's `own`, only what is as wide as the last block: the rest may be a head's tokens.
     """

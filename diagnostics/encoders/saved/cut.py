@@ -69,8 +69,10 @@ def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
 
 
 def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
-    """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of
-    another size then find the others."""
+    """The encoder with modules of its own around the same tensors.
+
+    Some of the modules may be removed later: samples of another size then find the others.
+    """
     tensors = {id(tensor): tensor for tensor in (*encoder.module.parameters(), *encoder.module.buffers())}
     with explaining(f"{encoder.name} cannot be cut, since its module cannot be copied", "use it whole", "not-savable"):
         module = copy.deepcopy(encoder.module, tensors)

@@ -142,8 +142,9 @@ def save_encoder(
 
 
 def encoder_file(path: str | Path) -> Path:
-    """The file of a saved encoder: the path itself where it ends in `.safetensors`, else `encoder.safetensors` in
-    it.
+    """The file of a saved encoder.
+
+    It is the path itself where it ends in `.safetensors`, else `encoder.safetensors` in it.
     """
     file = Path(path).expanduser()
     return file if file.suffix == ".safetensors" else file / SAVED
@@ -401,8 +402,9 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
 
 @functools.cache
 def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder with these files (JSON), kept until the process ends: encoders of other sizes are built from
-    it.
+    """A temporary folder with these files (JSON), kept until the process ends.
+
+    Encoders of other sizes are built from it.
 
     Raises DiagnosticsError for names that are no plain data files, damaged content, and more files than can be.
     """

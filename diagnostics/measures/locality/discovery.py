@@ -62,8 +62,10 @@ class FoundObject(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Discovered(ShortRepr):
-    """For each sample (floats where the tokens had no sample axis) the largest `iou` of its box with an object's, and
-    whether it is a `hit`, 1 or 0; NaN for samples without an object. `corloc`: mean of the hits.
+    """The largest `iou` of each sample's box with an object's, and whether it is a `hit`, 1 or 0.
+
+    They are floats where the tokens had no sample axis, and NaN for samples without an object. `corloc`: mean of the
+    hits.
 
     Examples:
         >>> from diagnostics.measures.locality import object_discovery
@@ -165,8 +167,9 @@ def tokencut(
 
 
 def corloc(boxes: Any, truths: Sequence[Any]) -> float:
-    """Correct localisation (Deselaers et al. 2010): share of images whose box has an IoU of at least .5 with any
-    object's.
+    """Correct localisation (Deselaers et al. 2010).
+
+    It is the share of images whose box has an IoU of at least .5 with any object's.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
-"""Single tokens: those of extreme norm, which a network uses for something other than their content, and whether they
-encode their place.
+"""Single tokens.
+
+Those of extreme norm, which a network uses for something other than their content, and whether they encode their place.
 """
 
 import dataclasses

@@ -42,9 +42,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Matches:
-    """Of the boxes found in an image: score and class [box], and, in bits over `IOUS`, whether each matches one that
-    counts (`right`), or counts neither way (`aside`), uint8 [area, 2, box]; `counted` [area, class], how many there are
-    to be found."""
+    """Boxes found in an image, and which of them match.
+
+    Score and class [box], and, in bits over `IOUS`, whether each matches one that counts (`right`), or counts neither
+    way (`aside`), uint8 [area, 2, box]; `counted` [area, class], how many there are to be found.
+    """
 
     scores: np.ndarray
     classes: np.ndarray
@@ -200,8 +202,9 @@ class Curves:
 
 
 def precision_draws(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.ndarray:
-    """The mean of average precision at each tap, None for those without one, and in resamples of the units, as of
-    `statistics.score_draws`: [tap, 1 + draw].
+    """The mean of average precision at each tap, and in resamples of the units: [tap, 1 + draw].
+
+    None for taps without one. Resamples are as of `statistics.score_draws`.
 
     It is too high from few images, since each precision is the largest from there on, and higher still in resamples,
     which hold fewer of them. So resamples are moved by twice what they are too high by in the mean: about the value less

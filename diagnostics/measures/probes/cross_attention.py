@@ -161,8 +161,9 @@ def train(
 
 
 class _AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with a learning rate and a decay [tap, setting] of their own for each
-    model.
+    """AdamW (Loshchilov and Hutter 2019) of several models.
+
+    Each has a learning rate and a decay [tap, setting] of its own.
     """
 
     def __init__(self, parameters: Sequence[Tensor], rates: Tensor, decays: Tensor) -> None:

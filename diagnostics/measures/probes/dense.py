@@ -156,7 +156,7 @@ class DenseRows:
 class TokenRead:
     """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token].
 
-    Loss and reference [unit, part].
+    Behind them loss and reference [unit, part].
     """
 
     guess: np.ndarray
@@ -285,8 +285,9 @@ def solve_blocks(
     held_out: Iterable[int],
     path_of: Callable[[int, Moments], RidgePath] = lambda block, rest: RidgePath.from_moments(rest),
 ) -> tuple[float, dict[int | None, TokenMap]]:
-    """The penalty that predicts each block that is held out best from the others, and the fits without each and on all
-    (None).
+    """The penalty that predicts each block that is held out best from the others, and the fits.
+
+    The fits are without each block and on all (None).
 
     `path_of`: the fits for all penalties on the sums of all blocks but one.
     """
@@ -334,8 +335,9 @@ def _result(
     stated: dict[str, Any],
     seed: int,
 ) -> xr.Dataset:
-    """The result of a probe from numbers of each tap that is read, and its losses and references [unit, part] on test,
-    val and perhaps out of fold; `stated`: attributes, of which lines stand beside the numbers.
+    """The result of a probe from numbers of each tap that is read, and its losses and references [unit, part].
+
+    They are those on test, val and perhaps out of fold; `stated`: attributes, of which lines stand beside the numbers.
     """
     taps, variables = dense.activations.taps, dict[str, np.ndarray]()
     unread = [np.full_like(each, np.nan) for each in next(iter(losses.values()))]

@@ -150,8 +150,10 @@ class RidgeStack(ShortRepr):
 
     @classmethod
     def from_data(cls, x: Tensor, y: Tensor) -> RidgeStack:
-        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller: several times
-        cheaper than an SVD of z, and the penalty bounds the condition by about d / 1e-5."""
+        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller.
+
+        It is several times cheaper than an SVD of z, and the penalty bounds the condition by about d / 1e-5.
+        """
         n, d = x.shape[1:]
         if n == 0 or len(y) != n:
             raise DiagnosticsError(
@@ -202,8 +204,10 @@ def _map(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
-    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], from a Cholesky factor each, at a tenth of the
-    cost of an eigendecomposition."""
+    """`RidgeStack`'s maps for each of a few penalties [tap, penalty].
+
+    A Cholesky factor each is a tenth of the cost of an eigendecomposition.
+    """
     n, d = x.shape[1:]
     mean_x, scale, z = standardise(x)
     mean_y = y.mean(dim=0)
@@ -298,8 +302,9 @@ class RidgePath(ShortRepr):
 
 
 def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the
-    targets.
+    """Means of x and y, 1 / sd of x (0 if constant), and products of standardised rows.
+
+    The products are those with themselves and with the targets.
     """
     n = moments.n
     if n == 0:
@@ -317,8 +322,10 @@ def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @dataclass(frozen=True, repr=False)
 class RidgeFits(ShortRepr):
-    """`RidgePath` at a few penalties alone, from a Cholesky factor each: `weights` [penalty, feature, target], for x
-    less `mean_x` [feature]; predictions are about `mean_y` [target]."""
+    """`RidgePath` at a few penalties alone, from a Cholesky factor each.
+
+    `weights` [penalty, feature, target] are for x less `mean_x` [feature]; predictions are about `mean_y` [target].
+    """
 
     mean_x: np.ndarray
     mean_y: np.ndarray
@@ -467,8 +474,9 @@ _DRAWS = 20
 
 
 def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
-    """The fold of each row of train and val, int [fit row]: val is fold 0, and the groups of train are dealt out to the
-    others.
+    """The fold of each row of train and val, int [fit row].
+
+    Val is fold 0, and the groups of train are dealt out to the others.
 
     So the fits without fold 0 are those on train, which give the losses on val. `labels` (codes from 0) [fit row]:
     groups with the same rarest class are dealt out evenly, larger ones first, so that folds have similar shares of
@@ -520,8 +528,10 @@ class RidgeOutOfFold:
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
 
     def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of x [tap, fit row, feature], their losses [tap, fit row, part], and the fits on all
-        these rows where they were made."""
+        """The penalties [tap] of x [tap, fit row, feature], their losses and the fits.
+
+        Losses are [tap, fit row, part]; the fits are those on all these rows where they were made.
+        """
         y = torch.tensor(self.y, device=x.device)
         if self.by_unit:
             stack = RidgeStack.from_data(x, y)
@@ -554,8 +564,11 @@ class RidgeOutOfFold:
 
 
 def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
-    """The index of the penalty with the best mean score over the parts that vary, from losses [penalty, part] and those
-    of the reference [part]; penalties ascend, and of equals the largest is taken."""
+    """The index of the penalty with the best mean score over the parts that vary.
+
+    It is chosen from losses [penalty, part] and those of the reference [part]; penalties ascend, and of equals the
+    largest is taken.
+    """
     varies = around > 0
     relative = (errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1)
     return len(relative) - 1 - int(relative[::-1].argmin())

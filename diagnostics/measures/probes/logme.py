@@ -22,8 +22,10 @@ STARTS = (1e-4, 1e-2, 1.0, 1e2)
 
 
 def log_evidence(x: Tensor, y: Tensor) -> float:
-    """LogME of x [row, feature] and y [row, column]: the largest log evidence of y = x w + noise for a row, in nats, w and
-    noise Gaussian with variances 1 / alpha and 1 / beta; the mean over columns.
+    """LogME of x [row, feature] and y [row, column].
+
+    The largest log evidence of y = x w + noise for a row, in nats, w and noise Gaussian with variances 1 / alpha and 1
+    / beta; the mean over columns.
 
     As published there is no intercept. alpha / beta by the fixed point of MacKay (1992) from several starts, with one decomposition.
     """

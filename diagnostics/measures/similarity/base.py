@@ -46,8 +46,9 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Swaps:
-    """Samples that may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
-    of their own size.
+    """Samples that may take each other's places.
+
+    Groups (videos, series, subjects) swap as wholes, so only with groups of their own size.
 
     `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words,
     `never` says why none may ("": some may).
@@ -109,8 +110,10 @@ def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "
 
 
 def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """p = (1 + permutations at least as alike) / (1 + permutations) and the calibrated value of each pair [tap,
-    tap_other], and the attributes that describe the null; a pair passes `tau` where p is at most .05."""
+    """p and the calibrated value of each pair [tap, tap_other], and the attributes that describe the null.
+
+    p = (1 + permutations at least as alike) / (1 + permutations); a pair passes `tau` where it is at most .05.
+    """
     stated: dict[str, Any] = {NULL: null.words, PERMUTATIONS: len(null.extreme)}
     nothing = np.full(matrix.shape, np.nan)
     drawn = null.extreme[np.isfinite(null.extreme)]
@@ -155,14 +158,16 @@ class Side:
 
     @cached_property
     def kernel(self) -> Tensor:
-        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: fresh pages cost
-        time.
+        """float64 [sample, sample].
+
+        Memory for the kernel of one tap that the next overwrites: fresh pages cost time.
         """
         return torch.empty(len(self.rows), len(self.rows), dtype=torch.float64, device=self.device)
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """[sample, block] through all features: those of all tokens, as stored, where they are read, else of the
-        poolings.
+        """All features in blocks [sample, block].
+
+        They are those of all tokens, as stored, where they are read, else of the poolings.
         """
         if not self.whole:
             for pooling in self.poolings:

@@ -95,8 +95,10 @@ def cca(x: Any, y: Any) -> float:
 
 
 def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
-    """SVCCA (Raghu et al. 2017, 1706.05806): `cca` of each side's first principal components, the fewest that hold
-    `variance` of its variance (squared singular values; some codes sum the singular values and keep more).
+    """SVCCA (Raghu et al. 2017, 1706.05806): `cca` of each side's first principal components.
+
+    They are the fewest that hold `variance` of its variance (squared singular values; some codes sum the singular
+    values and keep more).
 
     Invariant to rotation, scale and shift, not to every linear map, which changes the components. `variance` is in (0,
     1]. Otherwise as `cca`.
@@ -494,8 +496,10 @@ BOIX = "Boix-Adserà et al. 2022 (2210.06545)"
 
 
 def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
-    """GULP distance d_lambda (Boix-Adserà et al. 2022, 2210.06545): between the predictions of ridge regression from x
-    and from y, added up in squares over orthonormal targets; no target of unit norm is predicted more differently.
+    """GULP distance d_lambda (Boix-Adserà et al. 2022, 2210.06545).
+
+    It lies between the predictions of ridge regression from x and from y, added up in squares over orthonormal targets;
+    no target of unit norm is predicted more differently.
 
     d^2 = tr[(S_x^-l S_x)^2] + tr[(S_y^-l S_y)^2] - 2 tr[S_x^-l S_xy S_y^-l S_yx] with S^-l = (S + lambda I)^-1 and
     covariances over n; equally the Frobenius distance of the two ridge hat matrices, which is computed (it keeps its

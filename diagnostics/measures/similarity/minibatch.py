@@ -209,8 +209,9 @@ class MinibatchAlignment(Products):
 
 
 def join_batches(kernels: Sequence[Tensor], *, weigh: bool = True) -> Tensor | None:
-    """The vector of unit norm whose products are the ratio of sums over batches, each weighing by its samples or
-    alike.
+    """The vector of unit norm whose products are the ratio of sums over batches.
+
+    Each weighs by its samples or alike.
     """
     size, parts = 0.0, list[Tensor]()
     for kernel in kernels:
@@ -227,8 +228,9 @@ MOST_BYTES = 4 * 2**30
 
 
 class Replay(nn.Module):
-    """A model whose layers give stored features of the samples whose numbers it is given: for packages that want
-    models.
+    """A model whose layers give stored features of the samples whose numbers it is given.
+
+    For packages that want models.
     """
 
     def __init__(self, taps: Sequence[Tensor]) -> None:

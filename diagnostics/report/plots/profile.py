@@ -504,8 +504,9 @@ DASH_LENGTHS = {
 
 @dataclass(frozen=True)
 class Sign:
-    """One entry: its name, and whether it is a line with these dashes, a band, a star, a diamond, a frame or a square
-    of this colour.
+    """One entry: its name and what is drawn for it.
+
+    That is a line with these dashes, a band, a star, a diamond, a frame or a square of this colour.
     """
 
     name: str

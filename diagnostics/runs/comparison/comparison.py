@@ -193,9 +193,11 @@ TAPS = ("chosen_tap", "head_tap")
 
 
 def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
-    """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value
-    lies on the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`,
-    each with `_low` and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
+    """Scores of all runs over depth, with the taps that stand there.
+
+    `score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies
+    on the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`, each
+    with `_low` and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
 
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et
     al. 2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
@@ -369,8 +371,10 @@ class Comparison(Findings):
         return self.data
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The profiles of all runs that are compared, as one tidy table: `run`, `group`, `seed`, and the columns of
-        `Run.to_dataframe`."""
+        """The profiles of all runs that are compared, as one tidy table.
+
+        Its columns are `run`, `group`, `seed`, and those of `Run.to_dataframe`.
+        """
         names = {str(name) for name in self.data["target"].values}
         tables: list[pd.DataFrame] = []
         for member in self.members:
@@ -383,7 +387,7 @@ class Comparison(Findings):
     def plot(self) -> go.Figure:
         """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure.
 
-        For each measure where no probe is among the profiles.
+        Where no probe is among the profiles, a panel for each measure.
         """
         names = [str(name) for name in self.data["target"].values]
         probes = {row.profile for row in self.group_scores}

@@ -243,8 +243,9 @@ def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
 
 
 def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: int) -> list[FamilyGap]:
-    """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a
-    value.
+    """The mean hidden gap of each group over the profiles `chosen` of each family.
+
+    Those count in which all its runs have a value.
     """
     gaps: list[FamilyGap] = []
     families = {name: run.profile.family for name in chosen for run in next(iter(by_profile[name].values()))}
@@ -332,8 +333,10 @@ def shares_of(
     cut_at: Sequence[str],
     seed: int,
 ) -> Shares:
-    """The shares of an alignment, its seeds together: each run against its own base and its control (or why it has
-    none), then the ratio of the means. `cut_at`: the tap of its base that each run names, "" of one that names none.
+    """The shares of an alignment, its seeds together.
+
+    Each run is held against its own base and its control (or why it has none); then follows the ratio of the means.
+    `cut_at`: the tap of its base that each run names, "" of one that names none.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0
     and that is `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
@@ -435,8 +438,9 @@ def _floor(pairs: Pairs) -> tuple[float, str]:
 
 
 def _beats_chance(pairs: Pairs) -> bool:
-    """True if the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
-    too.
+    """True if the bases' best taps beat their own shuffled labels, where there are any.
+
+    What chance reaches varies too.
     """
     margins = [base.profile.over("shuffled_labels") for _, base in pairs]
     return all(margin is None or margin.low > 0 for margin in margins)

@@ -190,8 +190,9 @@ def _quantile(freedom: float) -> float:
 
 
 def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
-    """Two-sided: the t test whose standard error is how far the interval reaches towards 0, so that both say the
-    same.
+    """Two-sided.
+
+    The t test whose standard error is how far the interval reaches towards 0, so that both say the same.
     """
     reach = value - ends.low if value > 0 else ends.high - value
     if value == 0:

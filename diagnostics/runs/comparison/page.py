@@ -61,7 +61,7 @@ MOST_NAMED = 3
 def describe_verdict(findings: Findings) -> str:
     """Differences between the groups, after correction for all that was compared: the largest differences by name.
 
-    First, which runs have equal weights.
+    Before them it is said which runs have equal weights.
     """
     return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
 
@@ -104,8 +104,9 @@ def _describe_differences(findings: Findings) -> str:
 
 
 def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of two labels, what the later one gained and lost against the earlier one, and for which targets that cannot be
-    told.
+    """Gains and losses of the later of two labels against the earlier one.
+
+    Also for which targets that cannot be told.
     """
     if len(findings.groups) != 2:
         return []
@@ -155,8 +156,10 @@ def describe_families(findings: Findings) -> list[str]:
 
 
 def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """The labels that are not shown to beat fresh weights, and in which targets: where an encoder of the same
-    architecture that was never trained reads a target as well, training brought nothing that the probe shows.
+    """The labels that are not shown to beat fresh weights, and in which targets.
+
+    Where an encoder of the same architecture that was never trained reads a target as well, training brought nothing
+    that the probe shows.
     """
     targets: dict[str, list[str]] = {}
     for profile in profiles:

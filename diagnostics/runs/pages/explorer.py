@@ -237,9 +237,9 @@ def _brief(each: Readout | None) -> Cell:
 
 
 def _reports(found: Sequence[Readout], folder: Location) -> dict[Location, Link]:
-    """For each run its encoder, as a link to its report.
+    """The encoder of each run, as a link to its report.
 
-    Where an encoder has several runs on the same data, with the run's folder.
+    The run's folder is named too where an encoder has several runs on the same data.
     """
     encoders = {each.run: (each.encoder, each.data) for each in found}
     alike = Counter(encoders.values())

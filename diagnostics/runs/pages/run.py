@@ -267,8 +267,9 @@ def _reach(p: Profile, name: str, spec: str = ".3f") -> Number:
 
 
 def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
-    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of
-    them.
+    """A control over its column.
+
+    It says of how many draws, if it is one of weights, and whether the best was `chosen` of them.
     """
     label, of = in_words(name), [profile.controls[name].attrs for profile in profiles if name in profile.controls]
     if name not in WEIGHTS:
@@ -341,8 +342,9 @@ def _extremes(p: Profile) -> tuple[str, str]:
 
 
 def _lines_at_output(p: Profile) -> str:
-    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no
-    attention).
+    """Reference lines at the output tap in words.
+
+    At the last tap that has any where the output has none, as of attention.
     """
     at = p.taps.index(p.output_tap)
     for i in (at, *reversed(range(len(p.taps)))):
@@ -393,9 +395,7 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
 def _describe(
     data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None, *more: Block | None
 ) -> tuple[Block, ...]:
-    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of
-    it.
-    """
+    """A result in full: what it asks, its finding, its figure with captions (or why there is none), and more."""
     return nonempty(
         Sentence(questions(data.attrs)),
         finding,

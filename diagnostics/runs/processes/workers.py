@@ -223,8 +223,9 @@ class Workers:
         return found
 
     def deal(self, items: Sequence[Item], here: Callable[[Item], Any], source: Any, ahead: int) -> Generator[Any]:
-        """Deals items out and yields what becomes of each, in their order: `here`, and as found by other processes from
-        a source.
+        """Deals items out and yields what becomes of each, in their order.
+
+        They are done `here`, and as found by other processes from a source.
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """

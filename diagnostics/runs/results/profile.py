@@ -320,8 +320,9 @@ class Profile:
 
     @cached_property
     def margin(self) -> float:
-        """The gap that matters: the one that the user named, else `MARGIN` of what lies between chance and the better
-        score.
+        """The gap that matters.
+
+        It is the one that the user named, else `MARGIN` of what lies between chance and the better score.
         """
         if (named := self.data.attrs.get(attribute.MARGIN)) is not None:
             return float(named)
@@ -352,8 +353,9 @@ class Profile:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but
-        smaller than matters.
+        """The verdict on the hidden gap.
+
+        It is undecided wherever units are too few, and excluded where it is shown but smaller than matters.
         """
         if self.few:
             return Verdict.UNDECIDED
@@ -368,8 +370,10 @@ class Profile:
 
     @cached_property
     def is_readable(self) -> bool:
-        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled
-        labels; a score that is next to nothing at every tap is none, however sure it is."""
+        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above shuffled labels.
+
+        A score that is next to nothing at every tap is none, however sure it is.
+        """
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
         shuffled = None if attribute.CHANCE in self.data.attrs else self.over("shuffled_labels")
@@ -377,8 +381,9 @@ class Profile:
 
     @cached_property
     def is_at_chance(self) -> bool:
-        """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a
-        perfect score.
+        """Test for scores that exclude, at every tap up to the output, a gain over chance that matters.
+
+        Such a gain is `MARGIN` of what lies between chance and a perfect score.
         """
         return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
 
@@ -419,9 +424,11 @@ class Profile:
 
     @cached_property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin:
-        gains over it that matter are excluded, and of those it lacks the model; else the highest, of equals again that.
-        None where none is above chance."""
+        """The control that says most, of those that the chosen tap is not shown to beat by a gain that matters.
+
+        Most says one over which gains that matter are excluded, and of those one that lacks the model; else the
+        highest, of equals again that. None where none is above chance.
+        """
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -443,8 +450,9 @@ class Profile:
 
     @property
     def needless(self) -> str:
-        """The part that the best rival does without, where gains over it that matter are excluded: `model` or
-        `training`; else nothing.
+        """The part that the best rival does without: `model` or `training`, else nothing.
+
+        It is named where gains over that rival that matter are excluded.
         """
         if not (self.rival and self._adds_nothing(self.rival[0])):
             return ""

@@ -186,7 +186,7 @@ class NonlinearReading:
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
-    """Of the profiles of a run.
+    """What a kernel reads of a target at the output and at the linear probe's best tap, of the profiles of a run.
 
     None where the kernel did not read the target at the output and at the linear probe's best tap.
     """
@@ -228,8 +228,9 @@ def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
 
 
 def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:
-    """The profiles that have a row and a curve of their own: not those of a kernel at two taps beside the linear
-    probe.
+    """The profiles that have a row and a curve of their own.
+
+    Those of a kernel at two taps beside the linear probe have none.
     """
     return [
         profile

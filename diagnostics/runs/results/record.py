@@ -119,7 +119,7 @@ class Provenance:
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Of the attributes of a store, among which others may stand.
+        """The record in the attributes of a store, among which others may stand.
 
         Raises KeyError or TypeError where one is missing.
         """

@@ -122,8 +122,9 @@ class Read:
 
 
 class AlongExtraction:
-    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted, or by a launch of a
-    shared one those of the ranges of which all samples pass.
+    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
+
+    A launch of a shared one gathers those of the ranges of which all samples pass.
 
     Of tokens without data nothing is gathered: the pass that misses the sums then says so. Nor of those that are not
     finite: the extraction itself names their sample. Where memory is short, a later pass gathers them block by block.

@@ -246,8 +246,9 @@ class _Passes:
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
-        """One pass over batches of rows, but for those whose tokens are stored: `visit` gets a tap, rows, and their
-        grid tokens, float32 [row, token, feature].
+        """One pass over batches of rows, but for those whose tokens are stored.
+
+        `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature].
         """
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]

@@ -189,8 +189,10 @@ def _rounded(value: Any) -> Any:
 
 
 def pack(work: Path) -> None:
-    """Rounds the encoders of lorenz (all seeds), of the other systems and of shapes (one seed) to float16, into the training
-    plugin."""
+    """Rounds the encoders of lorenz, of the other systems and of shapes to float16, into the training plugin.
+
+    All seeds of lorenz, one of the others.
+    """
     import diagnostics_training
 
     from diagnostics import load_encoder, save_encoder

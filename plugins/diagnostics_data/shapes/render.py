@@ -207,8 +207,9 @@ _NOISE = 2.5
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip (with one frame, an image) and the truth about it. t: frames; k: objects; object i has number i + 1 in
-    masks.
+    """A clip (with one frame, an image) and the truth about it.
+
+    t: frames; k: objects; object i has number i + 1 in masks.
 
     pixels: uint8 [t, y, x, 3].
     masks: int8 [t, y, x], the object at the pixel's centre, the same number in all frames; 0 wall and floor.
@@ -254,8 +255,10 @@ MOST_MATCHES = 32
 
 
 def render_views(seed: int, index: int, size: int, objects: int = MOST_OBJECTS) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """Scene `index` of a seed, its second view uint8 [y, x, 3], and [match, 5] as of `pad_matches`: points on objects
-    that both views see, of which the same is seen in both by where a pixel is there and back.
+    """Scene `index` of a seed, its second view uint8 [y, x, 3], and [match, 5] as of `pad_matches`.
+
+    Matches are points on objects that both views see, of which the same is seen in both by where a pixel is there and
+    back.
     """
     world = draw(seed, index, objects)
     other, seen = second_view(world, seed, index)

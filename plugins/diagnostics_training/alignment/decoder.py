@@ -61,8 +61,9 @@ def _mappings(part: Any) -> Generator[dict[str, Any]]:
 
 
 def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) -> None:
-    """Raises where weights of a model were not in its files, by what `from_pretrained` tells with
-    `output_loading_info`.
+    """Raises where weights of a model were not in its files.
+
+    `from_pretrained` tells so with `output_loading_info`.
     """
     if lacking := sorted(map(str, info["missing_keys"])):
         raise DiagnosticsError(
@@ -352,8 +353,9 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
 
 @torch.no_grad()
 def _check_causal(decoder: Decoder) -> None:
-    """Raises where the logits of a token change with a later one: answers could then be read off, and padding would
-    count.
+    """Raises where the logits of a token change with a later one.
+
+    Answers could then be read off, and padding would count.
     """
     most = int(decoder.model.get_input_embeddings().weight.shape[0])
     ids = torch.arange(5)[None] * (most // 5)

@@ -81,9 +81,11 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) -> Tensor:
-    """Maps float [B, M, y, x] at the centres of the cells that cut a part of each, in places of the map, into a grid of
-    this
-    shape: bilinear, float32 [B, M, *shape]. What lies beyond a map has the value of its edge."""
+    """Maps float [B, M, y, x] at the centres of the cells that cut a part of each into a grid.
+
+    The part is in places of the map, `shape` is the grid's: bilinear, float32 [B, M, *shape]. What lies beyond a map
+    has the value of its edge.
+    """
     ends = torch.as_tensor(parts, dtype=torch.float32, device=maps.device)
     places: list[Tensor] = []
     for axis, (cells, extent) in enumerate(zip(shape, maps.shape[2:], strict=True)):
@@ -100,8 +102,9 @@ def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a tap's grid tokens lie in a raw image: the grid's shape (rows, columns), and what of an image it
-    covers.
+    """Where a tap's grid tokens lie in a raw image.
+
+    The grid's shape (rows, columns), and what of an image it covers.
     """
 
     shape: tuple[int, int]
@@ -204,8 +207,10 @@ def _section(name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict
 
 
 def _readers(student: Encoder, teachers: Sequence[Teacher], mask: float) -> dict[str, Encoder]:
-    """Who preprocesses for each section: one where several teachers read the same, and the student's own where nothing
-    is hidden from it."""
+    """The preprocessors of the sections.
+
+    One serves where several teachers read the same, and the student's own where nothing is hidden from it.
+    """
     readers: dict[str, Encoder] = {teacher.section: teacher.encoder for teacher in teachers}
     return readers if mask else {OWN: student, **readers}
 

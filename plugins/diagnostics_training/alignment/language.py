@@ -132,8 +132,9 @@ class Pairs:
 
 
 def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """Pairs as a batch, int64 [pair, token] each: `ids`, prompt and answer, and `labels`, the answer alone and else
-    `IGNORED`.
+    """Pairs as a batch, int64 [pair, token] each.
+
+    `ids`, prompt and answer, and `labels`, the answer alone and else `IGNORED`.
 
     They are padded on the right, where a causal decoder does not see the padding.
     """
@@ -208,9 +209,10 @@ class Language(Alignment):
     def answered(
         self, shown: tuple[Tensor, Tensor | None] | None, ids: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of each question [B, L] with its labels: the loss of its answer, in nats a token, and whether the decoder
-        would give this answer and no more, always taking the likeliest token. Nothing of a sample is shown where
-        `shown` is None.
+        """Of each question [B, L] with its labels: the loss of its answer, and whether it would be given.
+
+        Losses are in nats a token; an answer counts as given where the decoder would give it and no more, always taking
+        the likeliest token. Nothing of a sample is shown where `shown` is None.
 
         An answer is right where each of its tokens is the likeliest after those before it, so one pass tells.
         """
@@ -273,8 +275,10 @@ class Language(Alignment):
 
 
 def _without_gaps(sequence: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Sequences whose tokens that stand for no data have gone to the end, where a causal decoder does not see them,
-    their labels, and from which token on labels may be found, counted from the end."""
+    """Sequences whose tokens that stand for no data have gone to the end, and their labels.
+
+    A causal decoder does not see them there. Also from which token on labels may be found, counted from the end.
+    """
     kept = torch.ones(labels.shape, dtype=torch.bool, device=labels.device)
     kept[:, 1 : 1 + valid.shape[1]] = valid
     order = (~kept).byte().argsort(dim=1, stable=True)

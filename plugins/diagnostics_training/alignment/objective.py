@@ -100,8 +100,11 @@ class Residual(nn.Module):
 
 
 def residual_blocks(encoder: TorchEncoder) -> list[Block]:
-    """The blocks of an encoder's trunk, in order: modules with parts after which a tap stands, and which, in a pass
-    over the example, gave a tensor of the shape that they took."""
+    """The blocks of an encoder's trunk, in order.
+
+    They are modules with parts after which a tap stands, and which, in a pass over the example, gave a tensor of the
+    shape that they took.
+    """
     trunk = [tap for tap in encoder.taps if tap.part == "trunk" and tap.site and tap.site.when == "after"]
     known = {tap.site.module: (tap.features, tap.site) for tap in trunk if tap.site}
     inside = {name: encoder.module.get_submodule(name) for name in known if name}
@@ -276,8 +279,9 @@ def taught(teacher: Teacher, batch: Batch) -> Tensor:
 
 
 def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tensor | None = None) -> Tensor:
-    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid: mean over a sample's
-    tokens, then over samples.
+    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid.
+
+    Mean over a sample's tokens, then over samples.
 
     Prefix tokens count where both have as many; grid tokens that are not `valid` do not.
     """
@@ -292,8 +296,11 @@ def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tenso
 
 
 def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
-    """Tokens [B, T, F] of a grid on another of the same axes, by linear interpolation along each axis, with weights
-    that widen where there are fewer cells than before; prefix tokens stay as they are."""
+    """Tokens [B, T, F] of a grid on another of the same axes.
+
+    By linear interpolation along each axis, with weights that widen where there are fewer cells than before; prefix
+    tokens stay as they are.
+    """
     if grid.shape == wanted.shape:
         return tokens
     prefix, cells = tokens[:, : grid.prefix], tokens[:, grid.prefix :]
@@ -320,8 +327,9 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
 
 
 def comparable(tap: Tap, other: Tap) -> bool:
-    """True if the grids of two taps have the same axes, and none is one token for the whole sample where the other is
-    not.
+    """True if the grids of two taps have the same axes and can be compared.
+
+    None may be one token for the whole sample where the other is not.
     """
     same = tap.grid.axes == other.grid.axes
     return same and (tap.grid.shape == other.grid.shape or min(tap.grid.tokens, other.grid.tokens) > 1)

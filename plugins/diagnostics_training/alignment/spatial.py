@@ -76,8 +76,10 @@ class Relations(ABC):
 
     @abstractmethod
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
-        """What a batch holds of one sample, under names that begin with `relations`: of the sample's row in the
-        dataset, its augmented image, and the view that this is of the sample."""
+        """A sample's entries of a batch, under names that begin with `relations`.
+
+        They are made of the sample's row in the dataset, its augmented image, and the view that this is of the sample.
+        """
 
     def relations(self, batch: Batch) -> Tensor:
         """Of a batch, float [B, T, M], without a gradient; what `inputs` gave, unless a teacher computes more."""
@@ -88,8 +90,9 @@ class Relations(ABC):
 
 
 class MaskRelations(Relations):
-    """Shares [T, M] of what the maps of a dataset show: objects of a target of kind `masks`, or else classes of a
-    `token_label`.
+    """Shares [T, M] of what the maps of a dataset show.
+
+    Objects of a target of kind `masks`, or else classes of a `token_label`.
 
     M is the largest number of objects (or classes) of any sample, background included. A cell of which less than half
     is known is unknown. Raises DiagnosticsError for a dataset that has neither.
@@ -349,8 +352,9 @@ BLOCK_BYTES = 2**28
 
 
 class SpatialAlignment(Alignment):
-    """Minus the mean cosine to each teacher's tokens, plus how far the cosines of all pairs of grid tokens are from the
-    relations that a further teacher tells; each with weight 1, over all tokens, hidden or not.
+    """Minus the mean cosine to each teacher's tokens, plus how far relations are from a further teacher's.
+
+    Relations are the cosines of all pairs of grid tokens; each with weight 1, over all tokens, hidden or not.
 
     Nothing is trained but the student, and maps where a teacher has another width.
 
@@ -413,8 +417,10 @@ def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Ten
 
 
 class SpatialFeed(Feed):
-    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden, with what a
-    teacher of relations reads. A sample's view and its hidden blocks follow from seed, step and its place alone.
+    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden.
+
+    It also holds what a teacher of relations reads. A sample's view and its hidden blocks follow from seed, step and
+    its place alone.
 
     places: of the student's tokens.
     augmented: whether views are drawn, or each image is seen as it is.
@@ -462,8 +468,10 @@ class SpatialFeed(Feed):
 
 
 def align_spatial(job: SpatialJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed` as `align_tap`
-    has them, and `relations`: what teaches them, or None."""
+    """Aligns and saves an encoder and its control (see `student.with_control`).
+
+    `for` and `probed` are as `align_tap` has them, and `relations` is what teaches them, or None.
+    """
     start = start_of(job)
     places = places_of(start.own, start.tap)
     # Options are refused before a folder's content is.

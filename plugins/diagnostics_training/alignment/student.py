@@ -1,5 +1,6 @@
-"""A student of an alignment, from a base and its data to the encoder in its folder, its control, and `diagnostics align
-tap`.
+"""A student of an alignment, from a base and its data to the encoder in its folder.
+
+Also its control, and `diagnostics align tap`.
 """
 
 from __future__ import annotations
@@ -399,8 +400,10 @@ LEAST = 0.01
 
 
 def align_tap(job: TapJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and
-    score of each tap on val, where the best one was chosen."""
+    """Aligns and saves an encoder and its control (see `student.with_control`).
+
+    With `for` and `probed`: data, and score of each tap on val, where the best one was chosen.
+    """
     start = start_of(job)
     # Options are refused before a folder's content is.
     check_tap(start, job.to, job.target)
@@ -472,7 +475,7 @@ def chosen_tap(
 ) -> tuple[str, dict[str, Any] | None]:
     """The tap that teaches, and what was seen where it is the best for a target.
 
-    Of an alignment that is done, as it was seen then.
+    Of an alignment that is done, what was seen then.
     """
     if target is None:
         return to, None
@@ -517,10 +520,10 @@ def check_target(dataset: Dataset, target: str) -> None:
 def best_tap(
     base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
-    """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and
-    chosen on val; and what was
-    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (on test), `score` (what they are: R2,
-    accuracy, mean IoU), `gain` (the best one's minus the output's).
+    """The tap of an encoder, up to its output, from which the target's own probe reads it best.
+
+    It is fitted on train and chosen on val; and what was seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`,
+    `scores` (on test), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best one's minus the output's).
 
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for
     every place, the tokens of all samples are kept, of others none. Taps of other axes or features than the output's

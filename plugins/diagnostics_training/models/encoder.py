@@ -57,8 +57,11 @@ class Patches:
 
 
 def positions(grid: tuple[int, ...], width: int, device: str = "cpu") -> Tensor:
-    """Fixed sine-cosine positions [N, F] (Vaswani et al., arXiv 1706.03762): each axis has an equal share of the
-    features, half sines and half cosines of frequencies from 1 down to 1/10,000; features left over are 0."""
+    """Fixed sine-cosine positions [N, F] (Vaswani et al., arXiv 1706.03762).
+
+    Each axis has an equal share of the features, half sines and half cosines of frequencies from 1 down to 1/10,000;
+    features left over are 0.
+    """
     # A compiler makes them once itself, and warns of a cache.
     return _positions(grid, width, device) if torch.compiler.is_compiling() else _kept(grid, width, device)
 

@@ -19,8 +19,9 @@ LEAST_LOG_VARIANCE = -10.0
 
 
 class Forecast(EncoderObjective):
-    """`model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or
-    moments.
+    """A forecast of the next patch.
+
+    `model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or moments.
     """
 
     causal = True

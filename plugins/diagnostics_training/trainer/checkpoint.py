@@ -1,5 +1,6 @@
-"""One checkpoint, replaced whole: weights, optimiser state by the parameter's name and of its groups, the step, and
-what it belongs to.
+"""One checkpoint, replaced whole.
+
+Weights, optimiser state by the parameter's name and of its groups, the step, and what it belongs to.
 
 A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and of
 itself: safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see

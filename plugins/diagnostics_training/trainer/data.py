@@ -1,5 +1,6 @@
-"""Data of a training: the train split of a data set, held in memory, dealt out in batches that are a function of the
-step.
+"""Data of a training: the train split of a data set, held in memory.
+
+It is dealt out in batches that are a function of the step.
 
 Simulated data sets have no end. Asked for by name alone, they are trained on many series (or scenes) drawn from another
 seed than the one that `diagnostics run` reads by default, so that nothing that is probed later was seen in training.
@@ -177,8 +178,9 @@ class TrainingData:
 
 
 def data_for(asked: str | None, base: Encoder) -> str:
-    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own
-    length.
+    """The specification of the data to align on.
+
+    As asked for, or those that the encoder was trained on, in its own length.
 
     Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
     """
@@ -393,8 +395,10 @@ def spec_of(name: str, options: Mapping[str, object]) -> str:
 
 
 def training_spec(data: str) -> tuple[str, int | None]:
-    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None
-    for other data): number and seed are filled in where a simulated data set was named without them."""
+    """The specification to train on for what was asked for, and the length of a simulated series.
+
+    The length is None for other data. Number and seed are filled in where a simulated data set was named without them.
+    """
     name, options = parse_spec(data)
     if name not in SIMULATED:
         return data, None

@@ -154,8 +154,10 @@ output.
 
 @dataclass(frozen=True)
 class Look:
-    """Figures of an output [sample, feature] at a step, and of how far a sample's tokens lie apart where they are
-    seen."""
+    """Figures of an output [sample, feature] at a step.
+
+    Also how far a sample's tokens lie apart where they are seen.
+    """
 
     step: int
     rank: float
@@ -180,8 +182,9 @@ class Look:
 
 
 def look(step: int, output_BF: Tensor, tokens_BTF: Tensor | None = None) -> Look:
-    """The figures of an output float [sample, feature] of at least two samples, and of its tokens, where there are at
-    least two of each sample; zeros where they are not finite.
+    """The figures of an output float [sample, feature] of at least two samples, and of its tokens.
+
+    Tokens count where there are at least two of each sample; zeros where they are not finite.
     """
     output = output_BF.detach().double()
     tokens = None if tokens_BTF is None or tokens_BTF.shape[1] < 2 else _spread(tokens_BTF.detach().double(), 1)
@@ -279,8 +282,10 @@ class Monitor:
         evaluation: Mapping[str, float],
         heads: Mapping[str, float],
     ) -> None:
-        """After step `done`, with what was seen of the output and of heads of attention where they were looked at, and
-        what an evaluation gave."""
+        """Notes what was seen after step `done`.
+
+        Of the output and of heads of attention where they were looked at, and what an evaluation gave.
+        """
         self.loss = values["loss"]
         line: dict[str, float] = {"step": done, **values}
         if seen is not None:
@@ -356,8 +361,9 @@ def _few(ids: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def looking(objective: Objective, settings: Settings) -> Generator[None]:
-    """A context in eval mode, without gradients and in the precision of training, whose random draws change no later
-    ones.
+    """A context in eval mode, without gradients and in the precision of training.
+
+    Its random draws change no later ones.
     """
     device = next(objective.parameters()).device
     objective.eval()

@@ -149,8 +149,9 @@ def check_attention(
 
 
 def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[str, float]:
-    """Scalars to log of the pass to the objective's output: `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`,
-    `.../keys`.
+    """Scalars to log of the pass to the objective's output.
+
+    `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`, `.../keys`.
 
     Blocks are attentions in the order in which they are computed.
     """
