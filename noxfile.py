@@ -116,7 +116,7 @@ def lowest(session: nox.Session) -> None:
 
 
 def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str]) -> None:
-    """Runs a part of the tests in a new environment; skipped where torch would come with CUDA, which is gigabytes."""
+    """Run a part of the tests in a new environment; skipped where torch would come with CUDA, which is gigabytes."""
     with tempfile.TemporaryDirectory() as name:
         tmp = Path(name)
         session.run(python, "-m", "venv", "--without-pip", f"{tmp}/venv", external=True)

@@ -114,7 +114,7 @@ def call_of(q: Tensor, k: Tensor, v: Tensor, shape: Shape) -> tuple[FusedCall, T
 
 
 def poison(like: Tensor) -> None:
-    """Fills memory that is given back at once with NaN, so that a number which nobody wrote shows."""
+    """Fill memory that is given back at once with NaN, so that a number which nobody wrote shows."""
     for shape in (like.shape, like.shape[:-1], (2**10,), (2**16,), (2**22,)):
         for dtype in (like.dtype, torch.float32):
             held = [torch.full(shape, math.nan, dtype=dtype, device=like.device) for _ in range(4)]

@@ -134,7 +134,7 @@ def timed(work: Callable[[], object], clock: Callable[[], float], wait: Callable
 
 
 def verdict(what: str, value: float, limit: float, *, at_least: bool = False) -> bool:
-    """Prints one figure against its limit; True when it holds."""
+    """Print one figure against its limit; True when it holds."""
     holds = value >= limit if at_least else value <= limit
     word = "    " if SMALLEST else "ok  " if holds else "MISS"
     print(f"{word} {what}: {value:.4g} ({'at least' if at_least else 'at most'} {limit:g})", flush=True)

@@ -209,7 +209,7 @@ def held_sets(drawn: dict[str, np.ndarray], column: str) -> np.ndarray:
 
 
 def judge_real(drawn: dict[str, np.ndarray]) -> bool:
-    """Prints the tables; False where the rule gives up more than best on val on average over targets."""
+    """Print the tables; False where the rule gives up more than best on val on average over targets."""
     found = real_regrets(drawn)
     columns = [f"{size} {target}" for size in SIZES for target in TARGETS]
     print("\n| regret, mean of targets | " + " | ".join(map(str, SIZES)) + " |\n|---|" + "---|" * len(SIZES))

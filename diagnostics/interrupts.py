@@ -30,7 +30,7 @@ class _State:
 
 
 def watch_signals() -> None:
-    """Handles the signals for the rest of this process.
+    """Handle the signals for the rest of this process.
 
     Outside `working` a signal ends it at once, since there is nothing to keep.
     """
@@ -56,7 +56,7 @@ def working() -> Generator[None]:
 
 
 def _end_with_reader(ends: bool) -> None:
-    """Sets whether this process ends when whoever reads its output is gone (`| head`).
+    """Set whether this process ends when whoever reads its output is gone (`| head`).
 
     It does so in silence and as other tools do.
 
@@ -77,7 +77,7 @@ def exit_status() -> int:
 
 
 def end_if_stopped(status: Any) -> None:
-    """Ends this process with that status where a signal has asked it to stop and all is kept and said.
+    """End this process with that status where a signal has asked it to stop and all is kept and said.
 
     What Python does at its end may take long, and a further signal there has another status.
     """

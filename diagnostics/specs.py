@@ -89,7 +89,7 @@ def trusting() -> bool:
 
 
 def check_code(path: Path) -> None:
-    """Raises UntrustedCodeError where a saved encoder names this Python file and the user does not trust it."""
+    """Raise UntrustedCodeError where a saved encoder names this Python file and the user does not trust it."""
     files = _naming.get()
     if files and not _trusted.get():
         raise UntrustedCodeError(
@@ -99,7 +99,7 @@ def check_code(path: Path) -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raises UntrustedCodeError where a saved encoder names a checkpoint.
+    """Raise UntrustedCodeError where a saved encoder names a checkpoint.
 
     Its weights would be replaced by the encoder's own anyway.
     """
@@ -247,7 +247,7 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> T
 
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
-    """Builds the name in a saved file, with whatever weights."""
+    """Build the name in a saved file, with whatever weights."""
     from diagnostics.encoders.saved.files import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 

@@ -151,7 +151,7 @@ def alike(one: str, other: str) -> bool:
 
 
 def write(name: str) -> None:
-    """Runs a tutorial and writes its page, pictures and notebook."""
+    """Run a tutorial and write its page, pictures and notebook."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         book = run(read(name), Path(folder))

@@ -155,7 +155,7 @@ class Observation(ABC):
         return True
 
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
-        """Reads the part of a sample that batches are made of: by default what the encoder prepares of it."""
+        """Read the part of a sample that batches are made of: by default what the encoder prepares of it."""
         return encoder.preprocess(dataset[sample])
 
     @abstractmethod

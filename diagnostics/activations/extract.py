@@ -233,7 +233,7 @@ def extract(
         return store.complete and (launched or not (with_tokens and store.tokens_removed))
 
     def usable(folder: Place) -> Store | None:
-        """Returns the part that is there and can be gone on with; raises where it cannot."""
+        """Return the part that is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
         if store is not None and share is not None and not store.complete:
             _join(store, share, about or {}, with_tokens)
@@ -372,7 +372,7 @@ class _SampleError(DiagnosticsError):
 
 
 def refuse_other_folder(folder: Place) -> None:
-    """Raises where a place is neither a run nor empty."""
+    """Raise where a place is neither a run nor empty."""
     path = folder.path
     with reading(path):
         other = folder.is_occupied()
@@ -528,7 +528,7 @@ class Passed:
 
 
 def pass_batch(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray, *, whole: bool) -> Passed:
-    """Prepares and passes samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
+    """Prepare and pass samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
     with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
         (batch,) = batches
     passed = Passed(positions, batch if whole else None)

@@ -50,14 +50,14 @@ class Sealing:
         self.root = zarr.open_group(MemoryStore(self._written), mode="w-", zarr_format=3)
 
     def put(self, *, metadata: bool = False) -> None:
-        """Writes the chunks that are in memory to the disk, and `metadata` where that will not change any more."""
+        """Write the chunks that are in memory to the disk, and `metadata` where that will not change any more."""
         for name in [name for name in self._written if name != NAME and (metadata or not name.endswith(NAME))]:
             data = self._written.pop(name).to_bytes()
             self.folder.put(name, data)
             self.files[name] = digest(data)
 
     def seal(self, attributes: Mapping[str, Any]) -> None:
-        """Writes the rest, the group's own metadata last."""
+        """Write the rest, the group's own metadata last."""
         self.put(metadata=True)
         write_group(self.folder, {**attributes, "files": self.files})
 
@@ -153,7 +153,7 @@ def seal(values: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """Reads a sealed file; raises DamagedError where it is not what was written."""
+    """Read a sealed file; raises DamagedError where it is not what was written."""
     try:
         values: dict[str, Any] = json.loads(data)
         written = values.pop("digest")

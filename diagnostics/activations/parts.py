@@ -164,7 +164,7 @@ def scratch_of(run: Location, way: str) -> Generator[Path]:
 
 
 def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, size: int) -> None:
-    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last.
+    """Put the files of a whole part (with their bytes) from where they were written into the run, its record last.
 
     `size`: of batches.
 
@@ -248,7 +248,7 @@ class Left:
 
 
 def remove_left(store: Store) -> None:
-    """Removes what launches left in a store."""
+    """Remove what launches left in a store."""
     with writing(store.path):
         store.folder.delete(left_names(store.folder))
         store.folder.prune(STREAMED)
@@ -281,7 +281,7 @@ def mixture(store: Store, *more: Mapping[str, Any]) -> str:
 
 
 def refuse_mixture(store: Store, *more: Mapping[str, Any]) -> None:
-    """Raises where the parts of a store were not computed in one way, and `more`."""
+    """Raise where the parts of a store were not computed in one way, and `more`."""
     if found := mixture(store, *more):
         raise DiagnosticsError(
             f"{store.path}: {found.rstrip('.')}; leave --exact out, or choose another --out and give all launches one "

@@ -135,7 +135,7 @@ def index_file(store: Store) -> str:
 
 
 def read_index(store: Store) -> Index | None:
-    """Reads the index of a run's results; None where there are none yet.
+    """Read the index of a run's results; None where there are none yet.
 
     Raises where that cannot be read, or another run's lie there.
     """
@@ -252,7 +252,7 @@ def merge_results(
     fresh: bool,
     outdated: Collection[tuple[str, str]] = (),
 ) -> None:
-    """Puts the results of one call among those that are there: what it measured is replaced, the rest stays.
+    """Put the results of one call among those that are there: what it measured is replaced, the rest stays.
 
     Parameters
     ----------
@@ -345,7 +345,7 @@ def result_files(run: Place) -> set[str]:
 
 
 def write_page(store: Store, index: Index, page: Mapping[str, Any]) -> None:
-    """Keeps a page of results beside them."""
+    """Keep a page of results beside them."""
     with writing(store.path, "while writing its page; "):
         store.folder.put(f"{RESULTS}/{index.id}/{PAGE}", seal(page))
 
@@ -440,7 +440,7 @@ def files_of_run(folder: Place) -> set[str]:
 
 
 def remove(folder: Folder) -> None:
-    """Removes what this program alone makes.
+    """Remove what this program alone makes.
 
     It goes out of its place in one move first, since after a kill in between it would be no run.
     """
@@ -458,7 +458,7 @@ def beside(folder: Folder) -> Folder:
 
 
 def replace(folder: Folder) -> None:
-    """Puts the run or store that was made beside this one in its place."""
+    """Put the run or store that was made beside this one in its place."""
     around, name = folder.parent()
     with writing(folder.path):
         around.swap(f".{name}.fresh", name, files_of_run)
@@ -487,7 +487,7 @@ def disk_use(store: Store) -> tuple[int, int]:
 
 
 def refuse_shared(folder: Place, doing: str, force: bool) -> None:
-    """Raises where launches may be at work on a run, unless that is said to be known."""
+    """Raise where launches may be at work on a run, unless that is said to be known."""
     if not force and is_shared(folder):
         raise StorageError(
             f"{folder.path} is extracted by launches (--part) or lies in a bucket, and nothing tells whether a command "
@@ -497,7 +497,7 @@ def refuse_shared(folder: Place, doing: str, force: bool) -> None:
 
 
 def remove_tokens(path: str | PurePath, force: bool = False) -> int:
-    """Removes the tokens of a run and of its controls; returns the bytes that this freed.
+    """Remove the tokens of a run and of its controls; returns the bytes that this freed.
 
     First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without
     tokens, and the same command again removes the rest, and what was being written. Extraction brings them back where a

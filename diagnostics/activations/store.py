@@ -327,7 +327,7 @@ class Store(Activations):
             raise damage_error(self.path, f"observed/{name}") from error
 
     def check_whole(self) -> None:
-        """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
+        """Raise when the extraction did not finish, or when files of it are gone or cut short since."""
         if self.shared and not self.complete:
             command = "the same `diagnostics run` command without --part"
             parts = range(self.plan.parts)
@@ -466,7 +466,7 @@ class Store(Activations):
                 ) from error
 
     def tidy(self) -> None:
-        """Takes away what a kill left of files that were being written, and damaged shards.
+        """Take away what a kill left of files that were being written, and damaged shards.
 
         Shards that are not as they were written are then done again; those whose last row is there are finished.
         """
@@ -529,7 +529,7 @@ class Store(Activations):
         return {NAME, *self.contents.files, *shards, *journals, *records, *made}
 
     def finish(self, with_tokens: bool = True, mixture: str = "") -> None:
-        """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage.
+        """Mark the extraction as complete, with its tokens or as one without: from now on a missing file is damage.
 
         `mixture`: a sentence on parts that were computed in other ways than others.
         """
@@ -538,7 +538,7 @@ class Store(Activations):
         self.token_samples = self.plan.token_samples if with_tokens else 0
 
     def set_attrs(self, **attrs: Any) -> None:
-        """Adds to the attributes, on disk and here."""
+        """Add to the attributes, on disk and here."""
         with writing(self.path):
             self.attrs = write_group(self.folder, {**self._open()[0], **attrs})
 

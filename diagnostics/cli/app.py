@@ -251,7 +251,7 @@ app = typer.Typer(
 def command(
     group: str, example: str, job: type | None = None, name: str | None = None, *, local: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a function to the commands, of a group of them and with its example.
+    """Add a function to the commands, of a group of them and with its example.
 
     It has the options of its job and its own.
 

@@ -547,7 +547,7 @@ _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
-    """Writes the project into the folder `out`/`name`; returns that folder and the files in it.
+    """Write the project into the folder `out`/`name`; returns that folder and the files in it.
 
     Raises DiagnosticsError where the name does not suit a distribution and a module, where a module of that name is
     installed, and where the folder exists. The write is atomic, and confined to the folder.

@@ -28,7 +28,7 @@ def version(
 
 
 def _add_plugin_commands() -> None:
-    """Registers the commands of plugins.
+    """Register the commands of plugins.
 
     A name of two words is one of a group: `train objectives` of `diagnostics train`.
     """

@@ -183,7 +183,7 @@ def _same_size(sample: np.ndarray) -> None:
 
 
 def _check_apart(encoder: TorchEncoder) -> None:
-    """Raises where a sample's activations depend on the sample beside it: time or tokens stand where samples should."""
+    """Raise where a sample's activations depend on the sample beside it: time or tokens stand where samples should."""
     example = encoder.example()
     others = [_noise(example.shape, example.dtype, seed) for seed in (1, 2)]
     first, second = (

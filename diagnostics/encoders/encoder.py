@@ -233,7 +233,7 @@ class Encoder(ABC):
         raise DiagnosticsError(f"{self.name} gives no attention.", code="no-attention")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
-        """How strongly the tap's central grid token depends on each place.
+        """Dependence of the tap's central grid token on each place.
 
         `{tap name: float tensor [sample, *places]}`.
 
@@ -308,7 +308,7 @@ class Encoder(ABC):
         return other
 
     def to(self, device: str) -> Encoder:
-        """Moves the encoder to a device, and returns it."""
+        """Move the encoder to a device, and return it."""
         return self
 
     @contextmanager
@@ -379,7 +379,7 @@ class Encoder(ABC):
 
 
 def check_modality(encoder: Encoder, samples: Any) -> None:
-    """Raises where samples, as those of a dataset do, say that they are of another modality."""
+    """Raise where samples, as those of a dataset do, say that they are of another modality."""
     modality = getattr(samples, "modality", encoder.modality)
     if modality != encoder.modality:
         raise DiagnosticsError(
@@ -419,7 +419,7 @@ def first_shape(encoder: Encoder, samples: Any) -> tuple[int, ...]:
 
 
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
-    """Raises for an image or a video whose channels come before its pixels, unless those of the example do too."""
+    """Raise for an image or a video whose channels come before its pixels, unless those of the example do too."""
     if channels_first(sample) and (example is None or not channels_first(example)):
         *first, channels, y, x = np.shape(sample)
         raise DiagnosticsError(

@@ -175,7 +175,7 @@ class EarlyEnd:
 
 @contextmanager
 def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
-    """Ends a forward pass of the module that runs inside when it comes to a site.
+    """End a forward pass of the module that runs inside when it comes to a site.
 
     What is yielded has as its `value` what lies at the site: all that the site's module takes (a tuple) or what it
     gives. Hooks that were registered before have read it by then.

@@ -43,7 +43,7 @@ def usable_device(device: str | None) -> str:
 
 
 def check_compute(name: str, device: str) -> None:
-    """Raises DiagnosticsError for an unknown name, and for what the device cannot compute in."""
+    """Raise DiagnosticsError for an unknown name, and for what the device cannot compute in."""
     check_known("--compute", name, get_args(Compute))
     if name == "tf32" and torch.device(device).type != "cuda":
         raise DiagnosticsError(

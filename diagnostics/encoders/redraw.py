@@ -56,7 +56,7 @@ def compare_weights(
     hidden: Mapping[str, Tensor],
     other_hidden: Mapping[str, Tensor],
 ) -> Redrawn:
-    """Compares the weights of two modules of the same kind, and what of each lies beside.
+    """Compare the weights of two modules of the same kind, and what of each lies beside.
 
     Names that only one of them has are ignored.
     """
@@ -143,7 +143,7 @@ def permute(module: nn.Module, seed: int) -> nn.Module:
 
 
 def _refuse_packed(module: nn.Module) -> None:
-    """Raises where a module keeps weights as what is no tensor, as those of torch's quantised layers are."""
+    """Raise where a module keeps weights as what is no tensor, as those of torch's quantised layers are."""
     for name, value in module.state_dict().items():
         if not isinstance(value, (Tensor, torch.dtype)) and not name.endswith("_extra_state"):
             raise DiagnosticsError(

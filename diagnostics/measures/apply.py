@@ -174,7 +174,7 @@ class Measured:
     """Those of `skipped` that broke, where the others have no value here by their nature."""
 
     def add(self, other: Self) -> None:
-        """Takes in those of other measures or targets."""
+        """Take in those of other measures or targets."""
         self.results |= other.results
         self.skipped |= other.skipped
         self.failed |= other.failed
@@ -190,7 +190,7 @@ def measure_all(
     what: str = "",
     watch: Watch = silent,
 ) -> Measured:
-    """Applies each measure to each target that it reads, or once where it reads none.
+    """Apply each measure to each target that it reads, or once where it reads none.
 
     A measure that has no value for these activations, or that fails, is left out with its reason. A StorageError ends
     all. A measure named in `asked` is also listed where the dataset has no target for it.

@@ -235,7 +235,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
-    """Raises DiagnosticsError where activations of a tap hold NaN or infinity."""
+    """Raise DiagnosticsError where activations of a tap hold NaN or infinity."""
     if not bool((x.isfinite() if isinstance(x, Tensor) else np.isfinite(x)).all()):
         raise DiagnosticsError(
             f"{measure} finds NaN or infinity at tap {tap}: leave it out (--taps).", code="not-finite"

@@ -54,7 +54,7 @@ MARGIN = 0.05
 
 
 def check_margin(margin: float | None) -> None:
-    """Raises DiagnosticsError for a margin that a user named and that is no gap."""
+    """Raise DiagnosticsError for a margin that a user named and that is no gap."""
     if margin is not None and not margin > 0:
         raise DiagnosticsError(
             f"The margin is {margin}: give the smallest hidden gap that matters, above 0.", code="bad-value"

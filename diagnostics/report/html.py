@@ -32,7 +32,7 @@ PAGE_BYTES = 5 * 10**6
 
 
 def write_page(page: Page, path: Location) -> Location:
-    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network.
+    """Write the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network.
 
     Whole or not at all.
     """

@@ -104,13 +104,13 @@ def whole(name: object) -> str:
 
 
 def show(console: Console, text: str, style: str = "", hanging: int = 0) -> None:
-    """Prints text of one style, broken between words; lines after the first start `hanging` cells in."""
+    """Print text of one style, broken between words; lines after the first start `hanging` cells in."""
     for line in wrap(text, max(console.width, LEAST_WIDTH), hanging):
         _print(console, Text(line, style))
 
 
 def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Prints rows below the names of their columns; a row of one cell is a heading over the rows below it.
+    """Print rows below the names of their columns; a row of one cell is a heading over the rows below it.
 
     Where they are too wide for the console, cells are broken between words, or each row becomes a block of lines with
     the columns' names: whichever takes fewer lines.

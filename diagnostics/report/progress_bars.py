@@ -143,7 +143,7 @@ def in_notebook() -> bool:
 
 
 def show_bundle(bundle: dict[str, Any]) -> Any:
-    """Shows one thing in several formats (`text/html`, ...) below the cell.
+    """Show one thing in several formats (`text/html`, ...) below the cell.
 
     Returns the handle by which it is replaced.
     """

@@ -15,7 +15,7 @@ STYLES = {"strong": "bold", "quiet": "dim", "caution": "yellow"}
 
 
 def print_page(page: Page, report: PurePath, full: bool = False) -> None:
-    """Prints what a brief page shows, or all but the figures of a full one.
+    """Print what a brief page shows, or all but the figures of a full one.
 
     Below it stands the file that holds the report.
     """

@@ -1,4 +1,4 @@
-"""Which tap to use of an encoder for another target, and what rules that choose one would have lost on those measured.
+"""Choice of an encoder's tap for another target, and what rules for it would have lost on those measured.
 
 Every rule chooses without test (`measures.tap_rules`), and its regret is read on test. Reading runs loads no torch.
 """
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def task(self) -> tuple[str, str]:
-        """What all encoders were measured on: data and target."""
+        """The data and the target on which all encoders were measured."""
         return self.dataset, self.target
 
     @cached_property
@@ -99,7 +99,7 @@ class Cell:
         return {self.taps[i]: float(value) for i, value in zip(self.candidates, values, strict=True)}
 
     def evidence(self, cells: Sequence[Cell]) -> Evidence:
-        """What a rule may look at; `cells`: all of them, from which the encoder's other targets come."""
+        """Evidence that a rule may look at; `cells`: all of them, from which the encoder's other targets come."""
         measured = {
             name: dict(zip(map(str, data["tap"].values), map(float, data["score"].values), strict=True))
             for name, data in self.beside.items()
@@ -192,7 +192,7 @@ def cells_of(run: RunData, encoder: str) -> list[Cell]:
 
 @dataclass(frozen=True)
 class RuleRegret:
-    """What a rule lost: the mean over `cells` targets, with its interval over their units, and over tasks and encoders.
+    """Loss of a rule: the mean over `cells` targets, with its interval over their units, and over tasks and encoders.
 
     `labels`: of the target, which it takes. `depth`: of the taps that it takes, the share of the trunk's pass that they
     cost. `flops`: of a sample up to them; NaN where a run lacks them.
@@ -391,7 +391,7 @@ def _encoder_names(runs: Sequence[RunData]) -> list[str]:
 
 
 def _check_tasks(cells: Sequence[Cell]) -> None:
-    """Raises where encoders cannot be told from tasks, and where a cell is there twice."""
+    """Raise where encoders cannot be told from tasks, and where a cell is there twice."""
     by_encoder: dict[str, set[tuple[str, str]]] = {}
     for cell in cells:
         known = by_encoder.setdefault(cell.encoder, set())

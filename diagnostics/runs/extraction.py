@@ -148,7 +148,7 @@ def kind_of(device: str) -> str:
 
 
 def refuse_unshareable(setup: Setup) -> None:
-    """Raises for what launches cannot do part by part."""
+    """Raise for what launches cannot do part by part."""
     request = setup.request
     if request.fresh:
         raise DiagnosticsError(
@@ -329,7 +329,7 @@ class Extraction:
 
     @contextlib.contextmanager
     def _making_control(self) -> Generator[None]:
-        """Turns an error of a control's encoder into the reason why there is no such control."""
+        """Turn an error of a control's encoder into the reason why there is no such control."""
         try:
             yield
         except StorageError:
@@ -483,7 +483,7 @@ class Extraction:
         return None
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
-        """Raises where the kernel that was asked for cannot compute the encoder's attention.
+        """Raise where the kernel that was asked for cannot compute the encoder's attention.
 
         Logs which one `auto` comes to.
         """

@@ -465,7 +465,7 @@ def _data(given: Data, modality: Modality | None = None) -> Dataset:
 
 
 def refuse_fed(caller: str, encoder: Encoder, fed: Mapping[str, Any]) -> None:
-    """Raises where `size`, `mean` or `std` are given beside an encoder, which prepares its samples itself."""
+    """Raise where `size`, `mean` or `std` are given beside an encoder, which prepares its samples itself."""
     if told := [name for name, value in fed.items() if value is not None]:
         raise DiagnosticsError(
             f"{caller} was given {join_names(told)} beside {encoder.name}, which prepares its samples itself: leave "

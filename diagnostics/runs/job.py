@@ -99,7 +99,7 @@ def run(
     watch: Watch | None = None,
     executor: Submits | None = None,
 ) -> Run:
-    """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
+    """Extract the activations of an encoder on a dataset, measure them at every tap, and write the report.
 
     A run's folder keeps what earlier calls measured: results of the measures and controls of this call are replaced,
     the rest stays.
@@ -302,7 +302,7 @@ class _Job(Extraction):
             remove_left(store)
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
-        """Adds the reasons for what was not tried.
+        """Add the reasons for what was not tried.
 
         These are measures over tokens of ragged samples, and targets without a probe.
         """
@@ -423,7 +423,7 @@ class _Job(Extraction):
         return measured
 
     def _redraw(self, measured: Measured, store: Store, targets: Mapping[str, StoredTarget], of: str = "") -> None:
-        """Adds the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
+        """Add the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
         request, setup = self.request, self.setup
         if request.redraws and (request.redraw_controls or of in ("", "raw_input")):
             add_redraws(
@@ -440,7 +440,7 @@ class _Job(Extraction):
     def _write(
         self, store: Store, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]
     ) -> None:
-        """Merges the results of this call with those that are there, with the margins over every control's."""
+        """Merge the results of this call with those that are there, with the margins over every control's."""
         request, setup = self.request, self.setup
         asked = [measure.name for measure in (*self.measures, *self.by_place)]
         names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
@@ -494,7 +494,7 @@ def measure_nonlinear(
     what: str,
     measure: Callable[..., Measured],
 ) -> None:
-    """Adds `kernel_probe` at the output and at the linear probe's best tap, for some targets.
+    """Add `kernel_probe` at the output and at the linear probe's best tap, for some targets.
 
     They are those that the linear probe read at another tap too. `measure`: as `measure_all`.
 

@@ -281,7 +281,7 @@ class Run(RunData):
         return run_dataframe(self)
 
     def report(self, path: str | PurePath | None = None) -> Location:
-        """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
+        """Write the run as one self-contained HTML file, by default `report.html` inside the run."""
         from diagnostics.runs.pages.run import write_report
 
         return write_report(self, locate(path) if path else None)

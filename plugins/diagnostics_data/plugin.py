@@ -34,7 +34,7 @@ def folder_of(dataset: str, module: str, package: str, also: str = "") -> Path:
 
 @contextlib.contextmanager
 def reading_files(dataset: str, package: str) -> Generator[None]:
-    """Turns the error for a file of a package that cannot be read into one with the command that restores it."""
+    """Turn the error for a file of a package that cannot be read into one with the command that restores it."""
     from diagnostics_files.folder import Unusable
 
     try:

@@ -25,7 +25,7 @@ _UNKNOWN = 0x7FFF0000
 
 
 def check_declared_size(path: Path, name: str) -> None:
-    """Raises where a sound or video file ends before its declared end.
+    """Raise where a sound or video file ends before its declared end.
 
     RIFF (WAV, AVI), AIFF and Matroska (WebM) declare one; of Ogg the last page is missing.
     """

@@ -45,7 +45,7 @@ class Pair:
     split: str
 
     def check_extent(self) -> None:
-        """Raises where the map is not as large as its image."""
+        """Raise where the map is not as large as its image."""
         common_extent((self.image, self.name), (self.map, self.map_name))
 
     def sample(self) -> np.ndarray:
@@ -258,7 +258,7 @@ class Clip:
         return f"{utf8_name(self.video)}/{self.first:05d}"
 
     def check_extent(self) -> None:
-        """Raises where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
+        """Raise where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
         root, (first, _) = self.root, self.frames[0]
         sizes = [common_extent((root / image, image), (root / name, name), "frame") for image, name in self.frames]
         for (image, _), (y, x) in zip(self.frames, sizes, strict=True):

@@ -359,7 +359,7 @@ class Exported:
 
 
 def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Exported:
-    """Writes the tensors of an encoder, or of what a name builds, to a new file, which `pe:NAME?checkpoint=FILE` reads.
+    """Write the tensors of an encoder, or of what a name builds, to a new file, which `pe:NAME?checkpoint=FILE` reads.
 
     Raises DiagnosticsError for a file that is there or ends in something else, an encoder that is no Perception
     Encoder, and one whose activations are not those that its tensors give in `pe:NAME`, bit for bit.
@@ -404,7 +404,7 @@ _METAS = {"depth": "layers", "layer_scale": "ls_init_value", "img_size": "image_
 
 
 def metas_line(known: Known, size: Mapping[str, object], file: str, whole: bool) -> str:
-    """What one types for Meta's code to read a file, with the options of a cut encoder; "" where it cannot."""
+    """The line that one types for Meta's code to read a file, with the options of a cut encoder; "" where it cannot."""
     options = {**size, **known.options}
     parts = known.model.split("-")
     if parts[0] not in ("core", "lang", "spatial") or not file.endswith(".pt") or not options.keys() <= _METAS.keys():
@@ -458,7 +458,7 @@ def _parts(encoder: TorchEncoder) -> set[str]:
 
 
 def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
-    """Raises for what no file in Meta's layout can hold."""
+    """Raise for what no file in Meta's layout can hold."""
     head = {key.partition(".")[0] for key in state}.intersection(HEAD)
     why = ""
     if not any(key.startswith("blocks.") for key in state):
@@ -497,7 +497,7 @@ def _model_of(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Kno
 
 
 def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:
-    """Raises where a module that has the encoder's tensors gives other activations."""
+    """Raise where a module that has the encoder's tensors gives other activations."""
     batch = default_collate([encoder.preprocess(encoder.example())])
     expected, given = encoder.capture(batch), encoder.with_module(module, encoder.name).capture(batch)
     for name, tokens in expected.items():

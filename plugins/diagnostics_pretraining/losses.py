@@ -60,7 +60,7 @@ MOST_SCALE = 100.0
 
 @torch.no_grad()
 def clamp_scale(log_scale: Tensor) -> None:
-    """Holds the scale at 100 or below, in place, after each step of the optimiser.
+    """Hold the scale at 100 or below, in place, after each step of the optimiser.
 
     In the loss it would lose its gradient.
     """

@@ -313,7 +313,7 @@ HIDDEN = "hidden"
 
 
 def check_masks(batch: int, processes: int, share: float) -> None:
-    """Raises where the images that are seen again are not as many in each process."""
+    """Raise where the images that are seen again are not as many in each process."""
     every = round(1 / share)
     if batch % (every * processes):
         raise DiagnosticsError(

@@ -129,7 +129,7 @@ def export_open_clip(job: ExportJob, json: Json = False) -> None:
 
 
 def needs_open_clip() -> None:
-    """Raises where what both towers are made of is missing."""
+    """Raise where what both towers are made of is missing."""
     with importing("Text towers of Perception Encoders need", "pip install -e '.[pretraining]'"):
         for needed in ("open_clip", "timm", "ftfy", "regex"):
             importlib.import_module(needed)

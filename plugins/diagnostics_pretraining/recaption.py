@@ -54,7 +54,7 @@ COLUMNS = ("video_caption", "frame_captions", "caption")
 
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as JSON lines, there as a whole or not at all."""
+    """Write rows as JSON lines, there as a whole or not at all."""
     with whole_file(out) as written:
         written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
@@ -174,7 +174,7 @@ class Cache:
         return self._texts.get(key)
 
     def put(self, key: str, clip: str, column: str, model: str, text: str) -> None:
-        """Keeps a caption, on disk before this returns."""
+        """Keep a caption, on disk before this returns."""
         entry = {"key": key, "clip": clip, "column": column, "model": model, "text": text}
         with _writing(self.path):
             self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")

@@ -304,7 +304,7 @@ def _has(line: str, key: str) -> bool:
 
 
 def _wanted(value: Any, kind: Any) -> str | None:
-    """What a value of that type is in words, where this one is none; tables are looked at by themselves."""
+    """The type that is wanted, in words, where this value is none of it; tables are looked at by themselves."""
     number = _is_number(value)
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else " or ".join(get_args(kind))

@@ -295,7 +295,7 @@ class Exported:
 
 
 def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
-    """Writes a saved pair to a new folder, which `open_clip.create_model("local-dir:...")` reads.
+    """Write a saved pair to a new folder, which `open_clip.create_model("local-dir:...")` reads.
 
     open_clip knows no reduced vocabulary, so that one is written as the whole (see `whole_table`). Raises
     DiagnosticsError for a folder that is there, for what is no pair, and where open_clip gives other embeddings.
@@ -339,7 +339,7 @@ def _tensors(towers: Towers) -> dict[str, Tensor]:
 
 
 def _describe(towers: Towers, folder: Path, place: Path) -> None:
-    """Writes the configuration into a folder that will lie at `place`."""
+    """Write the configuration into a folder that will lie at `place`."""
     one, text = towers.architecture, TEXTS[towers.size]
     name = one.timm.partition(".")[0]
     if one != ARCHITECTURES[towers.size] or not name:
@@ -398,7 +398,7 @@ def _pool(one: Architecture) -> str:
 
 @torch.no_grad()
 def _check_same(pair: Pair, folder: Path) -> None:
-    """Raises where open_clip gives other embeddings of both encoders' examples."""
+    """Raise where open_clip gives other embeddings of both encoders' examples."""
     import open_clip
 
     with explaining(f"open_clip cannot read what would be written of {pair.image.name}", _UPDATE):

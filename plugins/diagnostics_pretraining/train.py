@@ -59,7 +59,7 @@ others are read.
 
 
 def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
-    """Raises where there are no texts, some are empty, or all are equal."""
+    """Raise where there are no texts, some are empty, or all are equal."""
     if not dataset.texts:
         raise DiagnosticsError(
             f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes.",
@@ -165,7 +165,7 @@ def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
 
 
 def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
-    """Raises where one of the changes, asked for by name, would make the dataset's texts false."""
+    """Raise where one of the changes, asked for by name, would make the dataset's texts false."""
     if false := sorted(changes_in(changes) - harmless_changes(dataset)):
         left = sorted(harmless_changes(dataset))
         raise DiagnosticsError(
@@ -246,7 +246,7 @@ class Plan:
 
 
 def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
-    """Reads recipe, data and starting weights; raises for what does not fit, before anything is written."""
+    """Read recipe, data and starting weights; raises for what does not fit, before anything is written."""
     base = None if job.start is None else load_pair(job.start)
     begun = None if base is None else towers_of(base)
     size = known_size(job.size or "") if begun is None else begun.size
@@ -325,7 +325,7 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
 
 
 def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
-    """Raises where a recipe that distils has none, and where another one has."""
+    """Raise where a recipe that distils has none, and where another one has."""
     if (recipe.objective == "distil") != (job.teacher is not None):
         raise DiagnosticsError(
             "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and "
@@ -336,7 +336,7 @@ def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
 
 
 def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
-    """Raises where towers are of another make than the recipe's, with all differences."""
+    """Raise where towers are of another make than the recipe's, with all differences."""
     one = towers.architecture
     different = [
         f"{name} {_plain(kept)}, not {_plain(wanted)}"

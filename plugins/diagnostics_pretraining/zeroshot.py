@@ -84,7 +84,7 @@ def retrieval(
 
 
 def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
-    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair].
+    """Pairs of each gallery, drawn at random from so many, int [gallery, its pair].
 
     What fills none is left out.
     """
@@ -168,7 +168,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Result:
-    """What was asked for and could be: classification with a target, retrieval with texts."""
+    """Scores that were asked for and could be had: classification with a target, retrieval with texts."""
 
     encoder: str
     data: str
@@ -217,7 +217,7 @@ def scores_on(data: str, device: str | None) -> Callable[[Towers], dict[str, flo
 
 
 def score(pair: Pair, dataset: Dataset, job: ZeroshotJob, most: int | None = None) -> Result:
-    """What a pair of encoders reaches on a dataset, of whose split at most so many samples are seen."""
+    """Score a pair of encoders on a dataset, of whose split at most so many samples are seen."""
     image = _image_encoder(pair, dataset, job.frames)
     if job.target is None and not dataset.texts:
         raise DiagnosticsError(

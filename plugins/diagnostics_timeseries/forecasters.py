@@ -312,7 +312,7 @@ def moirai(
 
 
 def check_distribution(part: Any, model: str) -> None:
-    """Raises where a configuration has the package make something else than its own distributions.
+    """Raise where a configuration has the package make something else than its own distributions.
 
     It would make anything.
     """

@@ -208,7 +208,7 @@ FINISHED = "training.json"
 
 
 def check_job(job: TrainJob) -> None:
-    """Raises for values that cannot be, whether or not one of the objectives reads them.
+    """Raise for values that cannot be, whether or not one of the objectives reads them.
 
     It is called before samples are made.
     """
@@ -270,7 +270,7 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
 
 
 def _check(job: TrainJob, wanted: Sequence[str], data: TrainingData) -> None:
-    """Raises where these data cannot be trained on as was asked for."""
+    """Raise where these data cannot be trained on as was asked for."""
     if job.modality not in (None, data.modality):
         raise DiagnosticsError(
             f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.", code="conflict"

@@ -145,7 +145,7 @@ def _tokens(tensor: Tensor) -> int:
 
 
 def check_places(passes: Passes, tap: Tap) -> None:
-    """Raises DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares."""
+    """Raise DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares."""
     site, grid, prepared, name = tap.site, tap.grid, passes.prepared, passes.name
     rest = tokens_at(passes.module, tap, passes.batch, passes.forward)
     if site is None or rest is None:

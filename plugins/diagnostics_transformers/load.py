@@ -166,7 +166,7 @@ def _config(source: str, name: str) -> Any:
 
 
 def _refuse_kernels(config: Any, name: str) -> None:
-    """Raises where a configuration names a kernel of the hub.
+    """Raise where a configuration names a kernel of the hub.
 
     That is code that building the model would fetch and run.
     """
@@ -208,7 +208,7 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
 
 
 def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
-    """Raises where weights under `prefix` were not in the files.
+    """Raise where weights under `prefix` were not in the files.
 
     Those under the modules `but` are excepted (heads that are dropped).
     """

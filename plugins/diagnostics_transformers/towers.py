@@ -430,7 +430,7 @@ def from_directory(part: str, source: str | None) -> Any:
 
 
 def refuse_guess(loaded: Loaded, prepared: Prepared) -> None:
-    """Raises where a model with stored weights would get samples that are prepared by a guess."""
+    """Raise where a model with stored weights would get samples that are prepared by a guess."""
     if not (loaded.stored and prepared.guessed):
         return
     try:

@@ -130,7 +130,7 @@ class Command:
         )
 
     def until(self, name: str) -> Command:
-        """Waits for a file in the folder."""
+        """Wait for a file in the folder."""
         for _ in range(6000):
             if (self.folder / name).exists():
                 return self

@@ -66,7 +66,7 @@ def begin(folder: Path) -> Iterator[Path]:
 
 
 def serve(address: str) -> None:
-    """Takes what is asked for, and lets a copy of this process do each."""
+    """Take what is asked for, and let a copy of this process do each."""
     # Its own folder, which Python put first.
     del sys.path[0]
     with socket.socket(socket.AF_UNIX) as server:

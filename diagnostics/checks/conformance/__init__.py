@@ -257,7 +257,7 @@ def _off_by_one(prepared: Any) -> Any:
 
 
 def identity_stable(subject: EncoderUnderTest) -> Outcome:
-    """Passes over batches of any size leave it, and the same encoder built again has the same."""
+    """Pass over batches of any size leave it, and the same encoder built again has the same."""
     before = subject.identity
     subject.capture(subject.batch(subject.samples[:1]))
     if changed := _unlike(before, subject.encoder.identity):

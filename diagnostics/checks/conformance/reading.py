@@ -313,7 +313,7 @@ def _record(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
 
 @contextlib.contextmanager
 def _overwrite(subject: EncoderUnderTest) -> Generator[list[int]]:
-    """Overwrites what a tap's module took and gave, once its hooks have run, while the model uses copies.
+    """Overwrite what a tap's module took and gave, once its hooks have run, while the model uses copies.
 
     Counts tensors.
     """

@@ -96,7 +96,7 @@ class FusedCall:
         return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
 
     def check_finite(self, name: str, kept: slice = slice(None)) -> None:
-        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean.
+        """Raise NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean.
 
         `name` says whose attention it is.
         """
@@ -398,7 +398,7 @@ class _Watching(TorchFunctionMode):
         softmax.tensors.append(out)
 
     def _product(self, operands: Sequence[tuple[Any, Any, int]]) -> None:
-        """Takes a softmax that weighs values as attention.
+        """Take a softmax that weighs values as attention.
 
         `operands`: (weights, values, axis of the values summed over).
         """
@@ -453,7 +453,7 @@ class _Watching(TorchFunctionMode):
                     frame.parts.append(values)
 
     def _wanting(self, shape: Sequence[int]) -> list[_Frame]:
-        """Notes an attention of that shape in every open frame, and gives those whose only one it is."""
+        """Note an attention of that shape in every open frame, and give those whose only one it is."""
         shape = tuple(shape)
         for frame in self.open:
             frame.shapes.append(shape)
@@ -485,7 +485,7 @@ class _Watching(TorchFunctionMode):
         return weights
 
     def _agreeing(self, error: float, dtype: torch.dtype) -> None:
-        """Raises DiagnosticsError where attention times values is not what the kernel gave."""
+        """Raise DiagnosticsError where attention times values is not what the kernel gave."""
         most = TOLERANCE.get(dtype, 1e-3)
         frame = self.open[-1]
         if error == math.inf:

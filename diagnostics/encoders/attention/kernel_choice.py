@@ -99,7 +99,7 @@ MISSING, REFUSED = "No viable backend", "No available kernel"
 
 
 def check_kernel(name: str) -> None:
-    """Raises DiagnosticsError for a name that no kernel has."""
+    """Raise DiagnosticsError for a name that no kernel has."""
     check_known("attention kernel", name, KERNELS)
 
 

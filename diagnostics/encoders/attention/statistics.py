@@ -313,7 +313,7 @@ class _Block:
         self.sample, self.heads, self.queries = sample, heads, queries
 
     def read(self, out: Tensor, apart: Tensor, room: Tensor, rows: Rows, received: Tensor) -> None:
-        """Fills these rows, and adds what they give to each grid key; `apart` [M, K] in cells."""
+        """Fill these rows, and add what they give to each grid key; `apart` [M, K] in cells."""
         tokens, here = self.tokens, (self.sample, self.heads, self.queries)
         grid, prefix, padding = self._keys(room)
         whole = _base(grid, prefix, padding)
@@ -361,7 +361,7 @@ class _Block:
         )
 
     def _mask(self, logits: Tensor) -> bool:
-        """Puts the call's mask on logits [N, M, K], and says whether there is one."""
+        """Put the call's mask on logits [N, M, K], and say whether there is one."""
         if self.call.causal:
             rows, keys = (torch.arange(n, device=logits.device) for n in self.call.shape[-2:])
             rows, keys = self.tokens.reorder(rows, 0)[self.queries], self.tokens.reorder(keys, 0)

@@ -314,7 +314,7 @@ def _in_order(
 
 
 def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, int], encoder: str) -> None:
-    """Raises where the end of a series moves the first tokens.
+    """Raise where the end of a series moves the first tokens.
 
     Nothing is said where normalisation moves all of them.
     """

@@ -210,7 +210,7 @@ _MOST_VALUES = 1 << 24
 def verify_grid(
     encoder: Encoder, sample: np.ndarray | None = None, *, most: int = MOST_CELLS, seed: int = 0
 ) -> Placement:
-    """Compares the grid of a tap with the declared one by changing single cells of a sample.
+    """Compare the grid of a tap with the declared one by changing single cells of a sample.
 
     It is the grid of the first tap, of whose tokens it is seen which one moves.
 

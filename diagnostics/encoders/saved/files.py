@@ -79,7 +79,7 @@ def save_encoder(
     lineage: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
-    """Writes an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
+    """Write an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _summaries(encoder: TorchEncoder) -> dict[str, Summary]:
 
 
 def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
-    """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
+    """Raise where preprocessing is another than when the file was written, beyond what another version rounds."""
     now = _summaries(encoder)
     for key in about.prepared.keys() | now.keys():
         then, here = about.prepared.get(key), now.get(key)
@@ -292,7 +292,7 @@ def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Generator[Path]:
-    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end.
+    """Give a path of the same suffix to write to, and make it `file` in one move at the end.
 
     After an error nothing is left of it.
 

@@ -78,7 +78,7 @@ def unpack_matches(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def require_pycocotools() -> None:
-    """Raises where pycocotools or torchvision is not installed."""
+    """Raise where pycocotools or torchvision is not installed."""
     with importing("Detection needs", "pip install -e '.[images]'"):
         _evaluation()
         import torchvision  # noqa: F401

@@ -71,7 +71,7 @@ class DenseRows:
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
-        """Raises where the target lies on no tap's grid, or a split has no known token."""
+        """Raise where the target lies on no tap's grid, or a split has no known token."""
         taps = activations.taps
         grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
         if not grids:
@@ -228,7 +228,7 @@ class DenseProbe(Probe):
     def read(
         self, dense: DenseRows, tap: Tap, split: Literal["test", "val"], readouts: Sequence[Any]
     ) -> list[TokenRead]:
-        """Reads a split by each readout, in one pass."""
+        """Read a split by each readout, in one pass."""
         of = dense.rows
         rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
         sums: list[Any] = [0.0] * len(readouts)

@@ -75,7 +75,7 @@ class BoxRows(DenseRows):
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> BoxRows:
-        """Raises where no tap has a grid, or a split no sample with tokens, or no token of train lies in a box."""
+        """Raise where no tap has a grid, or a split no sample with tokens, or no token of train lies in a box."""
         require_pycocotools()
         grids, grid = grids_of(activations, target)
         values, sides = assign(target.values[: activations.token_samples], grid.shape)
@@ -145,7 +145,7 @@ def grids_of(activations: Activations, target: StoredTarget) -> tuple[dict[str, 
 
 
 def assign(boxes: np.ndarray, shape: tuple[int, ...], centre: float = CENTRE) -> tuple[np.ndarray, np.ndarray]:
-    """Assigns boxes to each token of a grid, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
+    """Assign boxes to each token of a grid, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
 
     A token stands for the smallest of the boxes that hold its centre, and whose own centre is within `centre` cells.
     """

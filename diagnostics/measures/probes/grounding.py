@@ -101,7 +101,7 @@ class PhraseRows(BoxRows):
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> PhraseRows:
-        """Raises where no tap has a grid, a split no phrase, or train no two that differ."""
+        """Raise where no tap has a grid, a split no phrase, or train no two that differ."""
         grids, grid = grids_of(activations, target)
         boxes = target.values[: activations.token_samples]
         held, sides = assign(boxes, grid.shape, np.inf)

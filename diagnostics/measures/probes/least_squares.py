@@ -63,7 +63,7 @@ class Moments:
         self.xx, self.xy = np.zeros((d, d)), np.zeros((d, t))
 
     def update(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Takes in rows x [row, feature] and y [row, target]; all must be finite."""
+        """Take in rows x [row, feature] and y [row, target]; all must be finite."""
         x, y = x - self.origin_x, y - self.origin_y
         _check_finite(x, y)
         self.n += len(x)

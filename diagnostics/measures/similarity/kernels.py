@@ -304,7 +304,7 @@ def _pieces(x: Tensor, most: int) -> Iterator[Tensor]:
 
 
 def _add_upper(total: Tensor, x: Tensor) -> None:
-    """Adds x xT of [sample, feature] to `total` on and above the diagonal, in double precision."""
+    """Add x xT of [sample, feature] to `total` on and above the diagonal, in double precision."""
     # scipy's modules of BLAS routines are made when it is imported, where no checker can look.
     # pyrefly: ignore[missing-module-attribute]
     from scipy.linalg.blas import dsyrk
@@ -325,7 +325,7 @@ class _SingleProduct:
         self.share = torch.full((n,), 1 / n, dtype=torch.float32, device="cpu")
 
     def add_upper(self, total: Tensor, x: Tensor) -> bool:
-        """Adds the product of centred [sample, feature] to `total`.
+        """Add the product of centred [sample, feature] to `total`.
 
         It adds nothing (False) where it would over- or underflow.
         """

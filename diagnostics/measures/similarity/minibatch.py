@@ -100,7 +100,7 @@ class MinibatchCka:
         self._sums = np.zeros(5)
 
     def update(self, x: Any, y: Any) -> None:
-        """Adds a batch, [sample, feature] each."""
+        """Add a batch, [sample, feature] each."""
         first, second = pair(x, y)
         n = len(first)
         if n < LEAST:
@@ -112,7 +112,7 @@ class MinibatchCka:
         self.samples += n
 
     def merge(self, other: MinibatchCka) -> None:
-        """Adds what another one has seen."""
+        """Add what another one has seen."""
         self._sums += other._sums
         self.samples += other.samples
         self.left_out += other.left_out
@@ -239,7 +239,7 @@ class Replay(nn.Module):
         self.layers = nn.ModuleList(nn.Identity() for _ in taps)
 
     def forward(self, index: Tensor) -> Tensor:
-        """Runs all layers; the package listens at each."""
+        """Run all layers; the package listens at each."""
         for layer, tap in zip(self.layers, self.taps, strict=True):
             layer(tap[index])
         return index

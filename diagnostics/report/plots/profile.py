@@ -446,7 +446,7 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
-    """Adds the meaning of colours and signs, as entries of the legend."""
+    """Add the meaning of colours and signs, as entries of the legend."""
     for colour, name in colours_of(scores.verdicts):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")

@@ -66,7 +66,7 @@ COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
 
 
 def check_agreement(members: Sequence[Member]) -> dict[str, str]:
-    """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
+    """Raise where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
 
     Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders
     lay on grids of their own.
@@ -451,7 +451,7 @@ class Comparison(Findings):
         }
 
     def report(self, path: str | PurePath) -> Location:
-        """Writes the comparison as one self-contained HTML file."""
+        """Write the comparison as one self-contained HTML file."""
         return write_page(comparison_page(self), locate(path))
 
     def __repr__(self) -> str:
@@ -469,7 +469,7 @@ def compare(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> Comparison:
-    """Holds runs of different encoders on the same dataset against each other.
+    """Hold runs of different encoders on the same dataset against each other.
 
     Parameters
     ----------

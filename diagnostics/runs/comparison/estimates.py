@@ -165,7 +165,7 @@ def estimate_sum(
 
 
 def _without_rounding(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Sets to 0 what rounding alone leaves of terms that cancel, a tap minus itself say."""
+    """Set to 0 what rounding alone leaves of terms that cancel, a tap minus itself say."""
     return np.where(np.abs(values) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, values)
 
 

@@ -112,7 +112,7 @@ def _seed(run: Run) -> int | None:
 
 
 def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
-    """Makes runs that neither group nor seed tells apart groups of their own.
+    """Make runs that neither group nor seed tells apart groups of their own.
 
     They are named by how long they were trained where that differs, else by their folders; where a label was given for
     them, it is wrong to do so.

@@ -45,7 +45,7 @@ from diagnostics.runs.results.run_data import RunData
 
 
 def write_card(run: RunData, path: Location) -> Location:
-    """Writes the card: Markdown that begins with the metadata, and its picture beside it.
+    """Write the card: Markdown that begins with the metadata, and its picture beside it.
 
     The picture is an SVG of the same name; `.eval_results/NAME.yaml` stands beside them.
 

@@ -136,7 +136,7 @@ def _count(things: Collection[object], name: str) -> str:
 
 
 def explore(runs: Sequence[Location], left_out: Mapping[str, str], path: Location) -> Location:
-    """Writes the page of finished runs, in the folders given, as one HTML file that links to their reports.
+    """Write the page of finished runs, in the folders given, as one HTML file that links to their reports.
 
     Raises DiagnosticsError where none of them read a target.
     """

@@ -129,7 +129,7 @@ def run_page(run: RunData) -> Page:
 
 
 def write_report(run: RunData, path: Location | None) -> Location:
-    """Writes the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
+    """Write the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
     page = _findings(run)
     if path is None:
         store_page(run.store, run.index, page, *_example_and_omissions(run))

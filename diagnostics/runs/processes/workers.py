@@ -167,7 +167,7 @@ class Workers:
         self.threads = ThreadPoolExecutor(jobs)
 
     def close(self) -> None:
-        """Ends the others at once, whatever they do."""
+        """End the others at once, whatever they do."""
         self._end()
         self.threads.shutdown()
 
@@ -398,7 +398,7 @@ def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
 
 
 def serve(link: int) -> None:
-    """Does what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
+    """Do what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
     connection = Connection(link)
     tasks = queue.SimpleQueue[tuple[Any, Any]]()
 

@@ -186,7 +186,7 @@ class NonlinearReading:
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
-    """What a kernel reads of a target at the output and at the linear probe's best tap, of the profiles of a run.
+    """Scores of a kernel on a target at the output and at the linear probe's best tap, of the profiles of a run.
 
     None where the kernel did not read the target at the output and at the linear probe's best tap.
     """

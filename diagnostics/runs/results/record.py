@@ -197,7 +197,7 @@ def _version(distribution: str) -> str:
 
 
 def refuse_other_seed(folder: Place, seed: int) -> None:
-    """Raises before any work where what is there was drawn and resampled with another seed."""
+    """Raise before any work where what is there was drawn and resampled with another seed."""
     if folder.head("zarr.json") is None or (store := Store(folder)).older:
         return
     index = read_index(store)
@@ -213,7 +213,7 @@ def refuse_other_seed(folder: Place, seed: int) -> None:
 
 
 def store_page(store: Store, index: Index, page: Page, target: str | None, left_out: int) -> None:
-    """Keeps a page, without its figures; see `with_folder` for the rest."""
+    """Keep a page, without its figures; see `with_folder` for the rest."""
     values = {"page": page_values(page), "target": target, "left_out": left_out, "version": __version__}
     write_page(store, index, values)
 

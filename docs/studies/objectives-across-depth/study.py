@@ -123,7 +123,7 @@ def give_run(command: str, work: Path) -> None:
 
 
 def run_system(name: str, work: Path) -> None:
-    """Gives all commands of a system and keeps what the comparison found."""
+    """Give all commands of a system and keep what the comparison found."""
     if name == "fracast":
         give_run(FRACAST[0], work)
         give(FRACAST[1], work, may_refuse=True)
@@ -189,7 +189,7 @@ def _rounded(value: Any) -> Any:
 
 
 def pack(work: Path) -> None:
-    """Rounds the encoders of lorenz, of the other systems and of shapes to float16, into the training plugin.
+    """Round the encoders of lorenz, of the other systems and of shapes to float16, into the training plugin.
 
     All seeds of lorenz, one of the others.
     """

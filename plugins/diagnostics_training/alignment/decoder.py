@@ -61,7 +61,7 @@ def _mappings(part: Any) -> Generator[dict[str, Any]]:
 
 
 def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) -> None:
-    """Raises where weights of a model were not in its files.
+    """Raise where weights of a model were not in its files.
 
     `from_pretrained` tells so with `output_loading_info`.
     """
@@ -353,7 +353,7 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
 
 @torch.no_grad()
 def _check_causal(decoder: Decoder) -> None:
-    """Raises where the logits of a token change with a later one.
+    """Raise where the logits of a token change with a later one.
 
     Answers could then be read off, and padding would count.
     """

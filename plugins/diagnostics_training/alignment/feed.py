@@ -58,7 +58,7 @@ class View:
         return seen.round().clamp(0, 255).permute(1, 2, 0).numpy().reshape(sample.shape).astype(sample.dtype)
 
     def part(self, seen: Sequence[tuple[float, float]], extent: Sequence[int]) -> Part:
-        """Which part of an image of that extent lies where `seen` is in the view of it; both in pixels."""
+        """The part of an image of that extent that lies where `seen` is in the view of it; both in pixels."""
         rows, columns = (
             (n * start + low * (stop - start), n * start + high * (stop - start))
             for (low, high), n, start, stop in zip(seen, extent, self.start, self.stop, strict=True)
@@ -102,7 +102,7 @@ def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a tap's grid tokens lie in a raw image.
+    """Places of a tap's grid tokens in a raw image.
 
     The grid's shape (rows, columns), and what of an image it covers.
     """
@@ -112,7 +112,7 @@ class Places:
 
     @property
     def tokens(self) -> int:
-        """How many."""
+        """Number of tokens."""
         return self.shape[0] * self.shape[1]
 
 
@@ -172,7 +172,7 @@ class Feed:
 
     @property
     def section(self) -> str:
-        """What the student reads."""
+        """The section that the student reads."""
         return MASKED if self.mask else OWN
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ class Feed:
         return self.sections([self.dataset[int(row)] for row in rows], step, places)
 
     def sections(self, samples: Sequence[np.ndarray], step: int, places: Sequence[int]) -> dict[str, Tensor]:
-        """What each reader makes of raw samples, and the student of what is left of them."""
+        """Sections that each reader makes of raw samples, and the student of what is left of them."""
         batch: dict[str, Tensor] = {}
         for section, encoder in self.readers.items():
             batch |= _section(section, encoder, samples)
@@ -198,7 +198,7 @@ class Feed:
         return batch
 
     def less(self, sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What the student sees of a raw sample."""
+        """The rest of a raw sample that the student sees."""
         return hidden(self.dataset.modality, sample, self.mask, rng)
 
 
@@ -242,12 +242,12 @@ def hidden(
 
 
 def equal_cells(extent: int, cells: int) -> np.ndarray:
-    """Which of so many equal cells each place of an axis lies in, int [place]; no more cells than places."""
+    """The cell, of so many equal ones, of each place of an axis, int [place]; no more cells than places."""
     return np.arange(extent) * min(cells, extent) // extent
 
 
 def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.ndarray]:
-    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x].
+    """The block of `side` tokens of each row and each column of an image, int [y] and [x].
 
     What lies beyond the grid belongs to the block at its edge.
     """
@@ -259,7 +259,7 @@ def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.nd
 
 
 def _chosen(cells: Sequence[np.ndarray], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Which places [*extent] lie in hidden cells, bool; `cells` says for each axis which cell a place lies in."""
+    """Mask of the places [*extent] in hidden cells, bool; `cells` says for each axis which cell a place lies in."""
     shape = [int(axis.max()) + 1 for axis in cells]
     count = math.prod(shape)
     drawn = np.zeros(count, bool)

@@ -55,7 +55,7 @@ class Pair:
 
 
 def check_texts(dataset: Dataset) -> None:
-    """Raises for a dataset without texts, and for empty ones: how many, and which first."""
+    """Raise for a dataset without texts, and for empty ones: how many, and which first."""
     if not dataset.questions:
         raise DiagnosticsError(
             f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions "

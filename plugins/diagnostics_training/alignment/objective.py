@@ -81,7 +81,7 @@ class DropPath(nn.Module):
 
 
 class Residual(nn.Module):
-    """What a block gives, with all that it added to what it took scaled."""
+    """A block's output, with all that it added to what it took scaled."""
 
     def __init__(self, block: Block, init: float, like: Tensor) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ def _kind(module: nn.Module, layout: str) -> Literal["slots", "gammas", "whole"]
 
 
 def _keeping_shape(encoder: TorchEncoder, modules: Mapping[str, nn.Module]) -> set[str]:
-    """Which of the modules gave a tensor (alone, or the first of a tuple) of the shape of the one that they took."""
+    """Those modules that gave a tensor (alone, or the first of a tuple) of the shape of the one that they took."""
     kept: dict[str, bool] = {}
 
     def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -179,7 +179,7 @@ def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Mo
 
 
 def check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
-    """Raises where a student has no place for DropPath."""
+    """Raise where a student has no place for DropPath."""
     if odd := [block.name for block in blocks if not block.drops]:
         raise DiagnosticsError(
             f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it "
@@ -315,7 +315,7 @@ def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
 
 
 def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
-    """Raises where the tokens of a student's tap and of a teacher's cannot be compared place by place."""
+    """Raise where the tokens of a student's tap and of a teacher's cannot be compared place by place."""
     if not comparable(tap, teacher.tap):
         own, theirs = tap.grid, teacher.tap.grid
         raise DiagnosticsError(
@@ -345,7 +345,7 @@ def with_module(encoder: Encoder) -> TorchEncoder:
 
 
 def put_section(section: str, inputs: Any) -> dict[str, Tensor]:
-    """What `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
+    """Put what `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
     if isinstance(inputs, Mapping):
         return {f"{section}/{key}": value for key, value in inputs.items()}
     return {section: inputs}
@@ -391,7 +391,7 @@ class Alignment(Objective):
         return self.student.capture(section_of(batch, self.section), [name], gradient=True)[name]
 
     def valid(self, batch: Batch) -> Tensor | None:
-        """Which of the student's grid tokens stand for data, bool [B, T]; None where all do."""
+        """Mask of the student's grid tokens that stand for data, bool [B, T]; None where all do."""
         return self.student.valid(section_of(batch, self.section), self.tap)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ class Relations(ABC):
 
     @abstractmethod
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
-        """Makes it ready on the process's device: computes what is computed once, for these samples of the dataset."""
+        """Make it ready on the process's device: computes what is computed once, for these samples of the dataset."""
 
     @abstractmethod
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class MaskRelations(Relations):
 
 
 def present(labels: np.ndarray) -> np.ndarray:
-    """Which numbers a map holds, in order, without the unknown."""
+    """The numbers that a map holds, in order, without the unknown."""
     return np.flatnonzero(np.bincount(labels[labels >= 0]))
 
 
@@ -206,7 +206,7 @@ class Sam2Relations(Relations):
         self.files: dict[int, Path] = {}
 
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
-        """Computes what is not on disk yet, each process its part."""
+        """Compute what is not on disk yet, each process its part."""
         self.files = {row: self.file(row) for row in rows}
         # Dealt out before looking, since the others write meanwhile.
         missing = [row for row in list(self.files)[world.rank :: world.size] if not self.files[row].is_file()]
@@ -227,7 +227,7 @@ class Sam2Relations(Relations):
         barrier()
 
     def file(self, row: int) -> Path:
-        """Where the logits of a sample are: by its id, its pixels, the weights, the points and the grid."""
+        """File of the logits of a sample: by its id, its pixels, the weights, the points and the grid."""
         image = np.ascontiguousarray(self.dataset[row])
         facts = [self.dataset.ids[row], self.weights, SIDE, *self.places.shape, image.dtype.str, *image.shape]
         digest = hashlib.sha256(json.dumps(facts).encode())
@@ -551,7 +551,7 @@ def relations_of(name: str, start: Start, trust_code: bool = False) -> Relations
 
 
 def rows_of(feed: SpatialFeed, steps: int) -> list[int]:
-    """Which samples of the dataset that many steps read, at least those of one."""
+    """The samples of the dataset that so many steps read, at least those of one."""
     if steps > len(feed.order.rows) // feed.order.batch:
         return sorted(int(row) for row in feed.order.rows)
     return sorted(int(row) for step in range(max(1, steps)) for row in feed.order.part(step, 0, 1)[0])

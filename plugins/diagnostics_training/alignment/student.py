@@ -72,7 +72,7 @@ Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 
 
 def check_modality(encoder: Encoder, dataset: Dataset) -> None:
-    """Raises where an encoder cannot read a dataset."""
+    """Raise where an encoder cannot read a dataset."""
     if encoder.modality != dataset.modality:
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: "
@@ -117,7 +117,7 @@ class Start:
 
 
 def start_of(job: AlignmentJob) -> Start:
-    """Builds the base and opens the data; raises where they do not fit."""
+    """Build the base and open the data; raises where they do not fit."""
     whole = with_module(build("encoder", job.encoder, trust_code=job.trust_code))
     spec = data_for(job.data, whole)
     # Data that the encoder's file names are trusted as little as what else it names.
@@ -452,7 +452,7 @@ def batches_for(
 
 
 def check_tap(start: Start, to: str, target: str | None) -> None:
-    """Raises where there is no such tap or target, or a tap whose tokens cannot be compared with the student's."""
+    """Raise where there is no such tap or target, or a tap whose tokens cannot be compared with the student's."""
     if target is not None:
         check_target(start.dataset, target)
     else:
@@ -460,7 +460,7 @@ def check_tap(start: Start, to: str, target: str | None) -> None:
 
 
 def check_width(start: Start, teacher: Teacher) -> None:
-    """Raises where a tap of the base has other features than the one that it is to teach."""
+    """Raise where a tap of the base has other features than the one that it is to teach."""
     if teacher.tap.features != start.tap.features:
         raise DiagnosticsError(
             f"Tap {teacher.tap.name} of {start.own.name} has {teacher.tap.features} features and {start.tap.name}, "
@@ -509,7 +509,7 @@ def group_of(start: Start, to: str, target: str | None) -> str:
 
 
 def check_target(dataset: Dataset, target: str) -> None:
-    """Raises where a dataset lacks a target."""
+    """Raise where a dataset lacks a target."""
     if target not in dataset.targets:
         raise DiagnosticsError(
             f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for.",

@@ -303,7 +303,7 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
 
 
 def check_batch(batch: int, samples: int, parts: int = 1) -> None:
-    """Raises where that many samples cannot be drawn, or not be computed in so many parts."""
+    """Raise where that many samples cannot be drawn, or not be computed in so many parts."""
     if not 2 <= batch <= samples:
         raise DiagnosticsError(
             f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.", code="bad-sample"

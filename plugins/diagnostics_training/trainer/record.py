@@ -37,7 +37,7 @@ from diagnostics_training.trainer.settings import Settings
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder where there is none; raises where that is impossible."""
+    """Make a folder where there is none; raises where that is impossible."""
     with explaining(f"Folder {folder} cannot be made", "give another --out", "unwritable", OSError):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -121,7 +121,7 @@ def digest_of_file(file: Path) -> bytes:
 def finish(
     path: Path, encoder: Encoder, lineage: Mapping[str, Any], row: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Saves the encoder, and beside it what it came to; after that the checkpoint is of no use.
+    """Save the encoder, and beside it what it came to; after that the checkpoint is of no use.
 
     The file says which encoder is to be there before that one takes its place, so that a kill in between leaves no
     encoder of which nothing tells: the same command then does the rest again.
@@ -282,7 +282,7 @@ class Monitor:
         evaluation: Mapping[str, float],
         heads: Mapping[str, float],
     ) -> None:
-        """Notes what was seen after step `done`.
+        """Note what was seen after step `done`.
 
         Of the output and of heads of attention where they were looked at, and what an evaluation gave.
         """
@@ -338,7 +338,7 @@ class Finite:
         self.first = torch.where(finite, self.first, self.first.clamp(max=done))
 
     def check(self, done: int, name: str, saver: Saver, ids: Callable[[int, int, int], Sequence[str]] | None) -> None:
-        """Raises where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
+        """Raise where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
         loss, gradient = least(self.first).tolist()
         if (step := min(loss, gradient)) > done:
             return

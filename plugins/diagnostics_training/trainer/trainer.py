@@ -310,7 +310,7 @@ def fit(
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:
-    """Raises where an objective cannot be trained as the settings say."""
+    """Raise where an objective cannot be trained as the settings say."""
     if settings.accumulate > 1 and objective.compares_samples:
         raise DiagnosticsError(
             f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave "
