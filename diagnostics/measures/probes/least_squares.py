@@ -99,22 +99,17 @@ class Moments:
 
 @dataclass(frozen=True, repr=False)
 class LinearMaps(ShortRepr, TapReadouts):
-    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target].
-
-    The weights [tap, feature, target] are `left`, or `left` @ `right`.
-    """
+    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; weights: `left`, or `left` @ `right`."""
 
     mean_x: Tensor
     mean_y: Tensor
     left: Tensor
+    """[tap, feature, target], or [tap, feature, k] before `right` [tap, k, target]."""
     right: Tensor | None = None
 
     @property
     def weights(self) -> np.ndarray:
-        """[feature, target] of the first tap, in units of target a unit of feature.
-
-        0 for features that are constant where fitted.
-        """
+        """[feature, target] of the first tap, in units of target a unit of feature; 0 for constant features."""
         return (self.left if self.right is None else self.left @ self.right)[0].cpu().numpy()
 
     @property
@@ -204,10 +199,7 @@ def _map(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
-    """`RidgeStack`'s maps for each of a few penalties [tap, penalty].
-
-    A Cholesky factor each is a tenth of the cost of an eigendecomposition.
-    """
+    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], by Cholesky, at a tenth of its cost."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardise(x)
     mean_y = y.mean(dim=0)
@@ -302,10 +294,7 @@ class RidgePath(ShortRepr):
 
 
 def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Means of x and y, 1 / sd of x (0 if constant), and products of standardised rows.
-
-    The products are those with themselves and with the targets.
-    """
+    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and targets."""
     n = moments.n
     if n == 0:
         raise DiagnosticsError(
@@ -474,9 +463,7 @@ _DRAWS = 20
 
 
 def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
-    """The fold of each row of train and val, int [fit row].
-
-    Val is fold 0, and the groups of train are dealt out to the others.
+    """The fold of each row of train and val, int [fit row]: 0 for val, the others for groups of train.
 
     So the fits without fold 0 are those on train, which give the losses on val. `labels` (codes from 0) [fit row]:
     groups with the same rarest class are dealt out evenly, larger ones first, so that folds have similar shares of
@@ -528,10 +515,7 @@ class RidgeOutOfFold:
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
 
     def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of x [tap, fit row, feature], their losses and the fits.
-
-        Losses are [tap, fit row, part]; the fits are those on all these rows where they were made.
-        """
+        """Penalties [tap] of x [tap, fit row, feature], losses [tap, fit row, part], and the last fits if made."""
         y = torch.tensor(self.y, device=x.device)
         if self.by_unit:
             stack = RidgeStack.from_data(x, y)

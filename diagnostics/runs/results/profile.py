@@ -156,10 +156,7 @@ class Profile:
 
     @property
     def tap_set(self) -> list[str]:
-        """The taps that are not shown to be worse than the chosen one, by the losses that chose it.
-
-        The chosen one is among them.
-        """
+        """The taps not shown to be worse than the chosen one, itself among them, by the losses that chose it."""
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
@@ -290,10 +287,7 @@ class Profile:
 
     @property
     def sparse(self) -> str:
-        """The few samples whose tokens a value rests on, in words.
-
-        Nothing where they are enough or where it reads no tokens.
-        """
+        """The few samples whose tokens a value rests on, in words; "" where they are enough or none are read."""
         n = self.token_samples
         return (
             f"{self.measure} rests on the tokens of only {n} samples: a larger --token-budget or a larger dataset "
@@ -331,10 +325,7 @@ class Profile:
 
     @property
     def gap_bound(self) -> float:
-        """The upper end of the largest gap over all taps: larger ones are excluded.
-
-        NaN where the output has no value.
-        """
+        """The upper end of the largest gap over all taps, above which gaps are excluded; NaN without output."""
         return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
 
     @property
@@ -344,10 +335,7 @@ class Profile:
 
     @property
     def units_needed(self) -> int | None:
-        """Number of test units that would tell a gap of the margin from none.
-
-        None where the widths do not say, or say that these do.
-        """
+        """Test units that would tell a gap of the margin from none; None where no more are needed, or none help."""
         needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
         return needed if needed and needed > self.units["test"] else None
 
@@ -389,10 +377,7 @@ class Profile:
 
     @cached_property
     def ceiling(self) -> float:
-        """The upper end of the best score over all taps up to the output: larger ones are excluded.
-
-        NaN without intervals.
-        """
+        """The upper end of the best score over all taps up to the output; NaN without intervals."""
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
         high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
         return float(high.max()) if high.size else math.nan
@@ -409,10 +394,7 @@ class Profile:
 
     @cached_property
     def _chance(self) -> float:
-        """Score of knowing nothing at the chosen tap, where the measure declares it or draws a line of it.
-
-        Else -inf.
-        """
+        """Score of knowing nothing at the chosen tap, as declared or drawn as a line by the measure, else -inf."""
         at = self.taps.index(self.chosen_tap or self.output_tap)
         drawn = max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
         return float(self.data.attrs.get(attribute.CHANCE, drawn))
@@ -553,10 +535,7 @@ class Profile:
         }
 
     def table(self, facts: str = "") -> Details:
-        """A row for each tap: depth, score and interval, and what the measure gives beside them.
-
-        `facts` stand below it.
-        """
+        """A row for each tap: depth, score, interval, and what the measure gives beside; `facts` stand below."""
         return tap_table(self.data, self.lines, self.beside, facts)
 
     def figure(self) -> ProfileFigure:
