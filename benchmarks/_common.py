@@ -105,8 +105,10 @@ class BesideExtraction:
 
 
 def apart(work: Callable[..., Any], *arguments: object) -> Any:
-    """What a function returns in a process of its own, which is new: for peaks of memory. At the smallest size it is this one's
-    copy, which imports nothing again."""
+    """What a function returns in a process of its own, which is new: for peaks of memory.
+
+    At the smallest size it is this one's copy, which imports nothing again.
+    """
     context = multiprocessing.get_context("fork" if SMALLEST else "spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()
@@ -132,7 +134,7 @@ def timed(work: Callable[[], object], clock: Callable[[], float], wait: Callable
 
 
 def verdict(what: str, value: float, limit: float, *, at_least: bool = False) -> bool:
-    """Prints one figure against its limit; True when it holds."""
+    """Print one figure against its limit; True when it holds."""
     holds = value >= limit if at_least else value <= limit
     word = "    " if SMALLEST else "ok  " if holds else "MISS"
     print(f"{word} {what}: {value:.4g} ({'at least' if at_least else 'at most'} {limit:g})", flush=True)

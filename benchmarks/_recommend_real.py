@@ -173,8 +173,11 @@ POOLINGS = ("both", "mean", "last", "parts")
 
 
 def pooled(drawn: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Of each pooling and "SIZE TARGET", [draw, 2]: the score at the output, and the regret against the best tap of the best
-    pooling; `chosen` takes each tap's of both, mean and last by clipped losses out of fold."""
+    """Of each pooling and "SIZE TARGET", [draw, 2]: the score at the output, and the regret.
+
+    The regret is that against the best tap of the best pooling; `chosen` takes each tap's of both, mean and last by
+    clipped losses out of fold.
+    """
     found: dict[str, dict[str, np.ndarray]] = {}
     for size in SIZES:
         for t, target in enumerate(TARGETS):
@@ -206,7 +209,7 @@ def held_sets(drawn: dict[str, np.ndarray], column: str) -> np.ndarray:
 
 
 def judge_real(drawn: dict[str, np.ndarray]) -> bool:
-    """Prints the tables; False where the rule gives up more than best on val on average over targets."""
+    """Print the tables; False where the rule gives up more than best on val on average over targets."""
     found = real_regrets(drawn)
     columns = [f"{size} {target}" for size in SIZES for target in TARGETS]
     print("\n| regret, mean of targets | " + " | ".join(map(str, SIZES)) + " |\n|---|" + "---|" * len(SIZES))

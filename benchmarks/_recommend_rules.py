@@ -91,8 +91,10 @@ def today(
     fit_units: int,
     share: bool,
 ) -> np.ndarray:
-    """The rule until now: the output, unless the best tap on val shows a hidden gap on test; then the earliest tap within one
-    standard error of the best and within .01."""
+    """The rule until now: the output, unless the best tap on val shows a hidden gap on test.
+
+    Where it does, the earliest tap within one standard error of the best and within .01.
+    """
     output = val.shape[1] - 1
     top = best(val, val_reference)
     near = earliest(val, val_reference, 1.0, CAP)
@@ -128,8 +130,10 @@ def choices(
     val_reference: np.ndarray,
     share: bool,
 ) -> dict[str, np.ndarray]:
-    """The tap that each rule takes, [draw], today's excepted. Wrong answers are never clipped: of a tap that is right in 95 %
-    of units nothing would be left."""
+    """The tap that each rule takes, [draw], today's excepted.
+
+    Wrong answers are never clipped: of a tap that is right in 95 % of units nothing would be left.
+    """
     cut, val_cut = (oof, val) if share else (clipped(oof), clipped(val))
     return {
         "output": np.full(len(oof), oof.shape[1] - 1),

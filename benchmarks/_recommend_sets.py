@@ -34,8 +34,10 @@ def of_draw(loss: np.ndarray, reference: np.ndarray) -> Losses:
 
 
 def sets(draws: int) -> Table:
-    """By family, units and clipping: whether the set holds a given best tap, whether all of those that tie, its size of 12 taps
-    and of 50 (NaN where it is the other)."""
+    """By family, units and clipping: whether the set holds a given best tap, and all of those that tie.
+
+    Beside them its size of 12 taps and of 50 (NaN where it is the other).
+    """
     found = defaultdict(list)
     six = ("normal", "t", "lognormal", "classes", "rare", "ties")
     ladder: dict[str, tuple[int, ...]] = {**dict.fromkeys(six, (20, 80, 400)), "clusters": (4, 8)}
@@ -57,8 +59,11 @@ def sets(draws: int) -> Table:
 
 
 def bounds(test: Losses, fit_units: int, share: bool) -> tuple[float, float, float]:
-    """The largest gap's upper end: the largest of each tap's own where none lies below Student's, the same without Student's, and
-    that of one bootstrap of the largest."""
+    """The largest gap's upper end, in three ways.
+
+    The largest of each tap's own where none lies below Student's, the same without Student's, and that of one bootstrap
+    of the largest.
+    """
     units, output = test.loss.shape[1], len(test.loss) - 1
     counts = resample_counts(units, 0)
     ours = resample_scores(test.loss[:output], test.reference[:output], counts, 0, share)
@@ -96,8 +101,11 @@ def exclusions(draws: int) -> Table:
 
 
 def coverages(draws: int) -> Table:
-    """By family, units of train and val: whether the intervals on test hold the chosen tap's score, the gap of the best other
-    tap, and the gap where another tap than the output was chosen (NaN where not)."""
+    """By family, units of train and val: whether the intervals on test hold what they are of.
+
+    That is the chosen tap's score, the gap of the best other tap, and the gap where another tap than the output was
+    chosen (NaN where not).
+    """
     found = defaultdict(list)
     varied = itertools.product(
         ("normal", "classes", "rare"), SHAPES, (0.0, 0.05, 0.15), (0.5, 0.9), (12, 50), (80, 400)

@@ -1,5 +1,7 @@
-"""Exact CKA of 12 x 12 taps of two models on 512 images of 197 x 192: capture and comparison, against two bare forward
-passes, direct float64, torch-cka and, where it is installed, pytorch-cka (the `cka` of PyPI's pytorch-cka).
+"""Exact CKA of 12 x 12 taps of two models on 512 images of 197 x 192: capture and comparison.
+
+Beside them stand two bare forward passes, direct float64, torch-cka and, where it is installed, pytorch-cka (the `cka`
+of PyPI's pytorch-cka).
 
 Each batch that `extract` has finished is passed through the bare model once more, in the same process with the
 same allocator; the rivals' bare passes likewise run in the rival's process. What

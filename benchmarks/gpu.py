@@ -1,5 +1,7 @@
-"""What needs CUDA, checked and timed in one call: the tests marked `gpu`, then a run of vit_tiny on 1,000 images on the GPU
-beside the same on the CPU, measure by measure.
+"""What needs CUDA, checked and timed in one call.
+
+The tests marked `gpu`, then a run of vit_tiny on 1,000 images on the GPU beside the same on the CPU, measure by
+measure.
 
 Wall time, since a GPU's work is in no process's CPU time. `gpu.py cpu` puts the CPU in the GPU's place, to try this script.
 """

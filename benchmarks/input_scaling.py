@@ -50,7 +50,7 @@ def draw(kind: Kind, shared: float, lost: float, size: int, rng: np.random.Gener
 
 
 def main() -> None:
-    """Prints a row for each setting, and ends with status 1 where false warnings are too many."""
+    """Print a row for each setting, and end with status 1 where false warnings are too many."""
     held: list[bool] = []
     settings = itertools.product(("value", "label"), (0.0, 0.9), (1, 2))
     for seed, (kind, shared, size) in enumerate(settings):

@@ -1,6 +1,9 @@
-"""Peak memory of an extraction of 512 and of 4,096 images, each in a process of its own, same token budget; of the
-intervals of 12 taps over 20,000 test units, beyond their losses; and of the standard suite on the pooled values of 10 taps x 384 of
-1,000 and of 8,000 samples, which are read from disk tap by tap."""
+"""Peak memory of an extraction, of intervals, and of the standard suite.
+
+The extraction is of 512 and of 4,096 images, each in a process of its own, same token budget; the intervals are those
+of 12 taps over 20,000 test units, beyond their losses; the suite runs on the pooled values of 10 taps x 384 of 1,000
+and of 8,000 samples, which are read from disk tap by tap.
+"""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ def in_a_copy(work: Callable[[], str]) -> str:
 
 
 def import_libraries(copied: Path) -> None:
-    """Imports all that selftest imports, but the package itself."""
+    """Import all that selftest imports, but the package itself."""
 
     def needed() -> str:
         off = selftest(copied, "all")

@@ -75,7 +75,7 @@ def unpack_missing(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def run_part(words: list[str], site: str, limit: float) -> dict[str, object]:
-    """Runs a part and passes on what it prints; ends it with all its processes at the limit."""
+    """Run a part and pass on what it prints; ends it with all its processes at the limit."""
     paths = [str(ROOT), str(ROOT / "plugins"), site, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     begun, lines, late = time.perf_counter(), list[str](), threading.Event()

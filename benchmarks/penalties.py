@@ -112,7 +112,7 @@ def worst(values: np.ndarray) -> float:
 
 
 def main() -> bool:
-    """Prints the table; False where clipping does not meet the criterion."""
+    """Print the table; False where clipping does not meet the criterion."""
     kept = [Path(argument) for argument in ARGUMENTS]
     found = cases(1 if SMALLEST else DRAWS, kept[0] if kept else None, not SMALLEST)
     print("| case, rows | today: mean | worst twentieth | clipped: mean | worst twentieth |\n|---|---|---|---|---|")

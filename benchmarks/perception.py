@@ -58,8 +58,10 @@ def measured(encoder: Any, samples: Dataset) -> dict[str, float]:
 
 
 def vit() -> dict[str, float]:
-    """CPU seconds of the tasks of a ViT-S for each further image, of a pass of one, and of the products of its tokens at
-    all taps."""
+    """CPU seconds of the tasks of a ViT-S for each further image, and of what a pass does.
+
+    They stand beside those of a pass of one, and of the products of its tokens at all taps.
+    """
     name, side = ("vit_tiny_patch16_224?img_size=64&", 64) if SMALLEST else ("vit_small_patch16_224?", 224)
     encoder = dx.build("encoder", f"timm:{name}pretrained=false")
     samples, taps = data(MORE, side), [tap.name for tap in encoder.taps]

@@ -174,7 +174,7 @@ def judge_coverage(draws: int) -> bool:
 
 
 def main() -> bool:
-    """Prints the tables; False where a limit is missed."""
+    """Print the tables; False where a limit is missed."""
     if "real" in ARGUMENTS:
         cache = [Path(argument) for argument in ARGUMENTS if argument.endswith(".npz")]
         return judge_real(redraws(*cache))

@@ -83,7 +83,7 @@ def over_tasks(setting: Setting, units: int, encoders: int, rng: np.random.Gener
 
 
 def main() -> None:
-    """Prints a row for each setting, and ends with status 1 where a limit is missed."""
+    """Print a row for each setting, and end with status 1 where a limit is missed."""
     ok = True
     for seed, (family, size) in enumerate(itertools.product(("normal", "classes", "rare", "clusters"), (30, 100))):
         units = size // 3 if family == "clusters" else size

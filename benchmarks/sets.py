@@ -128,7 +128,7 @@ def coverage(draws: list[Drawn]) -> np.ndarray:
 
 
 def main() -> None:
-    """Prints a row for each setting, and ends with status 1 where a limit is missed by more than the simulation's own error."""
+    """Print a row for each setting, and end with status 1 where a limit is missed by more than the simulation's own error."""
     held: list[bool] = []
     error = SLACK * np.sqrt(0.05 * 0.95 / DRAWS)
     for seed, setting in enumerate(SETTINGS):

@@ -53,7 +53,7 @@ def seconds(measure: Measure, activations: Arrays, target: StoredTarget) -> floa
 
 
 def main() -> None:
-    """Prints a row for each measure and kind, and ends with status 1 where a limit is missed."""
+    """Print a row for each measure and kind, and end with status 1 where a limit is missed."""
     warm, labels = planted(200, 4)
     TapSet().compute(warm, StoredTarget("y", "value", labels + 0.0), 0)  # imports
     activations, labels = planted()

@@ -105,7 +105,7 @@ def streamed(taps: int, side: int, features: int, count: int, choose_on: Any = "
 
 
 def passes(few: dict[str, float], many: dict[str, float]) -> float:
-    """Passes of each further image: without those that check that an encoder repeats itself, and of the example."""
+    """Pass of each further image: without those that check that an encoder repeats itself, and of the example."""
     return (many["passes"] - few["passes"]) / (MANY - FEW)
 
 

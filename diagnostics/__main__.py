@@ -38,8 +38,9 @@ def main() -> None:
 
 
 def _keep_results_alone() -> None:
-    """For the rest of this process, what is written to file descriptor 1 goes to stderr; `sys.stdout` still reaches
-    stdout.
+    """For the rest of this process, what is written to file descriptor 1 goes to stderr.
+
+    `sys.stdout` still reaches stdout.
 
     Libraries write there past Python, and so do processes that they start, which would break `--json`. What Python code
     prints during a command is redirected by `cli.guard.working`.
@@ -65,8 +66,9 @@ def _keep_results_alone() -> None:
 
 
 class _Results(io.FileIO):
-    """Standard output; where it takes no more, on a full disk say, a command ends in one sentence and the rest is
-    dropped.
+    """Standard output that may be full.
+
+    Where it takes no more, on a full disk say, a command ends in one sentence and the rest is dropped.
     """
 
     _failed = False

@@ -234,7 +234,7 @@ def name_error(kind: str, name: str, known: Iterable[str], hint: str = "") -> Di
 
 
 def check_known(kind: str, name: str, known: Collection[str], hint: str = "") -> None:
-    """Raises `name_error` for a name that is not among those known."""
+    """Raise `name_error` for a name that is not among those known."""
     if name not in known:
         raise name_error(kind, name, known, hint)
 

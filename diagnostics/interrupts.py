@@ -30,8 +30,9 @@ class _State:
 
 
 def watch_signals() -> None:
-    """Handles the signals for the rest of this process. Outside `working` a signal ends it at once, since there is
-    nothing to keep.
+    """Handle the signals for the rest of this process.
+
+    Outside `working` a signal ends it at once, since there is nothing to keep.
     """
     _State.process = os.getpid()
     for number in SIGNALS:
@@ -55,8 +56,9 @@ def working() -> Generator[None]:
 
 
 def _end_with_reader(ends: bool) -> None:
-    """Sets whether this process ends, in silence and as other tools do, when whoever reads its output is gone (`|
-    head`).
+    """Set whether this process ends when whoever reads its output is gone (`| head`).
+
+    It does so in silence and as other tools do.
 
     Not while it works: what its workers and libraries write to is not for them to end it by.
     """
@@ -75,7 +77,7 @@ def exit_status() -> int:
 
 
 def end_if_stopped(status: Any) -> None:
-    """Ends this process with that status where a signal has asked it to stop and all is kept and said.
+    """End this process with that status where a signal has asked it to stop and all is kept and said.
 
     What Python does at its end may take long, and a further signal there has another status.
     """
@@ -140,8 +142,9 @@ def stoppable() -> Generator[None]:
 
 @contextlib.contextmanager
 def hold_worker_ends() -> Generator[Callable[[], AbstractContextManager[None]]]:
-    """Within this context torch hears of a worker's end only while a batch is waited for, in the context that is handed
-    over.
+    """A context in which torch hears of a worker's end only while a batch is waited for.
+
+    That wait is the context that is handed over.
 
     Its handler of SIGCHLD raises wherever this process is at that moment: in an encoder's pass, which then seems to
     have failed, while a store is written, or in a `__del__`, where the error is lost. torch sets it when the first

@@ -1,5 +1,6 @@
-"""Options of commands: each is declared once, as a field of its job, a frozen dataclass of which the command is
-made.
+"""Options of commands.
+
+Each is declared once, as a field of its job, a frozen dataclass of which the command is made.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ TYPED = (bool, str, int, float, Path)
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a command, as the annotation of a field: `steps: Annotated[int, Option("Training steps.", "N")] =
-    1000`.
+    """An option of a command, as the annotation of a field.
+
+    `steps: Annotated[int, Option("Training steps.", "N")] = 1000`.
 
     help: without it, the field is for Python alone and no command has it.
     value: what its value stands for in the help.
@@ -64,8 +66,9 @@ def deciding(job: type[DataclassInstance]) -> list[str]:
 
 
 def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function: the job's options, then those of its own parameters behind the first, which is the
-    job.
+    """Make a command of a function: the job's options, then those of its own parameters.
+
+    These stand behind the first, which is the job.
 
     Without a job it has the options of all its parameters.
 
@@ -116,8 +119,10 @@ def options_of(job: type[DataclassInstance] | None = None) -> Callable[[Callable
 
 
 def hints_of(of: Any) -> dict[str, Any]:
-    """Annotations of a function, or of a class and its bases, as types; a class that nothing else is stands for each
-    that is imported for type checkers alone."""
+    """Annotations of a function, or of a class and its bases, as types.
+
+    A class that nothing else is stands for each that is imported for type checkers alone.
+    """
 
     class OfPython(metaclass=_Unknown):
         pass

@@ -109,7 +109,7 @@ Watch = Callable[[Cost | Progress], None]
 
 
 def silent(event: Cost | Progress) -> None:
-    """Shows nothing.
+    """Show nothing.
 
     Examples:
         >>> import diagnostics as dx

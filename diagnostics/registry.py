@@ -1,5 +1,6 @@
-"""The plugins and what each of them offers, by name; and their hooks: five functions, each of which returns a mapping
-from names to callables.
+"""The plugins and what each of them offers, by name.
+
+Also their hooks: five functions, each of which returns a mapping from names to callables.
 
 A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
 entry-point group `diagnostics`. Importing it must not import torch: import heavy things inside the callables. See
@@ -67,16 +68,18 @@ class Entry:
 @hookspec
 # pyrefly: ignore[bad-return]
 def encoders() -> Mapping[str, Callable[..., Encoder]]:
-    """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it
-    first.
+    """Name -> builder called with the options of `name?key=value`.
+
+    A name that ends in ':' gets what follows it first.
     """
 
 
 @hookspec
 # pyrefly: ignore[bad-return]
 def datasets() -> Mapping[str, Callable[..., Dataset]]:
-    """Name -> builder called with the options of `name?key=value`; a name that ends in ':' gets what follows it
-    first.
+    """Name -> builder called with the options of `name?key=value`.
+
+    A name that ends in ':' gets what follows it first.
     """
 
 

@@ -91,7 +91,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         self.size = size
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Makes the encoder, sized for samples like the first: no other one is read.
+        """Make the encoder, sized for samples like the first: no other one is read.
 
         Later samples that are prepared to another shape are refused, since their features would be others.
 

@@ -89,7 +89,7 @@ def trusting() -> bool:
 
 
 def check_code(path: Path) -> None:
-    """Raises UntrustedCodeError where a saved encoder names this Python file and the user does not trust it."""
+    """Raise UntrustedCodeError where a saved encoder names this Python file and the user does not trust it."""
     files = _naming.get()
     if files and not _trusted.get():
         raise UntrustedCodeError(
@@ -99,8 +99,9 @@ def check_code(path: Path) -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raises UntrustedCodeError where a saved encoder names a checkpoint, whose weights would be replaced by its own
-    anyway.
+    """Raise UntrustedCodeError where a saved encoder names a checkpoint.
+
+    Its weights would be replaced by the encoder's own anyway.
     """
     files = _naming.get()
     if files and not _trusted.get() and "checkpoint" in options:
@@ -237,15 +238,16 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
 
 
 def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> TorchEncoder:
-    """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without
-    weights).
+    """Over the loaded weights, under the saved name.
+
+    It has the saved taps (a skeleton may have heads without weights).
     """
     copy = encoder.with_module(module, about.name).replace(output_tap=about.output_tap)
     return copy.with_taps([copy.tap(name) for name in about.taps])
 
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
-    """Builds the name in a saved file, with whatever weights."""
+    """Build the name in a saved file, with whatever weights."""
     from diagnostics.encoders.saved.files import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 

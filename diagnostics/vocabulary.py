@@ -1,5 +1,6 @@
-"""Terms shared by encoders, datasets and measures: modalities, kinds and families of targets, splits, names,
-kernels.
+"""Terms shared by encoders, datasets and measures.
+
+Modalities, kinds and families of targets, splits, names, kernels.
 """
 
 import re

@@ -49,8 +49,10 @@ def read(name: str) -> Any:
 
 
 def run(book: Any, folder: Path, commands: Path = Path(sys.executable).parent) -> Any:
-    """A tutorial's notebook with the outputs of its cells, run in a folder with the `diagnostics` that lies in `commands`. Raises
-    nbclient's error where a cell raises."""
+    """A tutorial's notebook with the outputs of its cells.
+
+    It is run in a folder with the `diagnostics` that lies in `commands`. Raises nbclient's error where a cell raises.
+    """
     # As at a user's: within a test the package would show no progress, and say less.
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     path = os.pathsep.join([str(commands), os.environ["PATH"]])
@@ -149,7 +151,7 @@ def alike(one: str, other: str) -> bool:
 
 
 def write(name: str) -> None:
-    """Runs a tutorial and writes its page, pictures and notebook."""
+    """Run a tutorial and write its page, pictures and notebook."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         book = run(read(name), Path(folder))

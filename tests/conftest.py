@@ -50,8 +50,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)  # behind what `-k` and `-m` leave out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a process of `-n`: the longest tests first, every other one at the half, where the part of a second process begins. So none
-    of them runs alone at the end."""
+    """In a process of `-n`: the longest tests first.
+
+    Every other one stands at the half, where the part of a second process begins. So none of them runs alone at the
+    end.
+    """
     if not hasattr(config, "workerinput"):
         return
     longest = [item for item in items if getattr(item, "originalname", "") == LONGEST]

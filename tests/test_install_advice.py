@@ -1,5 +1,7 @@
-"""What people are told to install: never this package by its free name, which anybody may register, nor what has known
-holes."""
+"""What people are told to install.
+
+Never this package by its free name, which anybody may register, nor what has known holes.
+"""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def open_place(place: Location | Place) -> Place:
 
 
 def put_same(folder: Place, name: str, data: bytes) -> bool:
-    """Writes a new file; where there is one, whether it has the same bytes."""
+    """Write a new file; where there is one, whether it has the same bytes."""
     try:
         folder.put_new(name, data, flushed=True)
     except FileExistsError:

@@ -33,7 +33,7 @@ class Kept:
         return values
 
     def forget(self, owner: Hashable) -> None:
-        """Drops all arrays of an owner, now or in the next `get`.
+        """Drop all arrays of an owner, now or in the next `get`.
 
         It never waits for the lock: a finaliser calls it, perhaps in the thread that holds the lock.
         """

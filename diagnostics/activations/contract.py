@@ -129,8 +129,10 @@ def _is_known(target: StoredTarget, samples: int) -> np.ndarray:
 
 
 class Observation(ABC):
-    """Arrays that need the running model (attention, gradients): recorded after an extraction for the first `samples`
-    rows of a store, a random subset, and stored there. Several measures may read the same observation.
+    """Arrays that need the running model (attention, gradients).
+
+    They are recorded after an extraction for the first `samples` rows of a store, a random subset, and stored there.
+    Several measures may read the same observation.
 
     Examples:
         >>> import diagnostics as dx
@@ -153,7 +155,7 @@ class Observation(ABC):
         return True
 
     def load(self, encoder: Encoder, dataset: Dataset, sample: int) -> Any:
-        """Reads the part of a sample that batches are made of: by default what the encoder prepares of it."""
+        """Read the part of a sample that batches are made of: by default what the encoder prepares of it."""
         return encoder.preprocess(dataset[sample])
 
     @abstractmethod
@@ -217,21 +219,25 @@ class Activations(ABC):
         return iter(())
 
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """[token_samples, block] through all features of all tokens, prefix tokens too, in the precision that they are
-        stored in, bounded in memory."""
+        """All features of all tokens in blocks [token_samples, block], prefix tokens too.
+
+        They come in the precision that they are stored in, bounded in memory.
+        """
         return iter(())
 
     def observation_arrays(self, name: str) -> Mapping[str, np.ndarray]:
-        """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where
-        it has not.
+        """Arrays that an `Observation` recorded: tap -> [row, ...] for the first rows.
+
+        Raises, with the reason, where it has not.
         """
         raise DiagnosticsError(
             f"No {name} was recorded, since nothing is stored: measure it in a run.", code="not-measured"
         )
 
     def with_other(self, **members: Any) -> Self:
-        """The same rows with other members, as another `split` [sample], fewer `taps`, or `pooled` of features made of
-        a tap's.
+        """The same rows with other members.
+
+        Such as another `split` [sample], fewer `taps`, or `pooled` of features made of a tap's.
         """
         other = copy.copy(self)
         vars(other).update(members)

@@ -233,7 +233,7 @@ def extract(
         return store.complete and (launched or not (with_tokens and store.tokens_removed))
 
     def usable(folder: Place) -> Store | None:
-        """Returns the part that is there and can be gone on with; raises where it cannot."""
+        """Return the part that is there and can be gone on with; raises where it cannot."""
         store = _existing(folder, wanted, dataset)
         if store is not None and share is not None and not store.complete:
             _join(store, share, about or {}, with_tokens)
@@ -353,8 +353,9 @@ def extract(
 
 
 def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int) -> float:
-    """The seconds that a sample of another batch takes: the first one pays for all that happens once, like files that
-    are opened and a GPU's choice of kernels.
+    """The seconds that a sample of another batch takes.
+
+    The first one pays for all that happens once, like files that are opened and a GPU's choice of kernels.
     """
     started = time.perf_counter()
     with contextlib.closing(step_batches(encoder, dataset, plan, steps, size, 0)) as batches:
@@ -371,7 +372,7 @@ class _SampleError(DiagnosticsError):
 
 
 def refuse_other_folder(folder: Place) -> None:
-    """Raises where a place is neither a run nor empty."""
+    """Raise where a place is neither a run nor empty."""
     path = folder.path
     with reading(path):
         other = folder.is_occupied()
@@ -527,7 +528,7 @@ class Passed:
 
 
 def pass_batch(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray, *, whole: bool) -> Passed:
-    """Prepares and passes samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
+    """Prepare and pass samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
     with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
         (batch,) = batches
     passed = Passed(positions, batch if whole else None)

@@ -91,7 +91,7 @@ def write_features(
     launch: Launch | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any]:
-    """Writes the pooled features of a tap (the output tap where None) of all samples below a folder, and goes on there.
+    """Write the pooled features of a tap (the output tap where None) of all samples below a folder, and go on there.
 
     A file `features-START-STOP.parquet` holds a range of rows in the dataset's order, about 64 MB of features: id,
     split, group, targets, and `features` (float32, the poolings side by side). It is there whole or not at all. A
@@ -173,7 +173,7 @@ def _digest(*texts: str) -> str:
 
 
 def _open(folder: Place, about: Mapping[str, Any]) -> None:
-    """Writes what the folder is to hold; raises StorageError where it holds something else."""
+    """Write what the folder is to hold; raises StorageError where it holds something else."""
     if folder.head(ABOUT) is None:
         # Another launch may be writing it.
         begun = (ABOUT, f".{ABOUT}.")

@@ -1,5 +1,6 @@
-"""The owner of a run's folder: every write, removal and read below it goes through `Folder`, and one process holds its
-`lock`.
+"""The owner of a run's folder.
+
+Every write, removal and read below it goes through `Folder`, and one process holds its `lock`.
 
 A name is a path below the root, with `/`, as in a bucket, and the operations are those of one: `put`, `put_new`,
 `get_range`, `head`, `list`, `delete_prefix`. A run may come from elsewhere, so nothing below its root follows a link,
@@ -107,7 +108,7 @@ class Folder:
         return {name: file.st_size for name in names if (file := self.head(name)) is not None}
 
     def each(self, act: Callable[[S], T], things: Iterable[S]) -> Iterator[T]:
-        """Calls for each thing when its value is asked for; of a bucket some ahead, at once."""
+        """Call for each thing when its value is asked for; of a bucket some ahead, at once."""
         return map(act, things)
 
     def has_folder(self, name: str) -> bool:
@@ -155,8 +156,9 @@ class Folder:
             return file.read(size)
 
     def get_range(self, name: str, start: int, stop: int, length: int, memory: np.ndarray) -> np.ndarray:
-        """Bytes [start, stop) of a file of `length` bytes, in `memory` of whole `pages`: those of the range and one
-        more.
+        """Bytes [start, stop) of a file of `length` bytes, in `memory` of whole `pages`.
+
+        Those of the range and one more.
 
         They pass by the page cache. Raises ValueError where the file has another length.
         """
@@ -181,7 +183,7 @@ class Folder:
         return memory[start - first : stop - first]
 
     def put_new(self, name: str, data: bytes | np.ndarray, length: int | None = None, *, flushed: bool = False) -> None:
-        """Writes a new file, whole or not at all; raises FileExistsError where something has its name.
+        """Write a new file, whole or not at all; raises FileExistsError where something has its name.
 
         With a `length` the data are whole `pages`, of which so many bytes are written, past the page cache. `flushed`:
         whether it is on the disk afterwards.
@@ -205,7 +207,7 @@ class Folder:
                     os.fsync(folder)
 
     def _write(self, name: str, data: bytes | np.ndarray, length: int | None, flushed: bool) -> None:
-        """Writes a new file in place."""
+        """Write a new file in place."""
 
         def write(flag: int) -> None:
             handle = os.open(last, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | flag, dir_fd=folder)
@@ -224,7 +226,7 @@ class Folder:
             _past_page_cache(write, 0 if length is None else DIRECT)
 
     def append(self, name: str, place: int, parts: Iterable[bytes | memoryview]) -> None:
-        """Writes into a file that is this folder's alone from `place` on, where it ends then."""
+        """Write into a file that is this folder's alone from `place` on, where it ends then."""
         with self._folder_of(name, make=True) as (folder, last):
             handle = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=folder)
         with os.fdopen(handle, "wb") as file:
@@ -236,8 +238,9 @@ class Folder:
 
     @contextlib.contextmanager
     def making(self, name: str) -> Generator[str]:
-        """A name that nobody can guess, for what is to be moved to `name`; what has it still is removed after an
-        error.
+        """A name that nobody can guess, for what is to be moved to `name`.
+
+        What has it still is removed after an error.
         """
         temporary = f".{name.rpartition('/')[2]}.{os.urandom(8).hex()}.partial"
         try:
@@ -248,7 +251,7 @@ class Folder:
             raise
 
     def tidy(self, of: str = "", age: float = 0.0) -> None:
-        """Removes what a dead process left under temporary names, of all or `of` one name.
+        """Remove what a dead process left under temporary names, of all or `of` one name.
 
         Without the lock a file of another process is told from that by its `age` in seconds.
         """
@@ -260,12 +263,12 @@ class Folder:
                 self.delete_prefix(name)
 
     def move(self, name: str, to: str) -> None:
-        """Renames a file, in place of one that is there, or a folder."""
+        """Rename a file, in place of one that is there, or a folder."""
         with self._folder_of(name) as (old, last), self._folder_of(to, make=True) as (new, other):
             os.rename(last, other, src_dir_fd=old, dst_dir_fd=new)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Removes files, as far as they are there.
+        """Remove files, as far as they are there.
 
         The deepest first: an index lies above what it lists, so that after a kill in between it still lists the rest.
         """
@@ -276,13 +279,13 @@ class Folder:
                     os.unlink(last, dir_fd=folder)
 
     def delete_prefix(self, prefix: str) -> None:
-        """Removes everything of a temporary name, a file or a folder; links in it are removed, not followed."""
+        """Remove everything of a temporary name, a file or a folder; links in it are removed, not followed."""
         with contextlib.suppress(FileNotFoundError), self._folder_of(prefix) as (folder, last):
             is_folder = stat.S_ISDIR(os.lstat(last, dir_fd=folder).st_mode)
             (shutil.rmtree if is_folder else os.unlink)(last, dir_fd=folder)
 
     def swap(self, made: str, place: str, listed: Callable[[Folder], Collection[str]]) -> None:
-        """Puts a folder that was made beside another in its place, by two renames.
+        """Put a folder that was made beside another in its place, by two renames.
 
         Of the one that was there, all names go that it or the new one lists; what neither knows moves over to the new
         one.
@@ -294,7 +297,7 @@ class Folder:
         self.settle(place, listed)
 
     def settle(self, place: str, listed: Callable[[Folder], Collection[str]]) -> None:
-        """Ends a `swap` that was cut off: forwards where the new folder is in its place, else backwards."""
+        """End a `swap` that was cut off: forwards where the new folder is in its place, else backwards."""
         previous = f".{place}.previous"
         if self.has_folder(previous) and not self.has_folder(place):
             self.move(previous, place)
@@ -307,7 +310,7 @@ class Folder:
             self.prune(previous)
 
     def prune(self, name: str) -> None:
-        """Removes a folder where nothing lies in it but folders in which nothing lies."""
+        """Remove a folder where nothing lies in it but folders in which nothing lies."""
         with contextlib.suppress(OSError), self._folder_of(name) as (around, last):
             for inner in (inner for inner, is_folder in self._entries(name) if is_folder):
                 self.prune(inner)
@@ -357,7 +360,7 @@ class Folder:
 
 @contextlib.contextmanager
 def writing(path: PurePath, when: str = "") -> Generator[None]:
-    """Turns an error of the disk within this context into the sentence on `path`."""
+    """Turn an error of the disk within this context into the sentence on `path`."""
     try:
         yield
     except OSError as error:
@@ -380,7 +383,7 @@ def reading(path: PurePath) -> Generator[None]:
 
 
 def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
-    """Calls `access` with the `flag` that passes the page cache, or with none where system or disk cannot.
+    """Call `access` with the `flag` that passes the page cache, or with none where system or disk cannot.
 
     Much more is written than is soon read, so the cache would cost ten times the CPU time, and drive out what others
     keep.
@@ -397,8 +400,10 @@ def _past_page_cache(access: Callable[[int], None], flag: int) -> None:
 def lock(
     path: Path, remedy: str = "wait for it, or choose another folder with --out", doing: str = "is writing"
 ) -> Generator[None]:
-    """Holds a run for this process; refused, with the remedy, when another process holds it, `doing` the same. Freed by
-    the system if the process dies; its file is removed at the end."""
+    """Hold a run for this process; refused, with the remedy, when another process holds it, `doing` the same.
+
+    Freed by the system if the process dies; its file is removed at the end.
+    """
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -424,7 +429,7 @@ def lock(
 
 
 def check_room(path: PurePath, needed: int) -> None:
-    """Raises when the disk has less room than a run needs; of an object store nobody knows."""
+    """Raise when the disk has less room than a run needs; of an object store nobody knows."""
     if not isinstance(path, Path):
         return
     free = shutil.disk_usage(path.parent).free

@@ -1,5 +1,6 @@
-"""Metadata of a store: its contents and observations, in Zarr groups whose metadata holds digests of itself and
-of their files.
+"""Metadata of a store: its contents and observations.
+
+They lie in Zarr groups whose metadata holds digests of itself and of their files.
 
 A sealed group has two attributes of this kind, so that a changed byte is detected: `files`, a digest for each file
 below it that is written once, and `digest`, of its own `zarr.json` without that entry. Plain Zarr reads it like any
@@ -49,14 +50,14 @@ class Sealing:
         self.root = zarr.open_group(MemoryStore(self._written), mode="w-", zarr_format=3)
 
     def put(self, *, metadata: bool = False) -> None:
-        """Writes the chunks that are in memory to the disk, and `metadata` where that will not change any more."""
+        """Write the chunks that are in memory to the disk, and `metadata` where that will not change any more."""
         for name in [name for name in self._written if name != NAME and (metadata or not name.endswith(NAME))]:
             data = self._written.pop(name).to_bytes()
             self.folder.put(name, data)
             self.files[name] = digest(data)
 
     def seal(self, attributes: Mapping[str, Any]) -> None:
-        """Writes the rest, the group's own metadata last."""
+        """Write the rest, the group's own metadata last."""
         self.put(metadata=True)
         write_group(self.folder, {**attributes, "files": self.files})
 
@@ -69,8 +70,9 @@ def files_of_group(folder: Place) -> set[str]:
 
 
 def read_files(folder: Place, files: Mapping[str, str]) -> dict[str, bytes]:
-    """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was
-    written.
+    """The bytes of files.
+
+    Raises DamagedError, naming the file, where one is missing or is not the one that was written.
     """
 
     def read(name: str) -> bytes:
@@ -151,7 +153,7 @@ def seal(values: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """Reads a sealed file; raises DamagedError where it is not what was written."""
+    """Read a sealed file; raises DamagedError where it is not what was written."""
     try:
         values: dict[str, Any] = json.loads(data)
         written = values.pop("digest")
@@ -271,8 +273,9 @@ _POOLINGS = {"mean", "last", "prefix"}
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """Facts of a target that are stored beside its arrays; `grids` are the keys of those that lie on a sample's own
-    axes.
+    """Facts of a target that are stored beside its arrays.
+
+    `grids` are the keys of those that lie on a sample's own axes.
     """
 
     kind: Kind

@@ -39,7 +39,7 @@ def observe(
     device: str = "cpu",
     watch: Watch = silent,
 ) -> None:
-    """Records each of these observations that the store does not hold yet; every write is atomic.
+    """Record each of these observations that the store does not hold yet; every write is atomic.
 
     Where an encoder has none, the reason is recorded in its place: `store.observation_arrays` raises it, and
     nothing runs again until another `version` of this package, another torch or another kind of device could give

@@ -100,8 +100,9 @@ def _launches_in_environment(total: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of a command in the parts of a run, made in a `scratch` folder of its own; `about` stands in the
-    records.
+    """The share of a command in the parts of a run, made in a `scratch` folder of its own.
+
+    `about` stands in the records.
 
     `finishes`: whether it is the command that measures, which does all that is missing; other launches do theirs.
     `streams`: whether sums are gathered over ranges of parts, each of which is then one launch's. `exact`: whether all
@@ -138,8 +139,9 @@ def units(parts: int, streams: bool) -> list[range]:
 
 @contextlib.contextmanager
 def scratch_of(run: Location, way: str) -> Generator[Path]:
-    """A folder on the local disk for what a launch has in hand: the same one when it is given again on this machine,
-    to do it in the same `way`.
+    """A folder on the local disk for what a launch has in hand.
+
+    It is the same one when it is given again on this machine, to do it in the same `way`.
 
     Another process that has the same in hand keeps that folder, and this one gets one that nobody finds again.
     """
@@ -162,7 +164,8 @@ def scratch_of(run: Location, way: str) -> Generator[Path]:
 
 
 def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, size: int) -> None:
-    """Puts the files of a whole part (with their bytes) from where they were written into the run, its record last;
+    """Put the files of a whole part (with their bytes) from where they were written into the run, its record last.
+
     `size`: of batches.
 
     Of a part without a record files may be there that are a dead launch's, in batches of another size: they stay, and
@@ -245,7 +248,7 @@ class Left:
 
 
 def remove_left(store: Store) -> None:
-    """Removes what launches left in a store."""
+    """Remove what launches left in a store."""
     with writing(store.path):
         store.folder.delete(left_names(store.folder))
         store.folder.prune(STREAMED)
@@ -267,8 +270,9 @@ def _words(about: Mapping[str, Any]) -> str:
 
 
 def mixture(store: Store, *more: Mapping[str, Any]) -> str:
-    """The ways in which the parts of a store were computed, and `more`, as a sentence, where not all in one way; ""
-    where they were.
+    """The ways in which the parts of a store were computed, and `more`, as a sentence, where not all in one way.
+
+    "" where they were.
     """
     every = [*map(store.record, range(store.plan.parts)), *more]
     ways = sorted({_words(about) for about in every} - {""})
@@ -277,7 +281,7 @@ def mixture(store: Store, *more: Mapping[str, Any]) -> str:
 
 
 def refuse_mixture(store: Store, *more: Mapping[str, Any]) -> None:
-    """Raises where the parts of a store were not computed in one way, and `more`."""
+    """Raise where the parts of a store were not computed in one way, and `more`."""
     if found := mixture(store, *more):
         raise DiagnosticsError(
             f"{store.path}: {found.rstrip('.')}; leave --exact out, or choose another --out and give all launches one "

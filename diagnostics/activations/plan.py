@@ -52,8 +52,9 @@ def parse_budget(text: str | int | None) -> int | None:
 
 
 def samples_with_tokens(samples: int, each: int, budget: int | None, probes: bool = True) -> int:
-    """Number of samples that keep their tokens, of `each` bytes a sample; `probes`: whether probes are fitted on
-    them.
+    """Number of samples that keep their tokens, of `each` bytes a sample.
+
+    `probes`: whether probes are fitted on them.
     """
     by_rule = max(PLENTY // each if probes else 0, min(WANTED, MOST // each), FEWEST)
     return min(samples, by_rule if budget is None else budget // each)
@@ -70,8 +71,9 @@ MOST_RANGES = 16
 
 @dataclass(frozen=True)
 class Step:
-    """Rows that are done together: those of one shard of tokens, or one batch where no tokens are kept (`shard`
-    None).
+    """Rows that are done together.
+
+    They are those of one shard of tokens, or one batch where no tokens are kept (`shard` None).
     """
 
     rows: slice
@@ -83,8 +85,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of what a store will hold: decided before the first byte, the same for the same encoder, dataset and
-    options.
+    """Plan of what a store will hold.
+
+    It is decided before the first byte, the same for the same encoder, dataset and options.
 
     Samples have positions in `row_order`, of which the first `token_samples` keep their tokens, `shard` in a shard. All
     rows are pooled, `pooled_shard` rows in a shard, which is all of them or a multiple of `shard`. A part is a shard of
@@ -264,8 +267,9 @@ def plan(
 
 
 def _dealt_out(count: int, most: int) -> int:
-    """Number that a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full
-    too.
+    """Number that a part holds where as few parts as hold `most` share them evenly.
+
+    So that the last is nearly full too.
     """
     return math.ceil(count / math.ceil(count / most))
 

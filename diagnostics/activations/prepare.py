@@ -1,5 +1,7 @@
-"""All that precedes a forward pass: whether encoder and dataset fit, what stored activations depend on, whether the
-same samples give the same again, and the batches of samples.
+"""All that precedes a forward pass.
+
+Whether encoder and dataset fit, what stored activations depend on, whether the same samples give the same again, and
+the batches of samples.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ from diagnostics.vocabulary import BOXED, BY_PLACE, Compute
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """Of each sample its id, split and group, and its values of those targets that have some of the sample as a
-    whole.
+    """Facts of each sample: its id, split and group, and values of targets.
+
+    Only those targets stand here that have some of the sample as a whole.
     """
 
     ids: np.ndarray
@@ -129,7 +132,7 @@ MASKS_SEEN = 8
 
 
 def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Dataset) -> None:
-    """Raises when a store holds other activations than the ones wanted, and says in all of what they differ."""
+    """Raise when a store holds other activations than the ones wanted, and say in all of what they differ."""
     differ = list[str]()
     for key in {**store.identity, **wanted}:
         old, new = (identity.get(key, "nothing") for identity in (store.identity, wanted))
@@ -240,7 +243,7 @@ def _extent(dataset: Dataset, target: Target, sample: int = 0) -> tuple[int, ...
 
 
 def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:
-    """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
+    """Raise where the same weights now give other activations, beyond what another device or batch size changes."""
     for tap, now in statistics.items():
         then = store.contents.reference_statistics[tap]
         if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
@@ -283,7 +286,7 @@ class _SampleChangedError(DiagnosticsError):
 
 
 def find_difference(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute) -> str:
-    """Compares `SAMPLES` samples, read, prepared and passed twice: where they are not the same, as a sentence, or "".
+    """Compare `SAMPLES` samples, read, prepared and passed twice: where they are not the same, as a sentence, or "".
 
     What fails here is left to the extraction, which names the sample. Raises DiagnosticsError where preparation changes
     the sample itself, which is put back.
@@ -348,8 +351,9 @@ def prepare(encoder: Encoder, dataset: Dataset, sample: int) -> Any:
 
 
 class _Batches(TorchDataset[Any]):
-    """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that
-    on.
+    """Preprocessed batches for a DataLoader.
+
+    An error is returned as a value, since a worker process can pass that on.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], load: Load) -> None:
@@ -427,7 +431,7 @@ def prepare_batches(
 
 @contextlib.contextmanager
 def _worker_errors(dataset: Dataset) -> Generator[None]:
-    """Turns what torch raises where a worker was ended into one sentence."""
+    """Turn what torch raises where a worker was ended into one sentence."""
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:

@@ -1,5 +1,7 @@
-"""Files of a run beside its store: results, and all files that the run lists as its own, with its report and
-its controls; a run that takes another's place; and its tokens, most of its bytes, removed to free their space.
+"""Files of a run beside its store: results, and all files that the run lists as its own.
+
+Its report and its controls are among them. Here too a run takes another's place, and its tokens, most of its bytes, are
+removed to free their space.
 
     results.json                which results are the run's: the digest of an index, written last
     results/<digest>/index.json what there is, which call gave each, what is left out; of each array where its numbers
@@ -67,9 +69,7 @@ Results = Mapping[str, Mapping[str, "xr.Dataset"]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One result: its key `measure/target` or `measure`, whether it compares pairs of taps, and the call that gave
-    it.
-    """
+    """Result: its key `measure/target` or `measure`, whether it is of pairs of taps, and the call that gave it."""
 
     key: str
     pairwise: bool
@@ -100,8 +100,9 @@ class Omission:
 
 @dataclass(frozen=True)
 class Index:
-    """Index of the results by encoder and control, of what is left out, and of the calls that gave them, the latest
-    last.
+    """Index of the results by encoder and control, of what is left out, and of the calls that gave them.
+
+    The latest call stands last.
 
     `id` names them on disk; `arrays` says by owner and key where the numbers lie, and `numbers` is the digest of their
     file.
@@ -134,8 +135,9 @@ def index_file(store: Store) -> str:
 
 
 def read_index(store: Store) -> Index | None:
-    """Reads the index of a run's results; None where there are none yet. Raises where that cannot be read, or another
-    run's lie there.
+    """Read the index of a run's results; None where there are none yet.
+
+    Raises where that cannot be read, or another run's lie there.
     """
     with reading(store.path):
         if store.folder.head(index_file(store)) is None:
@@ -159,8 +161,9 @@ def read_index(store: Store) -> Index | None:
 
 
 def index_of_finished(store: Store) -> Index:
-    """The same of a run that is to be whole: raises where its extraction was interrupted, its files are gone, or it has
-    no results.
+    """The same of a run that is to be whole.
+
+    Raises where its extraction was interrupted, its files are gone, or it has no results.
     """
     with reading(store.path):
         store.check_whole()
@@ -171,8 +174,9 @@ def index_of_finished(store: Store) -> Index:
 
 
 def _content(run: Place) -> dict[str, Any]:
-    """The index that is the run's as it lies on disk, with its `id`; raises DamagedError where it is not what was
-    written.
+    """The index that is the run's as it lies on disk, with its `id`.
+
+    Raises DamagedError where it is not what was written.
     """
     while True:
         current = run.get(CURRENT, MOST_BYTES)
@@ -193,8 +197,9 @@ def _place(run: Place, place: str) -> Place:
 
 
 def read_results(store: Store, index: Index) -> Results:
-    """All results of an index, in memory; raises StorageError where they are not as they were written, or were replaced
-    since.
+    """All results of an index, in memory.
+
+    Raises StorageError where they are not as they were written, or were replaced since.
     """
     import xarray as xr
 
@@ -247,7 +252,7 @@ def merge_results(
     fresh: bool,
     outdated: Collection[tuple[str, str]] = (),
 ) -> None:
-    """Puts the results of one call among those that are there: what it measured is replaced, the rest stays.
+    """Put the results of one call among those that are there: what it measured is replaced, the rest stays.
 
     Parameters
     ----------
@@ -340,7 +345,7 @@ def result_files(run: Place) -> set[str]:
 
 
 def write_page(store: Store, index: Index, page: Mapping[str, Any]) -> None:
-    """Keeps a page of results beside them."""
+    """Keep a page of results beside them."""
     with writing(store.path, "while writing its page; "):
         store.folder.put(f"{RESULTS}/{index.id}/{PAGE}", seal(page))
 
@@ -399,7 +404,8 @@ REPORT = "report.html"
 
 
 def stores(store: Store, *, verified: bool = True) -> dict[str, Store]:
-    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there;
+    """The store of a run's encoder, under "", and those of its controls by their names, as far as they are there.
+
     `verified`: as of `Store`.
     """
     places = {name: store.folder.inside(f"{CONTROLS}/{name}") for name in _controls(store)}
@@ -434,8 +440,9 @@ def files_of_run(folder: Place) -> set[str]:
 
 
 def remove(folder: Folder) -> None:
-    """Removes what this program alone makes: out of its place in one move first, since after a kill in between it would
-    be no run.
+    """Remove what this program alone makes.
+
+    It goes out of its place in one move first, since after a kill in between it would be no run.
     """
     around, name = folder.parent()
     with writing(folder.path), around.making(name) as aside:
@@ -451,15 +458,16 @@ def beside(folder: Folder) -> Folder:
 
 
 def replace(folder: Folder) -> None:
-    """Puts the run or store that was made beside this one in its place."""
+    """Put the run or store that was made beside this one in its place."""
     around, name = folder.parent()
     with writing(folder.path):
         around.swap(f".{name}.fresh", name, files_of_run)
 
 
 def recover(path: Path) -> Folder:
-    """A run's folder, after what a dead process left of it and beside it is put in order; by the process that holds its
-    lock.
+    """A run's folder, after what a dead process left of it and beside it is put in order.
+
+    Called by the process that holds its lock.
     """
     around = Folder(path.parent)
     with writing(path):
@@ -479,7 +487,7 @@ def disk_use(store: Store) -> tuple[int, int]:
 
 
 def refuse_shared(folder: Place, doing: str, force: bool) -> None:
-    """Raises where launches may be at work on a run, unless that is said to be known."""
+    """Raise where launches may be at work on a run, unless that is said to be known."""
     if not force and is_shared(folder):
         raise StorageError(
             f"{folder.path} is extracted by launches (--part) or lies in a bucket, and nothing tells whether a command "
@@ -489,7 +497,7 @@ def refuse_shared(folder: Place, doing: str, force: bool) -> None:
 
 
 def remove_tokens(path: str | PurePath, force: bool = False) -> int:
-    """Removes the tokens of a run and of its controls; returns the bytes that this freed.
+    """Remove the tokens of a run and of its controls; returns the bytes that this freed.
 
     First the store says that its tokens are removed, then their files go: killed in between, a run opens as one without
     tokens, and the same command again removes the rest, and what was being written. Extraction brings them back where a

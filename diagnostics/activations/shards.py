@@ -38,8 +38,9 @@ MARK = 16
 
 @dataclass(frozen=True)
 class Layout:
-    """An array [row, token, feature] of `samples` rows, cut along rows into shards and those along tokens into inner
-    chunks.
+    """An array [row, token, feature] of `samples` rows.
+
+    It is cut along rows into shards and those along tokens into inner chunks.
 
     `array` is its path in the store; `rows` are those of a shard, `block` the tokens of an inner chunk. An inner chunk
     holds all rows of some tokens, so that a block of features of all samples is read without waste.
@@ -158,8 +159,9 @@ class ShardReader:
         self._whole: set[int] = set()
 
     def shard(self, shard: int) -> np.ndarray:
-        """The rows of a shard [row, token, feature], in memory that the next call overwrites where there is one
-        chunk.
+        """The rows of a shard [row, token, feature].
+
+        They lie in memory that the next call overwrites where there is one chunk.
         """
         layout = self.layout
         data = self._read(shard, 0, layout.length)
@@ -209,8 +211,9 @@ def journal_of(shard: int) -> str:
 
 
 class Journal:
-    """The pooled values of an incomplete shard: one file for all taps, `layouts` in order, to which each step appends
-    its rows.
+    """The pooled values of an incomplete shard.
+
+    It is one file for all taps, `layouts` in order, to which each step appends its rows.
 
     A shard of pooled values is as many rows as fit 4 MiB, which for a wide encoder is dozens of forward passes or more.
     So what each step gives is kept at once, and put into the taps' shards when the last row is there. One process

@@ -166,8 +166,9 @@ class Store(Activations):
 
     @contextmanager
     def _tokens(self, layout: Layout) -> Generator[np.ndarray]:
-        """[sample, token, feature] as stored, which all measures of a tap read once; empty where that is too large to
-        stay.
+        """[sample, token, feature] as stored, which all measures of a tap read once.
+
+        Empty where that is too large to stay.
 
         One memory serves all taps. Who reads two in turn reads the second into another.
         """
@@ -326,7 +327,7 @@ class Store(Activations):
             raise damage_error(self.path, f"observed/{name}") from error
 
     def check_whole(self) -> None:
-        """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
+        """Raise when the extraction did not finish, or when files of it are gone or cut short since."""
         if self.shared and not self.complete:
             command = "the same `diagnostics run` command without --part"
             parts = range(self.plan.parts)
@@ -430,8 +431,9 @@ class Store(Activations):
     def write(
         self, step: Step, tokens: Mapping[str, Mapping[str, ShardBuffer]], pooled: Mapping[str, np.ndarray]
     ) -> None:
-        """All of a step: of each tap the bytes of its shards of tokens by kind, and pooled values [row, pooling,
-        feature].
+        """All of a step: bytes of tokens, and pooled values.
+
+        Of each tap these are the bytes of its shards of tokens by kind, and pooled values [row, pooling, feature].
         """
         try:
             if step.shard is not None:
@@ -464,8 +466,10 @@ class Store(Activations):
                 ) from error
 
     def tidy(self) -> None:
-        """Takes away what a kill left of files that were being written, and shards that are not as they were written,
-        which are then done again; finishes shards whose last row is there."""
+        """Take away what a kill left of files that were being written, and damaged shards.
+
+        Shards that are not as they were written are then done again; those whose last row is there are finished.
+        """
         with writing(self.work.path):
             self.work.tidy()
             for layout in self._arrays:
@@ -525,7 +529,7 @@ class Store(Activations):
         return {NAME, *self.contents.files, *shards, *journals, *records, *made}
 
     def finish(self, with_tokens: bool = True, mixture: str = "") -> None:
-        """Marks the extraction as complete, with its tokens or as one without: from now on a missing file is damage.
+        """Mark the extraction as complete, with its tokens or as one without: from now on a missing file is damage.
 
         `mixture`: a sentence on parts that were computed in other ways than others.
         """
@@ -534,7 +538,7 @@ class Store(Activations):
         self.token_samples = self.plan.token_samples if with_tokens else 0
 
     def set_attrs(self, **attrs: Any) -> None:
-        """Adds to the attributes, on disk and here."""
+        """Add to the attributes, on disk and here."""
         with writing(self.path):
             self.attrs = write_group(self.folder, {**self._open()[0], **attrs})
 
@@ -547,8 +551,9 @@ def is_shared(folder: Place) -> bool:
 
 
 def is_run(folder: Place) -> bool:
-    """True if a folder is a run, of whatever version and in whatever state: what may be replaced where that is asked
-    for.
+    """True if a folder is a run, of whatever version and in whatever state.
+
+    Such a folder may be replaced where that is asked for.
     """
     with suppress(OSError, StrangeFileError):
         # As a key: not read as JSON, which it may be no more.

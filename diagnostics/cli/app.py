@@ -1,6 +1,7 @@
-"""The app, and all that surrounds a command: errors as one sentence, exit statuses and interrupts, stdout reserved for
-results; options that several commands have, and the file of `run --config`; help that groups commands and options and
-shows an example of each.
+"""The app, and all that surrounds a command.
+
+Errors as one sentence, exit statuses and interrupts, stdout reserved for results; options that several commands have,
+and the file of `run --config`; help that groups commands and options and shows an example of each.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def _listen() -> Generator[None]:
 
 
 def hush_libraries() -> None:
-    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them; --verbose
-    does.
+    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them.
+
+    --verbose does.
     """
     import warnings
 
@@ -77,8 +79,9 @@ LOCAL = "give a folder or a file"
 
 
 def guard(command: Callable[..., None], plugin: str = "", local: str = LOCAL) -> Callable[..., None]:
-    """The command, with an error that a user can cause reported in one sentence and exit status 2, and after a signal
-    status 128 and its number (130 after Ctrl-C).
+    """The command, with an error that a user can cause reported in one sentence and exit status 2.
+
+    After a signal the status is 128 and its number (130 after Ctrl-C).
 
     Every error of a plugin's command is reported so. `local`: as `LOCAL`; "" for a command that takes addresses.
     """
@@ -154,8 +157,10 @@ class _Errors:
 
 
 def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
-    """The exit of a command after its reason is printed: a sentence that quotes an unexpected exception also says how
-    to see where that was raised, and `--traceback` shows it.
+    """The exit of a command after its reason is printed.
+
+    A sentence that quotes an unexpected exception also says how to see where that was raised, and `--traceback` shows
+    it.
     """
     if _Errors.whole:
         for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
@@ -215,8 +220,9 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose help shows its options by what they are for (`rich_help_panel`), and its example as it is
-    typed.
+    """A command whose help shows its options by what they are for, and its example as it is typed.
+
+    What they are for is their `rich_help_panel`.
     """
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -245,8 +251,9 @@ app = typer.Typer(
 def command(
     group: str, example: str, job: type | None = None, name: str | None = None, *, local: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a function to the commands, of a group of them and with its example, with the options of its job and its
-    own.
+    """Add a function to the commands, of a group of them and with its example.
+
+    It has the options of its job and its own.
 
     `local`: as in `guard`.
     """

@@ -1,5 +1,6 @@
-"""The bundled commands: each calls the library with the given options and prints tables or one JSON object; and a
-plugin project from templates: an encoder, a dataset, and passing tests for both.
+"""The bundled commands: each calls the library with the given options and prints tables or one JSON object.
+
+One begins a plugin project from templates: an encoder, a dataset, and passing tests for both.
 
 The options of `run` are declared in `diagnostics.runs.options`.
 """
@@ -411,8 +412,7 @@ def explore(
     runs: Annotated[list[Path], Option("Folders of runs, or folders that contain runs.", "RUN...", argument=True)],
     out: Annotated[Path, Option("The HTML file.", "FILE", ("--out", "-o"))] = Path("explore.html"),
 ) -> None:
-    """Show any number of runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps,
-    controls.
+    """Show runs on one page that you can sort and filter: encoders, targets, best taps, outputs, gaps, controls.
 
     The page is one HTML file that needs no network, and links to the report of each run. The command prints its path.
     """
@@ -547,7 +547,7 @@ _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
-    """Writes the project into the folder `out`/`name`; returns that folder and the files in it.
+    """Write the project into the folder `out`/`name`; returns that folder and the files in it.
 
     Raises DiagnosticsError where the name does not suit a distribution and a module, where a module of that name is
     installed, and where the folder exists. The write is atomic, and confined to the folder.

@@ -84,8 +84,9 @@ def inspect_encoder(
 
 
 def _spread(batch: Any) -> dict[str, float] | None:
-    """Mean and standard deviation of what enters the first layer; None of what is no array of floats, as tokens of
-    texts.
+    """Mean and standard deviation of what enters the first layer.
+
+    None of what is no array of floats, as tokens of texts.
     """
     if not isinstance(batch, torch.Tensor) or not batch.is_floating_point():
         return None

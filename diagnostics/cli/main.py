@@ -28,8 +28,9 @@ def version(
 
 
 def _add_plugin_commands() -> None:
-    """Registers the commands of plugins; a name of two words is one of a group: `train objectives` of `diagnostics
-    train`.
+    """Register the commands of plugins.
+
+    A name of two words is one of a group: `train objectives` of `diagnostics train`.
     """
     taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     commands = plugin_entries("command")

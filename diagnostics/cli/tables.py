@@ -1,5 +1,6 @@
-"""Terminal tables of commands without a page: what plugins offer, without importing anything heavy; the checks of an
-encoder; the self-test.
+"""Terminal tables of commands without a page, without importing anything heavy.
+
+What plugins offer, the checks of an encoder, the self-test.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _measure(entry: Entry) -> dict[str, Any]:
 
 
 def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
-    """Prints the rows of one kind of `list_all` in full, with what each encoder and dataset is."""
+    """Print the rows of one kind of `list_all` in full, with what each encoder and dataset is."""
     console = terminal()
     if kind == "measures":
         for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
@@ -125,7 +126,7 @@ def print_list(kind: str, rows: list[dict[str, Any]]) -> None:
 
 
 def print_overview(listed: dict[str, list[dict[str, Any]]]) -> None:
-    """Prints names of all rows of `list_all`, and what those in `FIRST` are."""
+    """Print names of all rows of `list_all`, and what those in `FIRST` are."""
     console = terminal()
     for kind in ("encoders", "datasets"):
         show(console, kind, "bold")
@@ -217,7 +218,7 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def print_parts(launch: str, stores: dict[str, Any]) -> None:
-    """Prints the rest that a launch left of each store, by name."""
+    """Print the rest that a launch left of each store, by name."""
     from diagnostics.activations.plan import in_ranges
 
     print(f"Launch {launch} has done its parts.")

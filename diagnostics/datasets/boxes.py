@@ -96,8 +96,9 @@ def there(boxes: np.ndarray) -> np.ndarray:
 
 
 def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str], phrases: bool = False) -> str:
-    """The reason why values are no boxes, in words; "" where they are. Those of `phrases` may have an embedding behind
-    each.
+    """The reason why values are no boxes, in words; "" where they are.
+
+    Those of `phrases` may have an embedding behind each.
     """
     columns = boxes.shape[2] if phrases and boxes.ndim == 3 else _COLUMNS
     if boxes.ndim != 3 or boxes.shape[2] != max(columns, _COLUMNS) or not boxes.shape[1] or boxes.dtype.kind != "f":

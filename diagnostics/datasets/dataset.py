@@ -371,8 +371,10 @@ NAMED = 5
 
 
 def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
-    """Targets that no probe can predict, `{name: reason}`: unknown in a split, constant in train, or with classes in
-    other splits that train lacks."""
+    """Targets that no probe can predict, `{name: reason}`.
+
+    The value is unknown in a split, constant in train, or with classes in other splits that train lacks.
+    """
     reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -420,8 +422,7 @@ VAL_SHARE = 0.2
 def complete_splits(
     given: Sequence[object], groups: Sequence[str], seed: int, name: str
 ) -> tuple[list[str], str, bool | Literal["fit"]]:
-    """The split of each sample of the data called `name`, how it came about in words, and `exchangeable` as `Dataset`
-    takes it.
+    """Splits of the samples of data called `name`, how they came about in words, and `exchangeable` of `Dataset`.
 
     `given` holds names like `train`, `val`, `test`, or None or `""` for no split. With three splits they stay. With
     train and one other, that other is test, since what is reported must not have chosen anything, and a fifth of the
@@ -478,8 +479,7 @@ def complete_splits(
 
 
 def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
-    """A random subset of a dataset, in the dataset's order; the dataset itself where it holds no more samples than
-    that.
+    """A random subset of a dataset, in its order; the dataset itself where it has no more samples than that.
 
     Splits keep their shares, at least one sample each. Of train, samples that show a class of a `label` target for the
     first time are taken before others, since a class that train lacks cannot be probed. Groups may be taken in part.

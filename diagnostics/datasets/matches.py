@@ -85,8 +85,10 @@ def why_no_matches(name: str, matches: np.ndarray, split: np.ndarray) -> str:
 def crop_matches(
     matches: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]]
 ) -> np.ndarray:
-    """Matches as a grid sees them: points in shares of the part that it covers, of which both lie in that; others are
-    gone. The first row of a sample holds width and height of the covered part of it and of its view, in pixels.
+    """Matches as a grid sees them: points in shares of the part that it covers, of which both lie in that.
+
+    Others are gone. The first row of a sample holds width and height of the covered part of it and of its view, in
+    pixels.
     """
     seen = matches.copy()
     for first in (0, 2):

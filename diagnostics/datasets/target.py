@@ -1,6 +1,7 @@
-"""Targets of a dataset: the labels and values that probes predict from activations; samples and maps that are read when
-they are asked for; and dense targets on a tap's grid: the mean, most frequent class or any event of each cell, where it
-covers a sample.
+"""Targets of a dataset: the labels and values that probes predict from activations.
+
+They may be maps that are read when they are asked for, and dense: on a tap's grid these are the mean, the most frequent
+class or any event of each cell, where it covers a sample.
 """
 
 from __future__ import annotations
@@ -179,15 +180,17 @@ class _Map:
 
 
 def one_by_one(maps: Sequence[Any]) -> np.ndarray:
-    """Maps of unequal extents, or read when they are asked for, as the values of a `Target`: an object array
-    [sample].
+    """Maps of unequal extents, or read when they are asked for, as the values of a `Target`.
+
+    They are an object array [sample].
     """
     return np.fromiter((_Map(maps, i) for i in range(len(maps))), dtype=object, count=len(maps))
 
 
 def extremes(target: Target, split: np.ndarray) -> np.ndarray:
-    """[sample, 2], the lowest and highest known value of maps that are read one by one: of each split until two values
-    differ, and the others count as unknown.
+    """Lowest and highest known value [sample, 2] of maps that are read one by one.
+
+    Those of each split are read until two values differ, and the others count as unknown.
     """
     classes = target.kind == "token_label"
     ends = np.full((len(split), 2), -1 if classes else np.nan)
@@ -307,16 +310,18 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
 
 
 def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does, NaN where less than half is
-    known.
+    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does.
+
+    NaN where less than half is known.
     """
     share = on_grid(events, covered, shape)
     return np.where(np.isnan(share), np.nan, (share > 0).astype(np.float64))
 
 
 def crop_maps(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """The part [sample, *extent] of int maps that a grid covers, cut at whole places; beyond the maps it is -1,
-    unknown, so that places stay where the grid's cells lie.
+    """The part [sample, *extent] of int maps that a grid covers, cut at whole places.
+
+    Beyond the maps it is -1, unknown, so that places stay where the grid's cells lie.
     """
     ends = [(round(start), round(stop)) for start, stop in covered]
     beyond = [(max(0, -start), max(0, stop - n)) for (start, stop), n in zip(ends, maps.shape[1:], strict=True)]
@@ -325,8 +330,9 @@ def crop_maps(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.
 
 
 def join_maps(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """Blocks of maps [sample, *extent] as one array; where their extents differ, by the nearest places on the smallest
-    along each axis.
+    """Blocks of maps [sample, *extent] as one array.
+
+    Where their extents differ, by the nearest places on the smallest along each axis.
     """
     smallest = np.min([maps.shape[1:] for maps in blocks], axis=0)
     near = [
@@ -344,8 +350,9 @@ def join_maps(blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared
-    area.
+    """Tokens [row, token, feature] of a grid on another grid over the same part of the input.
+
+    They are averaged by shared area.
     """
     shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]
     resampled = _sum_cells(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
@@ -370,8 +377,9 @@ def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:
 
 
 def _edges(start: float, stop: float, cells: int) -> np.ndarray:
-    """Ends of the cells, [cells + 1]; on a place's end where only rounding parts them, so that no cell sees beyond
-    it.
+    """Ends of the cells, [cells + 1].
+
+    On a place's end where only rounding parts them, so that no cell sees beyond it.
     """
     edges = np.linspace(start, stop, cells + 1)
     return np.where(np.abs(edges - edges.round()) < _ROUNDING, edges.round(), edges)

@@ -39,8 +39,9 @@ def declare(
     mean: str | None = None,
     std: str | None = None,
 ) -> TorchEncoder:
-    """The encoder of a module that the function `owner` (`file.py:function`) gave with `own` options, by the others
-    behind its name.
+    """The encoder of a module that a function gave, by the others behind its name.
+
+    `owner` is that function, as `file.py:function`, and `own` are its options.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def _same_size(sample: np.ndarray) -> None:
 
 
 def _check_apart(encoder: TorchEncoder) -> None:
-    """Raises where a sample's activations depend on the sample beside it: time or tokens stand where samples should."""
+    """Raise where a sample's activations depend on the sample beside it: time or tokens stand where samples should."""
     example = encoder.example()
     others = [_noise(example.shape, example.dtype, seed) for seed in (1, 2)]
     first, second = (

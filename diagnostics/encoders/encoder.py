@@ -233,8 +233,9 @@ class Encoder(ABC):
         raise DiagnosticsError(f"{self.name} gives no attention.", code="no-attention")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
-        """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each
-        place.
+        """Dependence of the tap's central grid token on each place.
+
+        `{tap name: float tensor [sample, *places]}`.
 
         Places are those of the model's input that the grid covers (pixels, time steps). Taps whose grid does not show
         which axes of the input are places are left out.
@@ -273,8 +274,9 @@ class Encoder(ABC):
         return self
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
-        """The grid tokens of a tap that represent data, bool [sample, grid token]; None where all do (no padding, no
-        mask).
+        """The grid tokens of a tap that represent data, bool [sample, grid token].
+
+        None where all do (no padding, no mask).
         """
         return None
 
@@ -286,8 +288,9 @@ class Encoder(ABC):
         return tuple((0.0, float(n)) for n in shape)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values of these attributes (`spec`, `lineage`, ...), which shares all others, the model
-        included.
+        """A copy with other values of these attributes (`spec`, `lineage`, ...).
+
+        It shares all others, the model included.
 
         Raises TypeError for the name of no attribute.
 
@@ -305,7 +308,7 @@ class Encoder(ABC):
         return other
 
     def to(self, device: str) -> Encoder:
-        """Moves the encoder to a device, and returns it."""
+        """Move the encoder to a device, and return it."""
         return self
 
     @contextmanager
@@ -376,7 +379,7 @@ class Encoder(ABC):
 
 
 def check_modality(encoder: Encoder, samples: Any) -> None:
-    """Raises where samples, as those of a dataset do, say that they are of another modality."""
+    """Raise where samples, as those of a dataset do, say that they are of another modality."""
     modality = getattr(samples, "modality", encoder.modality)
     if modality != encoder.modality:
         raise DiagnosticsError(
@@ -387,8 +390,9 @@ def check_modality(encoder: Encoder, samples: Any) -> None:
 
 
 def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
-    """The encoder sized for a sample; raises where it takes none like it, of which `whose` says in words what they
-    are.
+    """The encoder sized for a sample.
+
+    Raises where it takes none like it, of which `whose` says in words what they are.
     """
     name = encoder.name
     with explaining(f"{whose} cannot be read for {name}"), naming(f"{whose} do not fit {name}", "bad-sample"):
@@ -398,8 +402,10 @@ def size_for(encoder: Encoder, sample: np.ndarray, whose: str) -> Encoder:
 
 
 def pin_to(encoder: Encoder, shape: Sequence[int]) -> Encoder:
-    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are; as it is for
-    texts, and where no shape is known."""
+    """The encoder sized for samples of a shape, whose `transform` takes only what is prepared as they are.
+
+    As it is for texts, and where no shape is known.
+    """
     if not shape:
         return encoder
     like = np.zeros(tuple(shape), np.asarray(encoder.example()).dtype)
@@ -413,7 +419,7 @@ def first_shape(encoder: Encoder, samples: Any) -> tuple[int, ...]:
 
 
 def check_channels_last(sample: np.ndarray, example: np.ndarray | None = None) -> None:
-    """Raises for an image or a video whose channels come before its pixels, unless those of the example do too."""
+    """Raise for an image or a video whose channels come before its pixels, unless those of the example do too."""
     if channels_first(sample) and (example is None or not channels_first(example)):
         *first, channels, y, x = np.shape(sample)
         raise DiagnosticsError(
@@ -430,8 +436,9 @@ def channels_first(sample: Any) -> bool:
 
 
 def _as_list(encoder: Encoder, samples: Any) -> Any:
-    """The samples as something with a length whose items are samples; raises for a single sample and another
-    modality.
+    """The samples as something with a length whose items are samples.
+
+    Raises for a single sample and another modality.
     """
     if isinstance(samples, (str, os.PathLike)) or hasattr(samples, "getbands"):
         raise DiagnosticsError(
@@ -453,8 +460,9 @@ def _as_list(encoder: Encoder, samples: Any) -> Any:
 
 
 def _is_one(samples: Any, example: np.ndarray) -> bool:
-    """Test for one sample where several are wanted: an image in colour would pass for as many grey ones as it
-    has rows.
+    """Test for one sample where several are wanted.
+
+    An image in colour would pass for as many grey ones as it has rows.
     """
     shape = tuple(getattr(samples, "shape", ()))
     if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":
@@ -502,8 +510,9 @@ def _shapes_in_words(prepared: Any) -> str:
 
 
 def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: str) -> Any:
-    """Preprocessed and collated samples; `start` is the place of the first among all, `pinned` the shapes that they
-    must have.
+    """Preprocessed and collated samples.
+
+    `start` is the place of the first among all, `pinned` the shapes that they must have.
     """
     prepared: list[Any] = []
     for index, sample in enumerate(samples, start):

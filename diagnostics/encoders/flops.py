@@ -15,8 +15,9 @@ from diagnostics.encoders.torch_encoder import TorchEncoder
 
 
 def count_flops(encoder: Encoder, taps: Sequence[str] = ()) -> dict[str, int]:
-    """FLOPs until each of the taps fires, and under "" those of the pass: matrix products, convolutions and attention,
-    with 2 for a multiplication and an addition.
+    """FLOPs until each of the taps fires, and under "" those of the pass.
+
+    Matrix products, convolutions and attention, with 2 for a multiplication and an addition.
 
     Empty where the counter cannot follow the pass. Recurrent layers that run in one kernel count nothing.
     """

@@ -129,8 +129,9 @@ def _fold(batch: Any) -> Any:
 
 
 def _time_span(frames: int, count: int, sampler: str) -> tuple[float, float]:
-    """(start, stop) in frames of what the cells cover, each centred on its frame: beyond the clip where frames are
-    skipped.
+    """Span of what the cells cover, (start, stop) in frames, each centred on its frame.
+
+    It reaches beyond the clip where frames are skipped.
     """
     step = frames / count if sampler == "floor" else (frames - 1) / (count - 1)
     if step == 0:

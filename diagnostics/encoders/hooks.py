@@ -1,5 +1,6 @@
-"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature];
-and which tokens respond when a part of the model's input is changed.
+"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature].
+
+Also which tokens respond when a part of the model's input is changed.
 
 `propose` finds with that in which order tokens lie, `verify` holds the order that is declared against it.
 
@@ -75,8 +76,9 @@ def at_taps(
     begin: Callable[[Tap, Site, Any], None],
     end: Callable[[Tap, Site, Any], None],
 ) -> Generator[None]:
-    """A context in which each tap's call of its module is reported: `begin(tap, site, taken)`, `end(tap, site,
-    output)`.
+    """A context in which each tap's call of its module is reported.
+
+    `begin(tap, site, taken)`, `end(tap, site, output)`.
 
     Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
     """
@@ -110,8 +112,9 @@ def at_taps(
 def capture_at(
     module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, *, whole_pass: bool
 ) -> Generator[dict[str, Any]]:
-    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as
-    `at_taps`.
+    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires.
+
+    Raises as `at_taps`.
 
     The pass ends when the modules of all taps have run as often as their sites declare, so that reading a tap costs no
     more than the way to it; a `whole_pass` does not, and notices a module that runs once more.
@@ -143,8 +146,9 @@ class _EndOfPass(Exception):
 
 
 class EarlyEnd:
-    """A block of code that ends early: `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is
-    called.
+    """A block of code that ends early.
+
+    `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is called.
 
     `ended` says afterwards whether the block was left by that call, and `value` what it was given: code that catches
     any exception may go on after it.
@@ -171,7 +175,7 @@ class EarlyEnd:
 
 @contextmanager
 def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
-    """Ends a forward pass of the module that runs inside when it comes to a site.
+    """End a forward pass of the module that runs inside when it comes to a site.
 
     What is yielded has as its `value` what lies at the site: all that the site's module takes (a tuple) or what it
     gives. Hooks that were registered before have read it by then.
@@ -318,8 +322,9 @@ _ROUNDING = 1e-6
 
 
 def value_at(module: nn.Module, site: Site, batch: Any, forward: Forward) -> Any:
-    """The tensor at a site in a pass that ends there, in eval mode and without gradients; None where no pass comes
-    there.
+    """The tensor at a site in a pass that ends there, in eval mode and without gradients.
+
+    None where no pass comes there.
     """
     with evaluating(module), torch.no_grad(), until(module, site) as end:
         forward(module, batch)
@@ -369,16 +374,18 @@ def aggregate(values: np.ndarray, grid: Grid, axes: Sequence[str]) -> np.ndarray
 
 
 def distances(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> np.ndarray:
-    """Distances of tokens [n, T, F] from those of the unchanged input [1, T, F]: [n, prefix + places], by
-    `aggregate`.
+    """Distances of tokens [n, T, F] from those of the unchanged input [1, T, F].
+
+    [n, prefix + places], by `aggregate`.
     """
     far = (tokens.double() - rest.double()).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
     return np.concatenate([far[:, : grid.prefix], aggregate(far[:, grid.prefix :], grid, axes)], axis=1)
 
 
 def largest_move(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) -> int | None:
-    """The place of the first sample whose tokens lie farthest from those of the unchanged input; None where nothing
-    moved.
+    """The place of the first sample whose tokens lie farthest from those of the unchanged input.
+
+    None where nothing moved.
     """
     far = distances(tokens[:1], rest[:1], grid, axes)[0, grid.prefix :]
     return int(far.argmax()) if far.max() > 0 else None
@@ -473,8 +480,9 @@ class FirstBlockInput:
         return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
 
     def features_first(self, extents: Mapping[str, int]) -> bool | None:
-        """True if places lie behind the features, by what a change in one corner of the input moves along either
-        axis.
+        """True if places lie behind the features.
+
+        It is told by what a change in one corner of the input moves along either axis.
         """
         moved = self.movement_by_end(extents)
         if moved is None or moved.ndim < 3:
@@ -484,8 +492,9 @@ class FirstBlockInput:
         return last <= LOCAL if (first <= LOCAL) != (last <= LOCAL) else None
 
     def variates_apart(self, variates: int) -> bool | None:
-        """True if tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they
-        are.
+        """True if tokens [B, T, F] belong to one variate each.
+
+        So that a change of the first leaves most as they are.
         """
 
         def change(given: Tensor) -> Tensor | None:

@@ -1,5 +1,7 @@
-"""All around a pass of a torch module: its device and precision, contexts that restore the module as it was, tensors of
-batches and modules, and pooling over grid tokens.
+"""All around a pass of a torch module.
+
+Its device and precision, contexts that restore the module as it was, tensors of batches and modules, and pooling over
+grid tokens.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def usable_device(device: str | None) -> str:
 
 
 def check_compute(name: str, device: str) -> None:
-    """Raises DiagnosticsError for an unknown name, and for what the device cannot compute in."""
+    """Raise DiagnosticsError for an unknown name, and for what the device cannot compute in."""
     check_known("--compute", name, get_args(Compute))
     if name == "tf32" and torch.device(device).type != "cuda":
         raise DiagnosticsError(
@@ -51,8 +53,10 @@ def check_compute(name: str, device: str) -> None:
 
 @contextmanager
 def computing(compute: Compute, device: str) -> Generator[None]:
-    """A context in which passes on a device compute in this; `float32` and `bf16` also keep a GPU from TF32, which
-    torch lets convolutions have otherwise."""
+    """A context in which passes on a device compute in this.
+
+    `float32` and `bf16` also keep a GPU from TF32, which torch lets convolutions have otherwise.
+    """
     kind = torch.device(device).type
     with _tf32(compute == "tf32", kind), torch.autocast(kind, torch.bfloat16, enabled=compute == "bf16"):
         yield
@@ -171,8 +175,9 @@ _RUNNING: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
-    """A context of one thread in which the module is in eval mode, and after which modes, buffers and random state are
-    as before.
+    """A context of one thread in which the module is in eval mode.
+
+    After it modes, buffers and random state are as before.
 
     They are restored after an exception too. Only the flags are set, since `eval()` may be overridden to do more (merge
     weights, for example), which `train()` undoes up to rounding.
@@ -256,8 +261,10 @@ def random_kept(device: torch.device | None = None) -> Generator[None]:
 
 @contextmanager
 def seeding(seed: int) -> Generator[None]:
-    """A context in which Python, numpy and torch draw from this seed, one thread at a time, and after which random
-    states are as before."""
+    """A context in which Python, numpy and torch draw from this seed, one thread at a time.
+
+    After it random states are as before.
+    """
     with _DRAWING, random_kept():
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -282,8 +289,9 @@ def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of the module's first tensor; the CPU where it has none. Raises DiagnosticsError where that holds no
-    numbers.
+    """The device of the module's first tensor; the CPU where it has none.
+
+    Raises DiagnosticsError where that holds no numbers.
     """
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:
@@ -299,8 +307,9 @@ def device_of(module: nn.Module) -> torch.device:
 
 @contextmanager
 def placing(module: nn.Module, device: str | torch.device) -> Generator[None]:
-    """A context in which the module is on a device, and after which it has the same tensors (and gradients) as
-    before.
+    """A context in which the module is on a device.
+
+    After it the module has the same tensors (and gradients) as before.
     """
     device_of(module)  # raises
     wanted, parts = torch.device(device), list(module.modules())

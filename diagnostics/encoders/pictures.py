@@ -1,5 +1,6 @@
-"""Images as arrays, and the one rule by which they are brought to a size: the shorter side, antialiased, cut in the
-middle.
+"""Images as arrays, and the one rule by which they are brought to a size.
+
+The shorter side, antialiased, cut in the middle.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
 def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[tuple[int, int], ...]:
-    """(start, stop) along each axis of an image [y, x] or a video [t, y, x], of the largest middle with the proportions
-    of `size`.
+    """Largest middle with the proportions of `size`, as (start, stop) along each axis.
+
+    It is that of an image [y, x] or a video [t, y, x].
 
     That part is brought to `size` by a resize with antialiasing. It is what `covers` of an encoder gives that resizes
     so, by which dense targets are cut as the image is.
@@ -34,8 +36,9 @@ def central_part(shape: tuple[int, ...], size: Sequence[int] = (1, 1)) -> tuple[
 
 
 def turn(image: Any) -> str:
-    """The turn that a Pillow image needs to be seen upright, as cameras note it in EXIF: the name of a transposition,
-    "" for none.
+    """The turn that a Pillow image needs to be seen upright, as cameras note it in EXIF.
+
+    It is the name of a transposition, "" for none.
     """
     names = (
         "",
@@ -64,8 +67,9 @@ def upright(image: Any) -> Any:
 
 
 def to_pixels(sample: Any, grey: bool) -> Any:
-    """The path of an image or a Pillow image as uint8 [y, x, 3], or `grey` [y, x], as the folders of datasets hold
-    them; anything else as it is.
+    """The path of an image or a Pillow image as uint8 [y, x, 3], or `grey` [y, x].
+
+    Folders of datasets hold them so; anything else stays as it is.
 
     Raises DiagnosticsError for pixels of more than 8 bits a channel.
     """

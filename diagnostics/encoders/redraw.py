@@ -56,8 +56,9 @@ def compare_weights(
     hidden: Mapping[str, Tensor],
     other_hidden: Mapping[str, Tensor],
 ) -> Redrawn:
-    """Compares the weights of two modules of the same kind, and what of each lies beside; names that only one of them
-    has are ignored.
+    """Compare the weights of two modules of the same kind, and what of each lies beside.
+
+    Names that only one of them has are ignored.
     """
     theirs = {**dict(other.named_parameters()), **dict(other.named_buffers()), **other_hidden}
     own: dict[str, Tensor] = {**dict(module.named_parameters()), **_number_buffers(module), **hidden}
@@ -75,9 +76,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms by
-    hooks).
-    """
+    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms)."""
     kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
     return copy.deepcopy(module, memo).cpu()
@@ -144,7 +143,7 @@ def permute(module: nn.Module, seed: int) -> nn.Module:
 
 
 def _refuse_packed(module: nn.Module) -> None:
-    """Raises where a module keeps weights as what is no tensor, as those of torch's quantised layers are."""
+    """Raise where a module keeps weights as what is no tensor, as those of torch's quantised layers are."""
     for name, value in module.state_dict().items():
         if not isinstance(value, (Tensor, torch.dtype)) and not name.endswith("_extra_state"):
             raise DiagnosticsError(
@@ -261,8 +260,9 @@ def _percent(share: float) -> str:
 
 
 class HiddenReads(TorchDispatchMode):
-    """A context in which a module's pass is watched for tensors that it reads, and that are neither made in it nor
-    known.
+    """A context in which a module's pass is watched for tensors that come from outside.
+
+    It reads them, and they are neither made in it nor known.
 
     Known are parameters, saved buffers and what is given. `weights` are those that may be weights by their numbers and
     name: name -> tensor.

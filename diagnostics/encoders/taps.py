@@ -239,8 +239,7 @@ def stack_taps(
     norm: str | None = None,
     layout: Layout = "tokens",
 ) -> list[Tap]:
-    """Taps of a stack of blocks: `embed` (the input of `stack`.0), `stack`.0 ... `stack`.{count-1}, and the final
-    `norm`.
+    """Taps of a stack of blocks: `embed` (the input of `stack`.0), `stack`.0 to `stack`.{count-1}, and the `norm`.
 
     Parameters
     ----------

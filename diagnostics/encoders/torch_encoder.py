@@ -1,5 +1,6 @@
-"""A torch module as an encoder: its identity, its forward pass, its weights redrawn or permuted, and what makers call
-its outputs.
+"""A torch module as an encoder.
+
+Its identity, its forward pass, its weights redrawn or permuted, and what makers call its outputs.
 """
 
 from __future__ import annotations
@@ -249,8 +250,9 @@ class TorchEncoder(Encoder):
         super().__setattr__(attribute, value)
 
     def replace(self, *, resized: Callable[[TorchEncoder], Encoder] | None = None, **changes: Any) -> Self:
-        """A copy with other values of constructor arguments or attributes, which shares the module unless that is
-        replaced.
+        """A copy with other values of constructor arguments or attributes.
+
+        It shares the module unless that is replaced.
 
         `resized` applies the same change to an encoder that `sized_for` returns for samples of another size; without it
         `sized_for` returns those of the original. Raises TypeError for an unknown name, and DiagnosticsError where the
@@ -389,8 +391,9 @@ class TorchEncoder(Encoder):
         )
 
     def with_taps(self, taps: Sequence[Tap]) -> Self:
-        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same
-        names.
+        """The same model and preprocessing with other taps.
+
+        It also serves samples of another size, whose taps have the same names.
 
         Examples:
             >>> import diagnostics as dx
@@ -427,9 +430,11 @@ class TorchEncoder(Encoder):
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
     ) -> dict[str, Any]:
-        """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module
-        then runs in its current mode, as in any training step (random draws and running statistics included), and
-        gradients reach the parameters that require them.
+        """As `Encoder.capture`.
+
+        With `gradient`, activations keep their graph, for training through taps: the module then runs in its current
+        mode, as in any training step (random draws and running statistics included), and gradients reach the parameters
+        that require them.
 
         Examples:
             >>> from torch.utils.data import default_collate

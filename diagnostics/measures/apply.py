@@ -1,5 +1,6 @@
-"""Applies measures to stored activations: scores with intervals, the tap to use (chosen without test), and the hidden
-gap.
+"""Applies measures to stored activations.
+
+Scores with intervals, the tap to use (chosen without test), and the hidden gap.
 
 A measure may come from any plugin. One that returns a wrong variable, axis, attribute or type is left out of the run
 with a sentence that says so, and the other measures are not affected.
@@ -149,8 +150,10 @@ def plain(value: Any) -> Any:
 
 
 def bare(result: xr.Dataset) -> xr.Dataset:
-    """A copy without encodings and attributes of variables (fill values and scales, which xarray would apply when
-    reading), and without the attributes that `apply` computes."""
+    """A copy without encodings and attributes of variables, and without those that `apply` computes.
+
+    Encodings are fill values and scales, which xarray would apply when reading.
+    """
     bare = result.copy().drop_encoding()
     for variable in bare.variables.values():
         variable.attrs = {}
@@ -160,8 +163,9 @@ def bare(result: xr.Dataset) -> xr.Dataset:
 
 @dataclass
 class Measured:
-    """Results by `measure/target`, or `measure` where it reads no target; and, by the same keys, why others are
-    missing.
+    """Results by `measure/target`, or `measure` where it reads no target.
+
+    Also, by the same keys, why others are missing.
     """
 
     results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])
@@ -170,7 +174,7 @@ class Measured:
     """Those of `skipped` that broke, where the others have no value here by their nature."""
 
     def add(self, other: Self) -> None:
-        """Takes in those of other measures or targets."""
+        """Take in those of other measures or targets."""
         self.results |= other.results
         self.skipped |= other.skipped
         self.failed |= other.failed
@@ -186,7 +190,7 @@ def measure_all(
     what: str = "",
     watch: Watch = silent,
 ) -> Measured:
-    """Applies each measure to each target that it reads, or once where it reads none.
+    """Apply each measure to each target that it reads, or once where it reads none.
 
     A measure that has no value for these activations, or that fails, is left out with its reason. A StorageError ends
     all. A measure named in `asked` is also listed where the dataset has no target for it.
@@ -356,8 +360,9 @@ def choose_taps(results: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
 
 
 def with_choice(result: xr.Dataset) -> xr.Dataset:
-    """A stored result; a probe's of an older version, which chose by another rule, with the choice by its losses on
-    val.
+    """A stored result, with the choice of a tap.
+
+    A probe's of an older version, which chose by another rule, has the choice by its losses on val.
     """
     if not is_probe(result) or CHOSEN_TAP in result.attrs:
         return result
@@ -376,8 +381,11 @@ TINY = 1e-12
 
 
 def common_tap(results: Sequence[xr.Dataset]) -> int | None:
-    """Index of the one tap for several targets, up to the output: the smallest mean loss by what chooses, each target's
-    relative to its mean over the taps; None without results, and where no tap has a score for all."""
+    """Index of the one tap for several targets, up to the output.
+
+    It has the smallest mean loss by what chooses, each target's relative to its mean over the taps. None without
+    results, and where no tap has a score for all.
+    """
     if not results:
         return None
     depth = results[0]["depth"]
@@ -394,8 +402,10 @@ def read_alike(result: xr.Dataset, other: xr.Dataset) -> bool:
 
 
 def against_control(result: xr.Dataset, other: xr.Dataset, control: str, own: xr.Dataset | None = None) -> xr.Dataset:
-    """A probe's result with by how much its chosen tap, or that of the encoder's `own` on the control's samples, beats
-    a control's chosen tap, paired over the same test units.
+    """A probe's result with by how much its chosen tap beats a control's.
+
+    The tap is its own or that of the encoder's `own` on the control's samples; both are paired over the same test
+    units.
     """
     own = result if own is None else own
     if CHOSEN_TAP not in own.attrs or CHOSEN_TAP not in other.attrs:

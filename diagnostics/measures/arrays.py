@@ -1,5 +1,6 @@
-"""Array helpers that measures share: validation, centring, results laid out over taps, and decompositions in double
-precision.
+"""Array helpers that measures share.
+
+Validation, centring, results laid out over taps, and decompositions in double precision.
 
 Divide and conquer (what torch and numpy call) gives up on some matrices with many equal singular or eigenvalues, such
 as those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.
@@ -71,8 +72,10 @@ def as_tensor(x: Any) -> Tensor:
 
 
 def samples(x: Any, name: str, least: int = 1) -> Tensor:
-    """`x` as a finite float64 tensor [sample, feature] with at least `least` samples, or a DiagnosticsError that begins
-    with `name`: "x" for a plain function, "Tap blocks.3 for rankme" in a measure."""
+    """`x` as a finite float64 tensor [sample, feature] with at least `least` samples, or a DiagnosticsError.
+
+    Its sentence begins with `name`: "x" for a plain function, "Tap blocks.3 for rankme" in a measure.
+    """
     tensor = as_tensor(x)
     shape = tuple(tensor.shape)
     if tensor.ndim != 2 or shape[1] == 0:
@@ -197,9 +200,11 @@ def ordinary(size: float) -> bool:
 
 
 def scale_of(peak: float) -> float:
-    """The factor that brings values of this largest magnitude to where squares of squares and their sums neither over-
-    nor
-    underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost."""
+    """The factor that brings values of this largest magnitude to where squares of squares keep their digits.
+
+    Neither they nor their sums over- or underflow there. It is 1 for ordinary numbers, else a power of two, so that no
+    digit is lost.
+    """
     return 1.0 if peak == 0 or ordinary(peak) else math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
 
@@ -230,7 +235,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
-    """Raises DiagnosticsError where activations of a tap hold NaN or infinity."""
+    """Raise DiagnosticsError where activations of a tap hold NaN or infinity."""
     if not bool((x.isfinite() if isinstance(x, Tensor) else np.isfinite(x)).all()):
         raise DiagnosticsError(
             f"{measure} finds NaN or infinity at tap {tap}: leave it out (--taps).", code="not-finite"
@@ -301,8 +306,10 @@ def triangle(x: Tensor) -> Tensor:
 
 
 def cholesky(x: Tensor) -> Tensor:
-    """Lower Cholesky factor of symmetric positive definite float [..., k, k], in float64; where rounding has made it
-    indefinite, of x plus the smallest share of its mean diagonal, 1e-14 to 1e-8, that makes it definite again.
+    """Lower Cholesky factor of symmetric positive definite float [..., k, k], in float64.
+
+    Where rounding has made it indefinite, of x plus the smallest share of its mean diagonal, 1e-14 to 1e-8, that makes
+    it definite again.
     """
     matrix = _double(x, "Cholesky factor")
     factor, failed = torch.linalg.cholesky_ex(matrix)

@@ -1,6 +1,4 @@
-"""The contract of a measure: what it reads, what it returns, whether higher values are better, and its known
-answers.
-"""
+"""The contract of a measure: what it reads and returns, whether higher is better, and its known answers."""
 
 from __future__ import annotations
 
@@ -155,8 +153,9 @@ class Measure(ABC):
         return f"{join_names(lacks)}: {DECLARE}" if lacks else ""
 
     def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
-        """The attributes that say what the numbers of its result on a target are; override it where that depends on the
-        target.
+        """The attributes that say what the numbers of its result on a target are.
+
+        Override it where that depends on the target.
         """
         stated = {
             attribute.LOSSES: self.losses,
@@ -197,8 +196,9 @@ class Measure(ABC):
         raise NotImplementedError(f"{self.name} says that it streams, and not how.")
 
     def fit(self, activations: Activations, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> Readout:
-        """Of a probe, the readout of a tap fitted with a choice that was made: what `compute` reads on test, and
-        `Run.probe` hands over.
+        """A probe's readout of a tap, fitted with a choice that was made.
+
+        `compute` reads it on test, and `Run.probe` hands it over.
 
         `choice` holds the numbers that the result has at the tap, such as `penalty`, and its `seed`. Raises
         DiagnosticsError where nothing can be handed over.
@@ -212,8 +212,9 @@ Base = TypeVar("Base", bound=Measure)
 
 
 def define(base: type[Base], title: str, **stated: Any) -> type[Base]:
-    """The class, called `title`, of a measure that differs from others of its base, in whose module it stands, only by
-    what it states.
+    """The class, called `title`, of a measure that differs from others of its base only by what it states.
+
+    The base stands in the module to which the class belongs.
     """
     made: Any = type(title, (base,), {"__module__": base.__module__, **stated})
     return made
@@ -221,9 +222,11 @@ def define(base: type[Base], title: str, **stated: Any) -> type[Base]:
 
 @dataclass(frozen=True)
 class Case:
-    """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed
-    forms, several standard errors where `what` says that the value is a mean over random draws. `measure` is that in
-    whose class it stands unless it says otherwise."""
+    """A closed form or a published constant, and the computation of it.
+
+    `tolerance` is absolute: rounding for closed forms, several standard errors where `what` says that the value is a
+    mean over random draws. `measure` is that in whose class it stands unless it says otherwise.
+    """
 
     what: str
     expected: float

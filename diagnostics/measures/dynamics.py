@@ -1,5 +1,6 @@
-"""Dynamics: whether a representation predicts the future, holds events, moves by a linear map, and keeps a straight
-path.
+"""Dynamics of a representation.
+
+Whether it predicts the future, holds events, moves by a linear map, and keeps a straight path.
 
 Forecasts are compared with a naive forecast that uses no model; events (changes) are decoded from single time steps.
 """
@@ -42,8 +43,9 @@ SKILL = "1 - MAE / MAE of the naive forecast"
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
-    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2); season 1: the last
-    value.
+    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2).
+
+    Season 1: the last value.
 
     Parameters
     ----------
@@ -116,8 +118,11 @@ def _skill(share: float) -> float:
 
 
 class ForecastProbe(RidgeProbe):
-    """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the
-    naive forecast of the dataset; 0 says no better than naive, below 0 worse."""
+    """Skill of ridge from pooled activations to all horizons at once.
+
+    It is the mean over horizons of 1 - MAE / MAE of the naive forecast of the dataset: 0 says no better than naive,
+    below 0 worse.
+    """
 
     name = "forecast_probe"
     answers = "How far ahead can the future be read out, beyond a naive forecast?"
@@ -187,9 +192,11 @@ class Threshold(ShortRepr, Readout):
 
 
 class EventProbe(DenseProbe):
-    """Balanced accuracy of a linear discriminant of the tokens that hold an event from those that do not: ridge to 0
-    and 1 with the threshold half way between the values of the two classes' means, so that rare events count as much as
-    the rest. Samples stay whole in their split; the penalty is chosen on val."""
+    """Balanced accuracy of a linear discriminant of the tokens that hold an event from those that do not.
+
+    Ridge to 0 and 1 with the threshold half way between the values of the two classes' means, so that rare events count
+    as much as the rest. Samples stay whole in their split; the penalty is chosen on val.
+    """
 
     name = "event_probe"
     answers = "Does a token encode whether an event happens at its time?"
@@ -284,8 +291,9 @@ DMD = "Schmid 2010"
 
 
 def straightness(path: Any) -> Any:
-    """Mean cosine between successive steps of a path: 1 a straight line, 0 a random walk, -1/2 independent points
-    in many dimensions (-1/3 in one).
+    """Mean cosine between successive steps of a path.
+
+    1 is a straight line, 0 a random walk, -1/2 independent points in many dimensions (-1/3 in one).
 
     After the curvature of Hénaff et al. 2019 (Nature Neuroscience 22; there the mean angle): cosines do not pull
     towards 90 degrees in many dimensions by averaging arccos, and have a closed form for noise.

@@ -54,8 +54,9 @@ class Regrets:
 
 
 def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
-    """The mean regret of some tasks as `Regrets.of` gives them, with its interval over the units of each; `units`: of the task
-    with the fewest.
+    """The mean regret of some tasks as `Regrets.of` gives them, with its interval over the units of each.
+
+    `units`: of the task with the fewest.
     """
     mean = np.mean(draws, axis=0)
     low, high = interval(mean[0], mean[1:], units)
@@ -63,8 +64,9 @@ def mean_over_units(draws: Sequence[np.ndarray], units: int) -> Interval:
 
 
 def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -> Interval:
-    """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders; tasks of
-    one of the `datasets` [task] are one draw.
+    """The mean of regrets [encoder, task], NaN where there is none, with its interval over tasks and encoders.
+
+    Tasks of one of the `datasets` [task] are one draw.
 
     The variance is that of the sums of its influences by encoder plus that by task, of which Cameron, Gelbach and Miller
     (2011, Journal of Business and Economic Statistics 29) take what both hold once: with few encoders that covers too
@@ -98,7 +100,9 @@ def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -
 
 
 def noise_floor(test: Losses, used: int, candidates: Sequence[int]) -> float:
-    """By how much two equally good taps would differ on these units: the standard error of a paired difference from the
-    tap used, mean over the other candidates; NaN without any."""
+    """By how much two equally good taps would differ on these units; NaN without any.
+
+    It is the standard error of a paired difference from the tap used, mean over the other candidates.
+    """
     errors = [standard_error(test.at([used, other])) for other in candidates if other != used]
     return float(np.mean(errors)) if errors else float("nan")

@@ -154,8 +154,9 @@ def is_probe(result: xr.Dataset) -> bool:
 
 
 def losses_of(result: xr.Dataset, unit: str) -> Losses:
-    """The losses of a probe [tap, unit] or [tap, unit, part]: on test (`unit`), on val (`val_unit`), out of fold
-    (`fit_unit`).
+    """The losses of a probe [tap, unit] or [tap, unit, part].
+
+    They are those on test (`unit`), on val (`val_unit`), out of fold (`fit_unit`).
     """
     *names, drawn = {
         "unit": ("loss", "reference_loss", "drawn"),
@@ -171,8 +172,9 @@ def losses_of(result: xr.Dataset, unit: str) -> Losses:
 
 
 def choosing_losses(result: xr.Dataset) -> Losses | None:
-    """The losses by which a probe's tap is chosen: out of fold on train and val, else on val; None where it gives
-    neither.
+    """The losses by which a probe's tap is chosen: out of fold on train and val, else on val.
+
+    None where it gives neither.
     """
     unit = next((unit for unit in ("fit_unit", "val_unit") if unit in result.sizes), None)
     return losses_of(result, unit) if unit else None
@@ -191,14 +193,18 @@ def units_fitted(result: xr.Dataset) -> int:
 
 
 def store_reasons(reasons: Iterable[tuple[str, str]]) -> str:
-    """The text "tap: reason; tap: reason" of pairs (tap, reason), as the items of a mapping; a tap may have several. A
-    pair without a reason is left out; one without a tap is the reason alone."""
+    """The text "tap: reason; tap: reason" of pairs (tap, reason), as the items of a mapping; a tap may have several.
+
+    A pair without a reason is left out; one without a tap is the reason alone.
+    """
     return "; ".join(f"{tap}: {reason}" if tap else reason for tap, reason in reasons if reason)
 
 
 def read_reasons(text: str, taps: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs (tap, reason) of a stored text; the tap is "" where the text begins with none of `taps`. A reason may
-    itself hold "; ": only a part that begins with the name of a tap begins a reason."""
+    """The pairs (tap, reason) of a stored text; the tap is "" where the text begins with none of `taps`.
+
+    A reason may itself hold "; ": only a part that begins with the name of a tap begins a reason.
+    """
     pairs: list[tuple[str, str]] = []
     for part in filter(None, (part.strip() for part in text.split("; "))):
         tap = max((tap for tap in taps if part.startswith(f"{tap}: ")), key=len, default="")

@@ -83,8 +83,11 @@ _KEPT, _BLOCK = 2**24, 2**19
 
 @dataclass(frozen=True)
 class Resamples:
-    """`resample_counts` in blocks of resamples, float64 [some, unit], 4 MB each: of many units all are never held, and
-    each iteration draws them again. `columns`: which units there are, all where it is None."""
+    """`resample_counts` in blocks of resamples, float64 [some, unit], 4 MB each.
+
+    Of many units all are never held, and each iteration draws them again. `columns`: which units there are, all where
+    it is None.
+    """
 
     units: int
     seed: int
@@ -115,8 +118,9 @@ def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.nda
 
 
 def score_draws(score: Callable[[np.ndarray], np.ndarray], unit_of: Sequence[str] | np.ndarray) -> np.ndarray:
-    """A score that is no sum of losses (average precision, Spearman's correlation) in `RESAMPLES` resamples of the
-    units, [tap, 1 + draw].
+    """A score that is no sum of losses in `RESAMPLES` resamples of the units, [tap, 1 + draw].
+
+    Such are average precision and Spearman's correlation.
 
     Parameters
     ----------
@@ -179,8 +183,9 @@ def resample_scores(
 
 
 def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part]
-    each.
+    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets.
+
+    [part] each.
     """
     whole = reference.sum(axis=0)
     per = np.where(whole > 0, whole, np.inf)
@@ -205,10 +210,11 @@ def interval(
     *,
     student: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval at a level from bootstrap replicates [resample, ...] over `units` independent units, or the
-    fewer that `effective_units` counts. Replicates without a value (NaN) are left out. With `student` the ends are also
-    no nearer than those of Student's interval, whose standard error is that of the replicates: of few skewed units the
-    percentiles miss a tail.
+    """Ends of the interval at a level from bootstrap replicates [resample, ...] over independent units.
+
+    These are `units`, or the fewer that `effective_units` counts. Replicates without a value (NaN) are left out. With
+    `student` the ends are also no nearer than those of Student's interval, whose standard error is that of the
+    replicates: of few skewed units the percentiles miss a tail.
 
     The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
     level that a t interval with the same n needs mends it (Hesterberg 2015, arXiv 1411.5279, section 5.2).
@@ -260,9 +266,10 @@ def effective_units(reference: np.ndarray, share: bool = False) -> float:
 
 
 def heaviest_units(amount: np.ndarray) -> tuple[int, float]:
-    """The twentieth of the units that has the most of a loss or reference [unit] or [unit, part], and the share that it
-    carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of
-    luck.
+    """The twentieth of the units that has the most of a loss or reference, and the share that it carries.
+
+    Of [unit] or [unit, part], summed over parts that each count alike; NaN for fewer than 40 units, of which two would
+    be a matter of luck.
 
     Of squares of normal values a twentieth carries about .28, of 40 units .45 in less than 2 % of draws. Where it
     carries more, resampling cannot know of larger values.
@@ -307,9 +314,7 @@ def rank_correlation(
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ranks less their mean, [resample, sample], where a sample counts as often as `weights` [resample, sample]
-    says.
-    """
+    """Ranks less their mean, [resample, sample]; `weights` [resample, sample]: how often each sample counts."""
     distinct, at = np.unique(values, return_inverse=True)
     order = np.argsort(at, kind="stable")
     count = np.add.reduceat(weights[:, order], np.searchsorted(at[order], np.arange(len(distinct))), axis=1)

@@ -75,8 +75,10 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class TapChoice:
-    """Indices of taps: the one to use, the best other than the output (None where there is none), and those that are
-    not shown to be worse than the best."""
+    """Indices of taps: the one to use, the best other than the output, and those not shown to be worse.
+
+    The second is None where there is none; the last are compared with the best.
+    """
 
     tap: int
     best: int | None
@@ -122,8 +124,10 @@ def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour
 
 
 def standard_error(pair: Losses) -> float:
-    """The standard error of the difference of two taps' scores, paired over units, by the infinitesimal jackknife
-    (Efron 1982, chapter 6), of drawn scores by the draws; infinite for one unit."""
+    """The standard error of the difference of two taps' scores, paired over units.
+
+    By the infinitesimal jackknife (Efron 1982, chapter 6), of drawn scores by the draws; infinite for one unit.
+    """
     units = pair.loss.shape[1]
     if units < 2:
         return float("inf")

@@ -82,8 +82,9 @@ Chosen = str | Mapping[str, float]
 
 
 def best_of_others(evidence: Evidence, count: int | None) -> dict[str, float]:
-    """The best tap of so many other targets of the encoder, all where it is None: the least loss on average; over all
-    sets of them.
+    """The best tap of so many other targets of the encoder, all where it is None: the least loss on average.
+
+    Over all sets of them.
     """
     others = [other for other in evidence.others if other.keys() >= set(evidence.taps)]
     size = len(others) if count is None else count
@@ -107,8 +108,9 @@ def second_last(evidence: Evidence) -> str:
 
 
 def before_norm(evidence: Evidence) -> str:
-    """The tap before the output at the output's depth: what a final normalisation, or another step that adds no depth,
-    is given.
+    """The tap before the output at the output's depth.
+
+    It is what a final normalisation, or another step that adds no depth, is given.
     """
     deep = [tap for tap in evidence.taps if evidence.depth[tap] == evidence.depth[evidence.output]]
     return _last(evidence, [tap for tap in deep if tap != evidence.output])

@@ -1,5 +1,6 @@
-"""The verdict on a target: whether its output hides something, the same wherever it stands; and the differences on test that
-decide it.
+"""The verdict on a target: whether its output hides something, the same wherever it stands.
+
+Also the differences on test that decide it.
 
 Differences of scores on test are paired over its units. The taps that are compared were chosen without test, so that
 the interval of one gap holds. The bound holds for all taps at once: the largest of their upper ends is above the
@@ -53,7 +54,7 @@ MARGIN = 0.05
 
 
 def check_margin(margin: float | None) -> None:
-    """Raises DiagnosticsError for a margin that a user named and that is no gap."""
+    """Raise DiagnosticsError for a margin that a user named and that is no gap."""
     if margin is not None and not margin > 0:
         raise DiagnosticsError(
             f"The margin is {margin}: give the smallest hidden gap that matters, above 0.", code="bad-value"
@@ -61,9 +62,11 @@ def check_margin(margin: float | None) -> None:
 
 
 def units_needed(gap: Interval, units: int, margin: float) -> int | None:
-    """Test units that would tell a gap of the margin from none, from the width of the interval over `units`: it
-    falls with the root of their number. Never from the gap itself, which would promise much where it is large by
-    chance. None without a width."""
+    """Test units that would tell a gap of the margin from none; None without a width.
+
+    It follows from the width of the interval over `units`, which falls with the root of their number. Never from the
+    gap itself, which would promise much where it is large by chance.
+    """
     half = (gap.high - gap.low) / 2
     if not (math.isfinite(half) and margin > 0):
         return None

@@ -1,5 +1,6 @@
-"""Renders a page as one self-contained HTML file, or as a fragment for notebooks; its words have their meaning on
-hover.
+"""Renders a page as one self-contained HTML file, or as a fragment for notebooks.
+
+Its words have their meaning on hover.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ PAGE_BYTES = 5 * 10**6
 
 
 def write_page(page: Page, path: Location) -> Location:
-    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network; whole
-    or not at all."""
+    """Write the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network.
+
+    Whole or not at all.
+    """
     import plotly.offline
 
     from diagnostics.report.plots.style import settings
@@ -64,8 +67,9 @@ def _pack(script: str) -> str:
 
 
 def page_tables(page: Page) -> str:
-    """The page's sentences and tables as a fragment of HTML, for notebooks: no figures, nothing to open or to
-    follow.
+    """The page's sentences and tables as a fragment of HTML, for notebooks.
+
+    No figures, nothing to open or to follow.
     """
     return templates().get_template("tables.html.j2").render(page=page)
 
@@ -94,8 +98,9 @@ def templates() -> Environment:
 
 
 def _numbers(cell: Cell) -> list[str]:
-    """A number and the ends of its interval in full, for whoever reads the table with a program; nothing of other
-    cells.
+    """A number and the ends of its interval in full, for whoever reads the table with a program.
+
+    Nothing of other cells.
     """
     if not isinstance(cell, Number) or cell.interval is None:
         return []

@@ -49,8 +49,11 @@ def name_lines(name: str, most: int) -> list[str]:
 
 
 def short_names(names: Sequence[str], most: int) -> list[str]:
-    """Names of at most `most` characters each: a longer one keeps its numbers, by which the taps of a stack differ, and
-    of the rest what fits; where two come out alike, as of two stacks, each keeps its beginning and its end instead."""
+    """Names of at most `most` characters each.
+
+    A longer one keeps its numbers, by which the taps of a stack differ, and of the rest what fits; where two come out
+    alike, as of two stacks, each keeps its beginning and its end instead.
+    """
     short = [_short(name, most) for name in names]
     counts = Counter(short)
     return [
@@ -101,13 +104,13 @@ def whole(name: object) -> str:
 
 
 def show(console: Console, text: str, style: str = "", hanging: int = 0) -> None:
-    """Prints text of one style, broken between words; lines after the first start `hanging` cells in."""
+    """Print text of one style, broken between words; lines after the first start `hanging` cells in."""
     for line in wrap(text, max(console.width, LEAST_WIDTH), hanging):
         _print(console, Text(line, style))
 
 
 def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Prints rows below the names of their columns; a row of one cell is a heading over the rows below it.
+    """Print rows below the names of their columns; a row of one cell is a heading over the rows below it.
 
     Where they are too wide for the console, cells are broken between words, or each row becomes a block of lines with
     the columns' names: whichever takes fewer lines.
@@ -125,8 +128,9 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def wrap(text: str, width: int, hanging: int = 0) -> list[str]:
-    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`; only a word that is longer
-    takes more.
+    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`.
+
+    Only a word that is longer takes more.
     """
     lines: list[str] = []
     lead = " " * (len(text) - len(text.lstrip(" ")))
@@ -173,8 +177,10 @@ def _side_by_side(columns: Sequence[str], rows: Sequence[Sequence[Text]], width:
 
 
 def _share_out(by_column: Sequence[Sequence[str]], least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
-    """Widths of columns from the least to the most that they can use: first the names below the first column's title
-    get what they need, then each spare cell goes to the tallest column."""
+    """Widths of columns from the least to the most that they can use.
+
+    First the names below the first column's title get what they need, then each spare cell goes to the tallest column.
+    """
     widths = list(least)
     widths[0] = min(least[0] + spare, max([least[0], *map(cell_len, by_column[0][1:])]))
     spare -= widths[0] - least[0]
@@ -216,8 +222,9 @@ def _heading(cell: Text, width: int) -> list[Text]:
 
 
 def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, rule: str) -> list[Text]:
-    """Each row as a block: its first cell, and below it the others with their columns' names, side by side where they
-    fit.
+    """Each row as a block: its first cell, and below it the others with their columns' names.
+
+    They stand side by side where they fit.
     """
     names = columns[1:]
     lead = 2 + max((len(row[0].plain) - len(row[0].plain.lstrip(" ")) for row in rows if len(row) > 1), default=0)

@@ -60,8 +60,9 @@ def format_compact(value: float) -> str:
 
 
 def format_reasons(reasons: Iterable[tuple[str, str]], taps: Sequence[str]) -> str:
-    """`taps: reason; taps: reason`, from pairs (tap, reason): each reason once, long lists of an encoder's `taps`
-    shortened.
+    """`taps: reason; taps: reason`, from pairs (tap, reason).
+
+    Each reason stands once, and long lists of an encoder's `taps` are shortened.
 
     The tap "" stands for a reason that concerns no tap in particular.
     """

@@ -100,8 +100,9 @@ class ScoreMap:
 
 @dataclass(frozen=True, eq=False)
 class TaskCurve:
-    """A task of an encoder by tap, in order of execution: score on test, and `share` of what the best tap has above
-    knowing nothing, [tap] each.
+    """A task of an encoder by tap, in order of execution.
+
+    Score on test, and `share` of what the best tap has above knowing nothing, [tap] each.
 
     inside: which taps are not shown to be worse than the one to use, bool [tap]. chosen, output: the places of the tap
     to use, None without one, and of the encoder's output.
@@ -276,8 +277,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that leads to a file beside the page; `path` is relative to the page's folder, "" where there is no such
-    file.
+    """A cell that leads to a file beside the page.
+
+    `path` is relative to the page's folder, "" where there is no such file.
     """
 
     words: str
@@ -304,8 +306,11 @@ Cell = str | Number | Finding | Link
 
 @dataclass(frozen=True)
 class Column:
-    """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences.
-    `choice`: readers of a table that they can sort choose one of its values, of findings one of their verdicts."""
+    """A column by its heading.
+
+    `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences. `choice`: readers of a table
+    that they can sort choose one of its values, of findings one of their verdicts.
+    """
 
     name: str
     only: Length | None = None
@@ -329,9 +334,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below the names of their columns. `grouped`: rows with the same first cell belong together, and it is shown
-    once.
-    `sortable`: readers of a full page sort its rows, search them, and choose among the values of some columns."""
+    """Rows below the names of their columns.
+
+    `grouped`: rows with the same first cell belong together, and it is shown once. `sortable`: readers of a full page
+    sort its rows, search them, and choose among the values of some columns.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -355,8 +362,9 @@ class Details:
 
 @dataclass(frozen=True)
 class Legend:
-    """Legend that the figures of a section have in common: the lines of controls, by name and number of their style; on
-    full pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether
+    """Legend that the figures of a section have in common: the lines of controls, by name and number of their style.
+
+    On full pages alone. `band`: whether they have intervals; `chosen`: whether a tap to use is marked; `lines`: whether
     there are reference lines.
     """
 
@@ -485,8 +493,9 @@ _RAW = (
 def tap_table(
     data: xr.Dataset, lines: Mapping[str, np.ndarray], beside: Mapping[str, np.ndarray], facts: str = ""
 ) -> Details:
-    """A result with the taps as rows, its `lines` and the numbers `beside`, what its columns are, and the facts of how
-    it was computed.
+    """A result with the taps as rows, its `lines` and the numbers `beside`.
+
+    Also what its columns are, and the facts of how it was computed.
     """
     columns = {name: data[name].values for name in ("depth", "score", "low", "high")}
     columns |= {f"line: {name}": values for name, values in lines.items()}

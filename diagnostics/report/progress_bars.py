@@ -1,5 +1,6 @@
-"""Progress as whoever reads it can see it: bars in a terminal or a notebook, else lines on stderr; the cost of the job
-too.
+"""Progress as whoever reads it can see it: bars in a terminal or a notebook, else lines on stderr.
+
+The cost of the job is shown too.
 
 A notebook is found without importing IPython, and its progress is plain HTML that needs no widgets.
 """
@@ -42,8 +43,9 @@ def watching(watch: Watch | None) -> Generator[Watch]:
 
 @contextlib.contextmanager
 def watcher(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
-    """Progress bars in a terminal and in a notebook, a line every ten seconds elsewhere; `verbose`, a line for each
-    step; all but a notebook's on stderr.
+    """Progress bars in a terminal and in a notebook, a line every ten seconds elsewhere.
+
+    `verbose`, a line for each step; all but a notebook's on stderr.
 
     Examples:
         >>> import diagnostics as dx
@@ -141,16 +143,18 @@ def in_notebook() -> bool:
 
 
 def show_bundle(bundle: dict[str, Any]) -> Any:
-    """Shows one thing in several formats (`text/html`, ...) below the cell; returns the handle by which it is
-    replaced.
+    """Show one thing in several formats (`text/html`, ...) below the cell.
+
+    Returns the handle by which it is replaced.
     """
     return sys.modules["IPython"].display.display(bundle, raw=True, display_id=True)
 
 
 @contextlib.contextmanager
 def notebook_bars() -> Generator[Watch]:
-    """The cost and a bar for each piece of work under way, in one output that is redrawn; at the end the cost
-    remains.
+    """The cost and a bar for each piece of work under way, in one output that is redrawn.
+
+    At the end the cost remains.
     """
     output = _Output()
     try:

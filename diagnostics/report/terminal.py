@@ -15,8 +15,9 @@ STYLES = {"strong": "bold", "quiet": "dim", "caution": "yellow"}
 
 
 def print_page(page: Page, report: PurePath, full: bool = False) -> None:
-    """Prints what a brief page shows, or all but the figures of a full one, and below it the file that holds the
-    report.
+    """Print what a brief page shows, or all but the figures of a full one.
+
+    Below it stands the file that holds the report.
     """
     console = terminal()
     if full:

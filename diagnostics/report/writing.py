@@ -17,7 +17,7 @@ LONGEST_WRITE = 600.0
 
 
 def write_whole(path: Location, text: str) -> Location:
-    """Writes a text as it is, with its own line ends; returns the path.
+    """Write a text as it is, with its own line ends; returns the path.
 
     Raises DiagnosticsError where the folder is not there, StorageError where it cannot be written.
     """

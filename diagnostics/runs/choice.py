@@ -1,4 +1,4 @@
-"""Which tap to use of an encoder for another target, and what rules that choose one would have lost on those measured.
+"""Choice of an encoder's tap for another target, and what rules for it would have lost on those measured.
 
 Every rule chooses without test (`measures.tap_rules`), and its regret is read on test. Reading runs loads no torch.
 """
@@ -50,8 +50,9 @@ DEFAULT = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A target that a run of an encoder read: the result of its first probe, and by measure the other results of the
-    run without a target or of this one.
+    """A target that a run of an encoder read.
+
+    The result of its first probe, and by measure the other results of the run without a target or of this one.
     """
 
     encoder: str
@@ -68,7 +69,7 @@ class Cell:
 
     @property
     def task(self) -> tuple[str, str]:
-        """What all encoders were measured on: data and target."""
+        """The data and the target on which all encoders were measured."""
         return self.dataset, self.target
 
     @cached_property
@@ -98,7 +99,7 @@ class Cell:
         return {self.taps[i]: float(value) for i, value in zip(self.candidates, values, strict=True)}
 
     def evidence(self, cells: Sequence[Cell]) -> Evidence:
-        """What a rule may look at; `cells`: all of them, from which the encoder's other targets come."""
+        """Evidence that a rule may look at; `cells`: all of them, from which the encoder's other targets come."""
         measured = {
             name: dict(zip(map(str, data["tap"].values), map(float, data["score"].values), strict=True))
             for name, data in self.beside.items()
@@ -152,8 +153,9 @@ class Cell:
         return Losses(loss, reference, own.counts)
 
     def shares(self, chosen: Any) -> np.ndarray:
-        """Frequency with which a rule takes each tap and each tap set, from what it returned; raises where that is
-        neither a candidate nor shares of candidates.
+        """Frequency with which a rule takes each tap and each tap set, from what it returned.
+
+        Raises where that is neither a candidate nor shares of candidates.
         """
         by_tap = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
         names = {*(self.taps[i] for i in self.candidates), *self.sets}
@@ -190,7 +192,7 @@ def cells_of(run: RunData, encoder: str) -> list[Cell]:
 
 @dataclass(frozen=True)
 class RuleRegret:
-    """What a rule lost: the mean over `cells` targets, with its interval over their units, and over tasks and encoders.
+    """Loss of a rule: the mean over `cells` targets, with its interval over their units, and over tasks and encoders.
 
     `labels`: of the target, which it takes. `depth`: of the taps that it takes, the share of the trunk's pass that they
     cost. `flops`: of a sample up to them; NaN where a run lacks them.
@@ -209,8 +211,9 @@ class RuleRegret:
 
 @dataclass(frozen=True)
 class Advice:
-    """The tap to use of an encoder for another target, and what such advice lost on those measured, each from the
-    others; None where there are no others.
+    """The tap to use of an encoder for another target, and what such advice lost.
+
+    It lost that on those measured, each from the others; None where there are no others.
     """
 
     encoder: str
@@ -223,8 +226,10 @@ class Advice:
 
     @property
     def expected(self) -> Interval | None:
-        """The regret on another target, between the farther ends of both intervals, since that over tasks does not hold
-        what the targets of one dataset owe to its samples; None where there are no others.
+        """The regret on another target, as an interval; None where there are no other targets.
+
+        It lies between the farther ends of both intervals, since that over tasks does not hold what the targets of one
+        dataset owe to its samples.
         """
         if self.regret is None:
             return None
@@ -386,7 +391,7 @@ def _encoder_names(runs: Sequence[RunData]) -> list[str]:
 
 
 def _check_tasks(cells: Sequence[Cell]) -> None:
-    """Raises where encoders cannot be told from tasks, and where a cell is there twice."""
+    """Raise where encoders cannot be told from tasks, and where a cell is there twice."""
     by_encoder: dict[str, set[tuple[str, str]]] = {}
     for cell in cells:
         known = by_encoder.setdefault(cell.encoder, set())

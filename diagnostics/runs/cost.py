@@ -98,8 +98,9 @@ def later_cost(
     passes: float,
     missing: int,
 ) -> Cost:
-    """The cost of reading dense targets of a run that is extracted; `missing`: bytes of the sums that the encoder
-    lacks, of which its controls are taken to lack the same share.
+    """The cost of reading dense targets of a run that is extracted.
+
+    `missing`: bytes of the sums that the encoder lacks, of which its controls are taken to lack the same share.
     """
     read = [target for target in targets if not target.shuffled]
     dense = {target.name: {str(grid): values for grid, values in target.on_grid.items()} for target in read}
@@ -122,8 +123,9 @@ def later_cost(
 
 
 def _dense_clause(setup: Setup, passes: float) -> str:
-    """The way in which dense targets are read in so many passes beside the extraction, and why, in a clause; empty
-    where no measure reads one.
+    """The way in which dense targets are read in so many passes beside the extraction, and why, in a clause.
+
+    Empty where no measure reads one.
     """
     # Tokens of samples of unequal length are neither stored nor summed.
     if setup.dataset.ragged or not targets_to_stream(setup) or (setup.dense == "streamed" and not passes):

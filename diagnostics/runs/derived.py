@@ -1,5 +1,6 @@
-"""Computed anew from a finished run: fitted probes, similarity with another run, and its output tap beside the
-tap before it.
+"""Results that are computed anew from a finished run.
+
+Fitted probes, similarity with another run, and its output tap beside the tap before it.
 
 A run stores what a probe lost on test and the penalty (or number of neighbours) that was chosen, not its coefficients.
 They follow from the activations, which are there, by the `fit` of the measure.
@@ -82,8 +83,9 @@ class FittedProbe(ShortRepr):
 
     @one_thread()
     def predict(self, features: Any) -> np.ndarray:
-        """The prediction for each sample: [sample], of a target with several horizons [sample, horizon]; and of
-        each token, [sample, token], where the target has a value for every place.
+        """The prediction for each sample: [sample], of a target with several horizons [sample, horizon].
+
+        And of each token, [sample, token], where the target has a value for every place.
 
         Of a label the class, by its name where the target names its classes, and as a number where the names are whole
         numbers or there are none; of an event 1 or 0; of a value a number in the target's units; of a value with a
@@ -214,8 +216,9 @@ def _measure(measure: str | Measure) -> Measure:
 
 
 def _as_given(classes: Sequence[Any]) -> np.ndarray:
-    """Class names, or the whole numbers that all of them are: labels that were numbers in a file are to be compared as
-    such.
+    """Class names, or the whole numbers that all of them are.
+
+    Labels that were numbers in a file are to be compared as such.
     """
     names = np.asarray(classes)
     numbers = [str(name).removeprefix("-").isdecimal() and str(int(name)) == str(name) for name in classes]
@@ -248,8 +251,9 @@ def _profile(run: RunData, measure: str, target: str, given: str | Measure) -> P
 def between(
     first: Activations, second: Activations, measure: str = "cka", seed: int = 0, most_rows: int | None = None
 ) -> xr.Dataset:
-    """The similarity of each tap of one run to each tap of another, on the same samples: `matrix` [tap, tap_other], and
-    its null distribution where the measure has one (see `Similarity`).
+    """The similarity of each tap of one run to each tap of another, on the same samples.
+
+    `matrix` [tap, tap_other], and its null distribution where the measure has one (see `Similarity`).
 
     `measure` names one that compares pairs of taps; `most_rows` limits the samples further than the measure itself
     does. Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.

@@ -148,7 +148,7 @@ def kind_of(device: str) -> str:
 
 
 def refuse_unshareable(setup: Setup) -> None:
-    """Raises for what launches cannot do part by part."""
+    """Raise for what launches cannot do part by part."""
     request = setup.request
     if request.fresh:
         raise DiagnosticsError(
@@ -202,8 +202,9 @@ class Extraction:
             self.controls = control_encoders(setup.encoder, setup.dataset, request.seed, setup.draws)
 
     def do_parts(self) -> dict[str, Any]:
-        """This launch's parts of the encoder and of each control that can be made; none of a run that one command has
-        alone.
+        """This launch's parts of the encoder and of each control that can be made.
+
+        None of a run that one command has alone.
         """
         name, done = self.setup.encoder.name, self._has_to_do(self.folder)
         store = self._extract_encoder()
@@ -328,7 +329,7 @@ class Extraction:
 
     @contextlib.contextmanager
     def _making_control(self) -> Generator[None]:
-        """Turns an error of a control's encoder into the reason why there is no such control."""
+        """Turn an error of a control's encoder into the reason why there is no such control."""
         try:
             yield
         except StorageError:
@@ -482,8 +483,9 @@ class Extraction:
         return None
 
     def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
-        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto`
-        comes to.
+        """Raise where the kernel that was asked for cannot compute the encoder's attention.
+
+        Logs which one `auto` comes to.
         """
         kernel = self.request.attention
         if kernel == "auto" and not LOG.isEnabledFor(logging.INFO):

@@ -323,8 +323,9 @@ class LayerProfiles:
 
     @property
     def profiles(self) -> xr.Dataset:
-        """All measurements as of `measure`: `score`, `low`, `high` over (step, tap, measure), `chosen_tap` over (step,
-        measure).
+        """All measurements as of `measure`.
+
+        `score`, `low`, `high` over (step, tap, measure), `chosen_tap` over (step, measure).
 
         NaN, and "", where a measure had no value at a step. The attribute `failed` says which steps could not be
         measured.

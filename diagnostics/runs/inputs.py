@@ -138,8 +138,9 @@ def _hub_column(X: Any, name: str) -> Any:
 
 
 def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Given, list[str]]:
-    """With the columns that y (one, or a list of some), groups and splits name in their place, and the names of the
-    others.
+    """Columns that y (one, or a list of some), groups and splits name, in their place.
+
+    Also the names of the others.
     """
     named = {key: name for key in ("y", "groups", "splits") if isinstance(name := getattr(given, key), str)}
     for name in named.values():
@@ -157,8 +158,9 @@ def _by_name(given: Given, columns: Mapping[str, Callable[[], Any]]) -> tuple[Gi
 
 
 def _of_torch(given: Given) -> Given:
-    """A torch dataset of samples, or of pairs (sample, label); labels are those it lists, else each item is read once
-    for its own.
+    """A torch dataset of samples, or of pairs (sample, label).
+
+    Labels are those it lists, else each item is read once for its own.
     """
     X = given.samples
     n, first = len(X), X[0]
@@ -257,8 +259,10 @@ def _targets(y: Any, n: int) -> dict[str, Target]:
 
 
 def _target(entries: Any, name: str, n: int) -> Target:
-    """Strings, categories, true and false, and whole numbers that count classes as a `label`; fractions as a `value`;
-    what is missing is unknown, as in tables."""
+    """Strings, categories, true and false, and whole numbers that count classes as a `label`.
+
+    Fractions as a `value`; what is missing is unknown, as in tables.
+    """
     if isinstance(entries, Target):
         return entries
     array, missing = _entries(entries, name, n)
@@ -318,8 +322,9 @@ def encoder(name: str, *, trust_code: bool = False) -> Encoder:
 def dataset(
     X: Data, y: Any = None, groups: Any = None, splits: Any = None, modality: Modality | None = None
 ) -> Dataset:
-    """The dataset of a name, or of arrays, a table, or a dataset of torch or Hugging Face; what is not said is
-    inferred.
+    """The dataset of a name, or of arrays, a table, or a dataset of torch or Hugging Face.
+
+    What is not said is inferred.
 
     `run`, `measure` and `LayerProfiles` take `(X, y)`, `(X, y, groups)` and the rest as they are, and then know the
     modality from the encoder.
@@ -460,7 +465,7 @@ def _data(given: Data, modality: Modality | None = None) -> Dataset:
 
 
 def refuse_fed(caller: str, encoder: Encoder, fed: Mapping[str, Any]) -> None:
-    """Raises where `size`, `mean` or `std` are given beside an encoder, which prepares its samples itself."""
+    """Raise where `size`, `mean` or `std` are given beside an encoder, which prepares its samples itself."""
     if told := [name for name, value in fed.items() if value is not None]:
         raise DiagnosticsError(
             f"{caller} was given {join_names(told)} beside {encoder.name}, which prepares its samples itself: leave "

@@ -99,7 +99,7 @@ def run(
     watch: Watch | None = None,
     executor: Submits | None = None,
 ) -> Run:
-    """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
+    """Extract the activations of an encoder on a dataset, measure them at every tap, and write the report.
 
     A run's folder keeps what earlier calls measured: results of the measures and controls of this call are replaced,
     the rest stays.
@@ -302,8 +302,9 @@ class _Job(Extraction):
             remove_left(store)
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
-        """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a
-        probe.
+        """Add the reasons for what was not tried.
+
+        These are measures over tokens of ragged samples, and targets without a probe.
         """
         unequal = f"{self.setup.dataset.name} holds samples of unequal length, whose tokens have no common places"
         main.skipped.update({measure.name: unequal for measure in self.by_place})
@@ -422,7 +423,7 @@ class _Job(Extraction):
         return measured
 
     def _redraw(self, measured: Measured, store: Store, targets: Mapping[str, StoredTarget], of: str = "") -> None:
-        """Adds the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
+        """Add the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
         request, setup = self.request, self.setup
         if request.redraws and (request.redraw_controls or of in ("", "raw_input")):
             add_redraws(
@@ -439,7 +440,7 @@ class _Job(Extraction):
     def _write(
         self, store: Store, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]
     ) -> None:
-        """Merges the results of this call with those that are there, with the margins over every control's."""
+        """Merge the results of this call with those that are there, with the margins over every control's."""
         request, setup = self.request, self.setup
         asked = [measure.name for measure in (*self.measures, *self.by_place)]
         names = list(dict.fromkeys([*asked, *(key.partition("/")[0] for key in (*main.results, *main.skipped))]))
@@ -493,8 +494,9 @@ def measure_nonlinear(
     what: str,
     measure: Callable[..., Measured],
 ) -> None:
-    """Adds `kernel_probe` at the output and at the linear probe's best tap, for each target that it read at another tap
-    too. `measure`: as `measure_all`.
+    """Add `kernel_probe` at the output and at the linear probe's best tap, for some targets.
+
+    They are those that the linear probe read at another tap too. `measure`: as `measure_all`.
 
     Where it is asked for at all taps it stays. From too few training samples it is left out once, not for each target.
     """

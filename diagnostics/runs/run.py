@@ -61,8 +61,10 @@ class Run(RunData):
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder: the one that was just run, else built again by the name under which it was, at the size of the
-        run's samples.
+        """The encoder of the run.
+
+        It is the one that was just run, else it is built again by the name under which it was, at the size of the run's
+        samples.
 
         Its `transform` refuses samples that are prepared to another shape than those of the run.
 
@@ -101,8 +103,9 @@ class Run(RunData):
         *,
         target: str | None = None,
     ) -> xr.DataArray:
-        """A tap's stored activations, float32 [sample, feature], in the dataset's order; without a tap those of the tap
-        to use, and of several taps side by side (`tap` along `feature` says whose).
+        """A tap's stored activations, float32 [sample, feature], in the dataset's order.
+
+        Without a tap those of the tap to use, and of several taps side by side (`tap` along `feature` says whose).
 
         Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling`
         gave it. `Encoder.transform` gives the same of new samples.
@@ -138,8 +141,9 @@ class Run(RunData):
         *,
         target: str | None = None,
     ) -> Location:
-        """`features` as a Parquet file, with id, split, group and targets of each sample; `diagnostics features` writes
-        those of new data.
+        """`features` as a Parquet file, with id, split, group and targets of each sample.
+
+        `diagnostics features` writes those of new data.
 
         Raises DiagnosticsError as `features` does, for a path that does not end in .parquet, and without pyarrow.
 
@@ -193,8 +197,9 @@ class Run(RunData):
 
     @property
     def handed_out(self) -> HandedOut:
-        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored
-        means.
+        """The tap that the encoder's makers hand out, and how far the tap before it is from it.
+
+        It is computed from the stored means.
         """
         from diagnostics.runs.derived import compare_stored_output
 
@@ -203,9 +208,11 @@ class Run(RunData):
     def similarity_with(
         self, other: Run | str | PurePath, measure: str = "cka", seed: int = 0, most_rows: int | None = None
     ) -> xr.Dataset:
-        """The similarity of each tap of this run to each tap of another run (or its folder) on the same samples:
-        `matrix` [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most similar pair. It
-        uses at most `most_rows` samples, fewer where the measure itself takes fewer.
+        """The similarity of each tap of this run to each tap of another run, on the same samples.
+
+        `matrix` [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most similar pair. The
+        other run may be given as its folder. At most `most_rows` samples are used, fewer where the measure itself takes
+        fewer.
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
 
@@ -274,7 +281,7 @@ class Run(RunData):
         return run_dataframe(self)
 
     def report(self, path: str | PurePath | None = None) -> Location:
-        """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
+        """Write the run as one self-contained HTML file, by default `report.html` inside the run."""
         from diagnostics.runs.pages.run import write_report
 
         return write_report(self, locate(path) if path else None)

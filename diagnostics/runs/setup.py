@@ -306,8 +306,9 @@ def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
 
 
 def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseTokens) -> tuple[bool, bool]:
-    """Tells whether any of the measures reads stored tokens of a dataset, and whether a probe may, for which more
-    samples count.
+    """Tells whether any of the measures reads stored tokens of a dataset, and whether a probe may.
+
+    For a probe more samples count.
 
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.

@@ -34,7 +34,7 @@ def folder_of(dataset: str, module: str, package: str, also: str = "") -> Path:
 
 @contextlib.contextmanager
 def reading_files(dataset: str, package: str) -> Generator[None]:
-    """Turns the error for a file of a package that cannot be read into one with the command that restores it."""
+    """Turn the error for a file of a package that cannot be read into one with the command that restores it."""
     from diagnostics_files.folder import Unusable
 
     try:
@@ -184,8 +184,9 @@ def shapes(
     split: str = "samples",
     views: int = 1,
 ) -> dx.Dataset:
-    """Scenes of one to six objects in a room, rendered, with exact labels, counts, places, masks, depth, captions and
-    questions.
+    """Scenes of one to six objects in a room, rendered, with exact truth.
+
+    That is labels, counts, places, masks, depth, captions and questions.
 
     Samples are images uint8 [size, size, 3], or, with `frames` above 1, clips uint8 [frames, size, size, 3] with
     optical flow and velocities too. n: 10 to 1,000,000; size: 32 to 512; frames: 1 to 64; together they must fit into 4
@@ -382,8 +383,9 @@ def watch(length: int = 200, seed: int = 0) -> dx.Dataset:
 
 
 def ucr(name: str, seed: int = 0) -> dx.Dataset:
-    """A bundled data set by its name in the archives (GunPoint, JapaneseVowels, Covid3Month, ...), target `label` or
-    `value`.
+    """A bundled data set by its name in the archives, target `label` or `value`.
+
+    Names are GunPoint, JapaneseVowels, Covid3Month, ...
 
     Test is the official test split; a fifth of the official train split, drawn with `seed`, is val. Series of unequal
     length are padded with NaN on the left. Source: Dau et al., The UCR time series archive (2019); Bagnall et al., The

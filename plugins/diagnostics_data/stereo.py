@@ -7,8 +7,10 @@ MOST_POINTS = 32
 
 
 def stereo_points(disparity: np.ndarray) -> np.ndarray:
-    """[match, 5] as of `pad_matches`: places [tile, tile] drawn evenly of those that the right image shows in the same
-    tile, and which nothing nearer hides there.
+    """Matches [match, 5] as of `pad_matches`.
+
+    They are places [tile, tile] drawn evenly of those that the right image shows in the same tile, and which nothing
+    nearer hides there.
     """
     tile = len(disparity)
     y, x = np.nonzero(np.isfinite(disparity))

@@ -43,7 +43,7 @@ class Member:
     size: int
 
     def read(self) -> bytes:
-        """Raises where the archive is gone or was cut since its headers were read."""
+        """Raise where the archive is gone or was cut since its headers were read."""
         with decoding(f"{self.name} of {self.archive}"), self.archive.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
@@ -101,8 +101,9 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def archives_at(path: str) -> list[Path]:
-    """The tars of a folder, the one of that name, or all of a pattern such as `{00000..00099}.tar`; [] for what is none
-    of these.
+    """The tars of a folder, the one of that name, or all of a pattern such as `{00000..00099}.tar`.
+
+    [] for what is none of these.
 
     Raises where a folder has none, where one of a pattern is missing, and where two have the same name.
     """
@@ -192,14 +193,14 @@ class Index:
         return Member(self.archive, f"{self.key(i)}{of_json if part else PICTURES[self.kinds[i, 0]]}", offset, size)
 
     def faults(self, kind: str) -> dict[str, Unusable]:
-        """What is wrong with the `broken`, by key, or with the `undecodable`, by number."""
+        """Faults of the `broken`, by key, or of the `undecodable`, by number."""
         return {
             key: Unusable(name, why, "repair or remove it", damage=damage)
             for key, (name, why, damage) in self.about[kind].items()
         }
 
     def cut(self) -> Unusable | None:
-        """What is wrong with the archive, where it ends early."""
+        """The fault of an archive that ends early."""
         return Unusable(str(self.archive), self.about["cut"], COPY, damage=True) if self.about["cut"] else None
 
 
@@ -208,8 +209,10 @@ def index_path(archive: Path) -> Path:
 
 
 def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
-    """The index beside an archive, written where there is none, and anew where it is that of another archive, of this
-    one before it was changed, or of another entry as the caption.
+    """The index beside an archive, written where there is none.
+
+    It is written anew where it is that of another archive, of this one before it was changed, or of another entry as
+    the caption.
 
     decode: whether pairs whose images cannot be decoded have to be known. An index that cannot be written is held in
     memory. Raises DiagnosticsError for one that is damaged.
@@ -237,7 +240,7 @@ _warn_once = functools.cache(warn)
 
 
 def _map_index(archive: Path, path: Path) -> Index:
-    """Raises one of `READING` where the bytes are not those of an index."""
+    """Raise one of `READING` where the bytes are not those of an index."""
     mapped = np.memmap(path, np.uint8, "r")
     begin = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
     header = json.loads(mapped[8:begin].tobytes())
@@ -274,7 +277,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _scan(archive: Path, caption: str, decode: bool) -> Index:
-    """Reads all headers and captions; with `decode`, all images."""
+    """Read all headers and captions; with `decode`, all images."""
     before, cut = archive.stat(), ""
     parts: dict[str, dict[str, Member]] = {}
     twice: dict[str, str] = {}
@@ -365,8 +368,10 @@ LISTED = 20
 
 
 def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
-    """What archives hold and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`; and lines
-    for people."""
+    """Contents of archives and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`.
+
+    Also lines for people.
+    """
     broken = {
         f"{part.archive.name}: {error.name}": error.why
         for part in parts
@@ -430,7 +435,7 @@ class Archives:
         return int(self._starts[-1])
 
     def check(self, i: int) -> None:
-        """Raises where the image of a sample is known not to be decodable."""
+        """Raise where the image of a sample is known not to be decodable."""
         part, at = self._at(i)
         if error := part.faults("undecodable").get(str(at)):
             raise error

@@ -25,8 +25,9 @@ from diagnostics_files.tables import SUFFIXES, by_id, column, read_table, texts_
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images with captions, one of each in a row. `read(row)` decodes an image, and captions may be read like it;
-    `check(row)` raises where that is impossible.
+    """Images with captions, one of each in a row.
+
+    `read(row)` decodes an image, and captions may be read like it; `check(row)` raises where that is impossible.
 
     cut, broken: what is wrong with archives that end early, and with pairs that are no rows. shards: which archive each
     row lies in; None without archives. scanned: see `FileDataset`.
@@ -133,8 +134,9 @@ def build(
 
 
 class ArchiveDataset(FileDataset):
-    """Pairs of archives as a training reads them: of each, only its split is held; ids and captions are read when they
-    are asked for, which makes a million of them 50 MB.
+    """Pairs of archives as a training reads them: of each, only its split is held.
+
+    Ids and captions are read when they are asked for, which makes a million of them 50 MB.
 
     It has no targets, and no groups but the samples themselves.
     """

@@ -47,7 +47,7 @@ class Photo:
     captions: list[str] = field(default_factory=list[str])
 
     def require(self) -> None:
-        """Raises where there is no such file."""
+        """Raise where there is no such file."""
         if not self.path.is_file():
             raise Unusable(self.name, "is not there", "copy it")
 
@@ -175,7 +175,7 @@ def _folders(of: str) -> Iterator[str]:
 
 
 def _add_box(photos: Mapping[int, Photo], categories: Sequence[int], entry: Mapping[str, Any], file: Path) -> bool:
-    """Adds an annotation to its image; False for a box without area or outside of it, as COCO's own files hold some."""
+    """Add an annotation to its image; False for a box without area or outside of it, as COCO's own files hold some."""
     if (photo := photos.get(int(entry["image_id"]))) is None or entry["category_id"] not in categories:
         lacks = "image" if photo is None else "category"
         raise DiagnosticsError(

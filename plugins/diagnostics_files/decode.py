@@ -25,8 +25,9 @@ _UNKNOWN = 0x7FFF0000
 
 
 def check_declared_size(path: Path, name: str) -> None:
-    """Raises where a RIFF (WAV, AVI), AIFF or Matroska (WebM) file ends before its declared end, or an Ogg file without
-    its last page.
+    """Raise where a sound or video file ends before its declared end.
+
+    RIFF (WAV, AVI), AIFF and Matroska (WebM) declare one; of Ogg the last page is missing.
     """
     with path.open("rb") as file:
         head, size = file.read(4096), path.stat().st_size
@@ -116,8 +117,9 @@ def extent(path: Path, name: str) -> tuple[int, int]:
 
 
 def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
-    """A `.npy` of numbers, mapped rather than read; what would need a pickle or too much memory as float32 is
-    refused.
+    """A `.npy` of numbers, mapped rather than read.
+
+    What would need a pickle or too much memory as float32 is refused.
     """
     check_regular(path, name, skip)
     try:
@@ -182,8 +184,9 @@ class Sound:
         return -(-self.length * up // down)
 
     def windows(self, rate: int, seconds: float | None) -> list[tuple[int, int]]:
-        """(start, stop) at `rate` of windows that follow one another; a shorter file is one window, a remainder is
-        dropped.
+        """(start, stop) at `rate` of windows that follow one another.
+
+        A shorter file is one window, a remainder is dropped.
         """
         length = self.length_at(rate)
         size = length if seconds is None else max(1, round(seconds * rate))
@@ -301,8 +304,9 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video file: `times` [frame] in the stream's own unit, in order of showing; frames a second, None if not
-    known.
+    """A video file: `times` [frame] in the stream's own unit, in order of showing.
+
+    Frames a second, None if not known.
     """
 
     path: Path
@@ -311,8 +315,9 @@ class Video:
     rate: float | None
 
     def starts(self, span: int, clips: int | None) -> list[int]:
-        """First frames of clips of `span` frames that do not overlap: all that fit, or at most `clips` spread
-        evenly.
+        """First frames of clips of `span` frames that do not overlap.
+
+        All that fit, or at most `clips` spread evenly.
         """
         count = len(self.times)
         fit = count // span
@@ -368,8 +373,9 @@ def read_video(video: Video, wanted: Sequence[int]) -> np.ndarray:
 
 
 def _decode(container: Any, video: Video, wanted: Sequence[int], strict: bool) -> np.ndarray | None:
-    """The wanted frames; None where some do not come, or with `strict` where any comes at another time than the index
-    says.
+    """The wanted frames; None where some do not come.
+
+    With `strict` also where any comes at another time than the index says.
     """
     frames: dict[int, np.ndarray] = {}
     last = None

@@ -27,8 +27,9 @@ _SHOWN = 3
 
 
 class Unusable(DiagnosticsError):
-    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes
-    are wrong.
+    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do.
+
+    `damage` if its bytes are wrong.
 
     `skip` says whether `?on_error=skip` exists there and helps.
     """
@@ -68,7 +69,7 @@ _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
 @contextlib.contextmanager
 def decoding(name: str) -> Generator[None]:
-    """Turns an unexpected exception within this context into the error for a file that cannot be decoded."""
+    """Turn an unexpected exception within this context into the error for a file that cannot be decoded."""
     try:
         yield
     except DiagnosticsError:
@@ -87,8 +88,9 @@ _KINDS = {
 
 
 def check_regular(path: Path, name: str, skip: bool = True) -> None:
-    """Raises for what is no regular file (links followed) or has a name that is no text; opens nothing, which may
-    hang.
+    """Raise for what is no regular file (links followed) or has a name that is no text.
+
+    Opens nothing, which may hang.
     """
     if utf8_name(str(path)) != str(path):
         raise Unusable(utf8_name(name), "has a name that is not UTF-8", "rename it", skip)
@@ -102,7 +104,7 @@ def check_regular(path: Path, name: str, skip: bool = True) -> None:
 
 
 def check_tree(root: Path) -> None:
-    """Raises where a folder that a library reads as a whole holds what is no regular file."""
+    """Raise where a folder that a library reads as a whole holds what is no regular file."""
     for where, _, files in os.walk(root):
         for name in files:
             check_regular(Path(where, name), utf8_name(str(Path(where, name))), skip=False)
@@ -183,7 +185,7 @@ def too_large(needed: int) -> str:
 
 
 def check_bytes(needed: int, contents: str, remedy: str) -> None:
-    """Raises where `contents` would not fit into memory, before any of it is read."""
+    """Raise where `contents` would not fit into memory, before any of it is read."""
     if why := too_large(needed):
         raise DiagnosticsError(f"{contents} {why}: {remedy}.", code="too-large")
 
@@ -206,8 +208,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", "
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file, its name below the given folder, its split (`""` where no folder says one), and `parts` of its name below
-    that.
+    """A file, its name below the given folder, its split, and `parts` of its name below that.
+
+    The split is `""` where no folder says one.
     """
 
     path: Path
@@ -302,7 +305,7 @@ def safe_name(text: str, where: str) -> PurePosixPath:
 
 
 def read_json(file: Path) -> Any:
-    """Reads a file in JSON; raises for one that is none."""
+    """Read a file in JSON; raises for one that is none."""
     check_regular(file, file.name, skip=False)
     try:
         return json.loads(file.read_bytes())
@@ -312,7 +315,7 @@ def read_json(file: Path) -> Any:
 
 @contextlib.contextmanager
 def parsing(file: Path, form: str) -> Generator[None]:
-    """Turns what entries of another form raise within this context into the error for the file."""
+    """Turn what entries of another form raise within this context into the error for the file."""
     try:
         yield
     # OSError: of names that no file can have.
@@ -374,8 +377,9 @@ class FileDataset(Dataset):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and
-        options.
+        """Digest of the bytes of all files under their names within the folder.
+
+        Ids, splits, groups, targets and options count too.
 
         Made when first asked for: every file is read once from end to end and none is decoded.
         """

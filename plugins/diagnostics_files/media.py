@@ -1,5 +1,6 @@
-"""Images, videos, sounds and texts of a folder, with classes of folders or of a table; and rows of a dataset of Hugging
-Face.
+"""Images, videos, sounds and texts of a folder, with classes of folders or of a table.
+
+Also rows of a dataset of Hugging Face.
 """
 
 import functools
@@ -66,8 +67,9 @@ class Labels:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The files of a folder that are samples, with their splits, groups and targets; `about` says where these come
-    from.
+    """The files of a folder that are samples, with their splits, groups and targets.
+
+    `about` says where these come from.
     """
 
     name: str

@@ -45,7 +45,7 @@ class Pair:
     split: str
 
     def check_extent(self) -> None:
-        """Raises where the map is not as large as its image."""
+        """Raise where the map is not as large as its image."""
         common_extent((self.image, self.name), (self.map, self.map_name))
 
     def sample(self) -> np.ndarray:
@@ -162,8 +162,9 @@ def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPa
 def class_numbers(
     maps: Iterable[np.ndarray], unknown: int, drawings: bool = True
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[int], str]:
-    """The function from the numbers in the files to classes, -1 for what is unknown; the classes there are; in
-    words what was done.
+    """The function from the numbers in the files to classes, -1 for what is unknown.
+
+    Also the classes there are, and in words what was done.
 
     With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
     """
@@ -257,7 +258,7 @@ class Clip:
         return f"{utf8_name(self.video)}/{self.first:05d}"
 
     def check_extent(self) -> None:
-        """Raises where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
+        """Raise where a mask is not as large as its frame, or a frame not as large as the first of its clip."""
         root, (first, _) = self.root, self.frames[0]
         sizes = [common_extent((root / image, image), (root / name, name), "frame") for image, name in self.frames]
         for (image, _), (y, x) in zip(self.frames, sizes, strict=True):

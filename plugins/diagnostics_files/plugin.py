@@ -121,8 +121,9 @@ def captions(
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
-    """Images with captions: a table with columns `image` and `caption`, or WebDataset tars: one, a folder of them, or a
-    pattern, as `{00000..00099}.tar`.
+    """Images with captions: a table, or WebDataset tars.
+
+    A table has columns `image` and `caption`; tars are one, a folder of them, or a pattern, as `{00000..00099}.tar`.
 
     Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group.
     Target
@@ -212,8 +213,9 @@ def series(path: str, values: str = "", steps: str = "", id: str = "", group: st
 
 
 def ts(path: str, seed: int = 0) -> dx.Dataset:
-    """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of
-    train.
+    """Series of a .ts file of the UCR and UEA archives.
+
+    Of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of train.
     """
     from diagnostics_files.tables import ts
 

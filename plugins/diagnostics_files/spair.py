@@ -1,5 +1,6 @@
-"""Pairs of images with the same points marked in both, in SPair-71k's layout
-(cvlab.postech.ac.kr/research/SPair-71k).
+"""Pairs of images with the same points marked in both, in SPair-71k's layout.
+
+See cvlab.postech.ac.kr/research/SPair-71k.
 """
 
 from __future__ import annotations

@@ -208,8 +208,9 @@ _STEP = re.compile(r"t?(\d+)")
 
 
 def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarray], Columns]:
-    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps, like
-    `steps` if given.
+    """Series and their columns, in the layout that the column names show.
+
+    `series`, `id` and `time`, or steps, like `steps` if given.
     """
     if "series" in columns and not steps:
         return [listed(entry, i, where) for i, entry in enumerate(columns["series"], 1)], _without(columns, {"series"})
@@ -307,8 +308,9 @@ def read_npz(path: Path) -> tuple[list[np.ndarray], Columns]:
 
 
 def _declared(path: Path) -> int:
-    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by; a small file may unpack to any
-    size.
+    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by.
+
+    A small file may unpack to any size.
     """
     total = 0
     with zipfile.ZipFile(path) as archive:
@@ -477,8 +479,9 @@ def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str
 
 
 def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
-    """A series without the steps before its first and after its last known value, float32; refuses infinity and
-    nothing.
+    """A series without the steps before its first and after its last known value, float32.
+
+    Refuses infinity and nothing.
 
     NaN in between is a gap and stays.
     """
@@ -549,9 +552,7 @@ def ts(path: str, seed: int) -> Dataset:
 
 
 def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
-    """The series of `.ts` files, split -> file (`""` for no split), as one dataset with the target `label` or
-    `value`.
-    """
+    """Series of `.ts` files, split -> file (`""`: no split), as one dataset with the target `label` or `value`."""
     samples: list[np.ndarray] = []
     columns: Columns = {"id": [], "split": []}
     for split, path in files.items():

@@ -40,8 +40,9 @@ from diagnostics_perception.models import (
 
 @dataclass(frozen=True)
 class Known:
-    """A model that some tensors could be of, perhaps with fewer blocks, or with LayerScale where it has none, or
-    without.
+    """A model that some tensors could be of.
+
+    Perhaps with fewer blocks, or with LayerScale where it has none, or without.
 
     architecture: of the tensors. options: of `pe:`, which make it of the model.
     """
@@ -57,8 +58,10 @@ class Known:
 
 
 def recognised(tensors: Mapping[str, Tensor], rope: bool = True) -> list[Known]:
-    """The models that tensors in either layout could be of, by their blocks, patches, class token and head; those that
-    need the fewest options first. No tensor tells whether there are rotary positions (`rope`)."""
+    """The models that tensors in either layout could be of, by their blocks, patches, class token and head.
+
+    Those that need the fewest options first. No tensor tells whether there are rotary positions (`rope`).
+    """
     conv = tensors.get("conv1.weight", tensors.get("patch_embed.proj.weight"))
     blocks = {int(match[1]) for match in map(BLOCK.match, tensors) if match}
     pooled = any(name.startswith("attn_pool.") for name in tensors)
@@ -211,8 +214,9 @@ class Report:
 def from_file(
     path: Path, encoder: str, architecture: Architecture, grid: int, positions: Positions, partial: bool
 ) -> tuple[dict[str, Tensor], Report]:
-    """The tensors of a checkpoint under the names of `Eva`, and what had to be changed; raises where they do not
-    fit.
+    """The tensors of a checkpoint under the names of `Eva`, and what had to be changed.
+
+    Raises where they do not fit.
     """
     tensors = read_tensors(path)
     fitted_tensors, report = fitted(tensors, architecture, grid, positions)
@@ -336,10 +340,13 @@ _NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved 
 
 @dataclass(frozen=True)
 class Exported:
-    """An account of what was written: the encoder's name, how many tensors and bytes, the name under which it is read
-    back, the name of the text encoder that is in the file too (empty without one), the parts for which Meta's
-    layout has no place, and what Meta's code reads it with (empty where that knows no such model): without its options
-    a cut encoder loses its last blocks there, without an error."""
+    """An account of what was written.
+
+    The encoder's name, how many tensors and bytes, the name under which it is read back, the name of the text encoder
+    that is in the file too (empty without one), the parts for which Meta's layout has no place, and what Meta's code
+    reads it with (empty where that knows no such model): without its options a cut encoder loses its last blocks there,
+    without an error.
+    """
 
     file: str
     encoder: str
@@ -352,7 +359,7 @@ class Exported:
 
 
 def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Exported:
-    """Writes the tensors of an encoder, or of what a name builds, to a new file, which `pe:NAME?checkpoint=FILE` reads.
+    """Write the tensors of an encoder, or of what a name builds, to a new file, which `pe:NAME?checkpoint=FILE` reads.
 
     Raises DiagnosticsError for a file that is there or ends in something else, an encoder that is no Perception
     Encoder, and one whose activations are not those that its tensors give in `pe:NAME`, bit for bit.
@@ -397,7 +404,7 @@ _METAS = {"depth": "layers", "layer_scale": "ls_init_value", "img_size": "image_
 
 
 def metas_line(known: Known, size: Mapping[str, object], file: str, whole: bool) -> str:
-    """What one types for Meta's code to read a file, with the options of a cut encoder; "" where it cannot."""
+    """The line that one types for Meta's code to read a file, with the options of a cut encoder; "" where it cannot."""
     options = {**size, **known.options}
     parts = known.model.split("-")
     if parts[0] not in ("core", "lang", "spatial") or not file.endswith(".pt") or not options.keys() <= _METAS.keys():
@@ -451,7 +458,7 @@ def _parts(encoder: TorchEncoder) -> set[str]:
 
 
 def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
-    """Raises for what no file in Meta's layout can hold."""
+    """Raise for what no file in Meta's layout can hold."""
     head = {key.partition(".")[0] for key in state}.intersection(HEAD)
     why = ""
     if not any(key.startswith("blocks.") for key in state):
@@ -490,7 +497,7 @@ def _model_of(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Kno
 
 
 def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:
-    """Raises where a module that has the encoder's tensors gives other activations."""
+    """Raise where a module that has the encoder's tensors gives other activations."""
     batch = default_collate([encoder.preprocess(encoder.example())])
     expected, given = encoder.capture(batch), encoder.with_module(module, encoder.name).capture(batch)
     for name, tokens in expected.items():

@@ -119,8 +119,9 @@ def encoder_of(
 
 
 def _maker_names(architecture: Architecture) -> dict[str, str]:
-    """Of Meta's `VisionTransformer` and `CLIP` (core/vision_encoder/pe.py), where the norm is an option; and of timm's
-    `Eva`.
+    """Names that makers give the taps: Meta, where the norm is an option, and timm.
+
+    See `VisionTransformer` and `CLIP` (core/vision_encoder/pe.py), and timm's `Eva`.
     """
     last = f"blocks.{architecture.depth - 1}"
     if not architecture.embedding:

@@ -170,7 +170,7 @@ def export_meta(
 
 
 def needs_timm() -> None:
-    """Raises where what Perception Encoders are made of is missing."""
+    """Raise where what Perception Encoders are made of is missing."""
     with importing("Perception Encoders need", "pip install timm torchvision"):
         for needed in ("timm", "PIL"):
             importlib.import_module(needed)

@@ -29,8 +29,9 @@ def _by_blocks(loss: Callable[..., Tensor], others: int, *sides: Tensor) -> Tens
 
 
 def contrast(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    """Half the mean of -log softmax of an image's own text among all texts, and half that of a text's own image, a
-    scalar (Radford et al., CLIP, arXiv 2103.00020): softmax InfoNCE both ways, over all processes.
+    """Softmax InfoNCE both ways, over all processes, a scalar (Radford et al., CLIP, arXiv 2103.00020).
+
+    Half the mean of -log softmax of an image's own text among all texts, and half that of a text's own image.
 
     images, texts: embeddings [pair, feature] of this process's pairs, of any length; the cosines are multiplied by
     exp(log_scale). The others are those of all processes, with gradients to them: where data parallelism averages the
@@ -59,15 +60,17 @@ MOST_SCALE = 100.0
 
 @torch.no_grad()
 def clamp_scale(log_scale: Tensor) -> None:
-    """Holds the scale at 100 or below, in place, after each step of the optimiser: in the loss it would lose its
-    gradient.
+    """Hold the scale at 100 or below, in place, after each step of the optimiser.
+
+    In the loss it would lose its gradient.
     """
     log_scale.clamp_(max=math.log(MOST_SCALE))
 
 
 def regularisation(masked: Tensor, whole: Tensor, hidden: Tensor) -> Tensor:
-    """Minus the cosine of tokens [image, patch, feature] at hidden patches and of the same ones of the whole image,
-    their mean.
+    """Minus the cosine of tokens [image, patch, feature] with those of the whole image, their mean.
+
+    They are those at hidden patches, and the same ones of the whole image.
 
     The whole image's tokens are the target and get no gradient. hidden: bool [image, patch].
     """
@@ -92,8 +95,9 @@ reach.
 def divergences(
     images: Tensor, texts: Tensor, log_scale: Tensor, taught_images: Tensor, taught_texts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """KL(teacher || student) of the softmax over all texts, mean over this process's images, and of that over all
-    images, mean over its texts; two scalars, in nats.
+    """KL(teacher || student) of the softmax over all texts, and of that over all images.
+
+    Means over this process's images, and over its texts; two scalars, in nats.
 
     images, texts: the student's embeddings [pair, feature], of any length; its cosines are multiplied by
     exp(log_scale). taught_images, taught_texts: the teacher's [pair, its feature], whose cosines are multiplied by
@@ -106,8 +110,10 @@ def divergences(
 
 
 def _divergence(student: Sequence[Tensor], teacher: Sequence[Tensor], log_scale: Tensor) -> Tensor:
-    """KL(teacher || student), mean over the first side's rows, of unit vectors in float64: a cosine's rounding in
-    float32 is multiplied by 200 and more, and the two logarithms are nearly alike."""
+    """KL(teacher || student), mean over the first side's rows, of unit vectors in float64.
+
+    A cosine's rounding in float32 is multiplied by 200 and more, and the two logarithms are nearly alike.
+    """
     given, wanted = gathered(student[1]), gathered(teacher[1])
 
     def loss(anchors: Tensor, taught: Tensor) -> Tensor:

@@ -30,8 +30,11 @@ from diagnostics_pretraining.towers import Pair, Towers
 
 
 def to_train(spec: str) -> str:
-    """The specification of the same data as they are trained on: captions without the embeddings that `diagnostics run`
-    probes, 2 kB a sample, and unless it says what to do `on_error`, without the pairs that are broken."""
+    """The specification of the same data as they are trained on.
+
+    Captions without the embeddings that `diagnostics run` probes, 2 kB a sample, and unless it says what to do
+    `on_error`, without the pairs that are broken.
+    """
     name, options = parse_spec(spec)
     if not name.startswith("captions:"):
         return spec
@@ -40,15 +43,19 @@ def to_train(spec: str) -> str:
 
 
 def outline_of(dataset: Dataset) -> str:
-    """A digest by which data are known again: of files by names, sizes and texts (`FileDataset.outline`), since their
-    bytes take hours to read; of other data the fingerprint."""
+    """A digest by which data are known again.
+
+    Of files by names, sizes and texts (`FileDataset.outline`), since their bytes take hours to read; of other data the
+    fingerprint.
+    """
     outline: str | None = getattr(dataset, "outline", None)
     return dataset.fingerprint if outline is None else outline
 
 
 def shards_of(dataset: Dataset) -> np.ndarray | None:
-    """The archive that each sample lies in, of several, int [sample]; None where no order of reading is better than
-    another.
+    """The archive that each sample lies in, of several, int [sample].
+
+    None where no order of reading is better than another.
     """
     return getattr(dataset, "shards", None)
 
@@ -65,8 +72,9 @@ COLOUR = "colour"
 
 
 def clip_places(batch: int, share: float) -> np.ndarray:
-    """Which samples of a batch are clips, bool [sample]: the share as nearly as whole samples allow, spread evenly, so
-    that processes have as many each as they can.
+    """Mask of the samples of a batch that are clips, bool [sample].
+
+    The share is met as nearly as whole samples allow, spread evenly, so that processes have as many each as they can.
 
     Raises for a share that is none.
     """
@@ -81,8 +89,9 @@ def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def flattened(batch: Batch) -> Tensor:
-    """All images of a batch as the image tower reads them, float32 [image, 3, size, size] from -1 to 1: its own, then
-    the frames of its clips.
+    """All images of a batch as the image tower reads them, float32 [image, 3, size, size] from -1 to 1.
+
+    Its own come first, then the frames of its clips.
 
     Batches hold bytes, a quarter of that, and colours are changed here, where the batch is. What holds floats is taken
     as it is.
@@ -98,8 +107,9 @@ def flattened(batch: Batch) -> Tensor:
 
 
 def pooled(embeddings: Tensor, batch: Batch) -> Tensor:
-    """Embeddings [image, feature] of `flattened` images as those of the batch's samples [sample, feature]: images, then
-    clips.
+    """Embeddings [image, feature] of `flattened` images as those of the batch's samples.
+
+    [sample, feature]: images, then clips.
     """
     if FRAMES not in batch:
         return embeddings
@@ -141,8 +151,9 @@ def _box(image: Image.Image, half: np.ndarray, centre: np.ndarray) -> tuple[floa
 
 @dataclass(frozen=True)
 class Samples:
-    """What a dataset holds of a process's part of a step's batch: images or clips, their texts, and the place of each
-    in the batch.
+    """A process's part of a step's batch, as a dataset holds it.
+
+    Images or clips, their texts, and the place of each in the batch.
     """
 
     raw: Sequence[np.ndarray]
@@ -151,9 +162,10 @@ class Samples:
 
 
 class Feed:
-    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` uint8 [image, 3, size, size] and `tokens`
-    int64 [sample, context]; with clips also `frames` uint8 [clip, frame, 3, size, size], and samples are the images,
-    then the clips; with changes `colour`.
+    """`feed(step, rank, world)`: a process's part of a step's batch.
+
+    `pixels` uint8 [image, 3, size, size] and `tokens` int64 [sample, context]; with clips also `frames` uint8 [clip,
+    frame, 3, size, size], and samples are the images, then the clips; with changes `colour`.
 
     Parameters
     ----------
@@ -243,8 +255,10 @@ class Feed:
         raise wrong or DiagnosticsError(f"No pair of {self.dataset.name} can be read.", code="bad-data")
 
     def _candidates(self, step: int, row: int, at: int) -> Iterator[int]:
-        """A sample of the batch, and those at its place of the epoch's following batches; none that is known to be
-        broken."""
+        """A sample of the batch, and those at its place of the epoch's following batches.
+
+        None that is known to be broken.
+        """
         steps = len(self.order.rows) // self.batch
         epoch, first = divmod(step, steps)
         for later in range(steps):
@@ -299,7 +313,7 @@ HIDDEN = "hidden"
 
 
 def check_masks(batch: int, processes: int, share: float) -> None:
-    """Raises where the images that are seen again are not as many in each process."""
+    """Raise where the images that are seen again are not as many in each process."""
     every = round(1 / share)
     if batch % (every * processes):
         raise DiagnosticsError(
@@ -310,8 +324,9 @@ def check_masks(batch: int, processes: int, share: float) -> None:
 
 
 class Batches:
-    """Batches of a feed, with texts cut behind the longest one and, where a share of the images is seen again,
-    `hidden`.
+    """Batches of a feed, with texts cut behind the longest one.
+
+    Where a share of the images is seen again they hold `hidden`.
 
     Those are the images 0, n, 2 n, ... of a batch for a share of 1/n, from step `first` on. Their patches are drawn for
     the batch over all processes and then dealt out, so that how many there are changes nothing.
@@ -340,8 +355,9 @@ class Batches:
 
 
 def cut_padding(tokens: Tensor) -> Tensor:
-    """Texts [text, context] without what is behind the end of all of them; their length is a multiple of 8 or the whole
-    one.
+    """Texts [text, context] without what is behind the end of all of them.
+
+    Their length is a multiple of 8 or the whole one.
 
     A causal tower gives them the same embeddings, faster; few lengths mean few compilations.
     """
@@ -351,8 +367,9 @@ def cut_padding(tokens: Tensor) -> Tensor:
 
 
 def equal_texts(tokens: Tensor) -> int:
-    """The number of texts of a batch [pair, context] equal to another one of it: each is a false negative of that
-    one.
+    """The number of texts of a batch [pair, context] equal to another one of it.
+
+    Each is a false negative of that one.
     """
     counts = tokens.unique(dim=0, return_counts=True)[1]
     return int(counts[counts > 1].sum())
@@ -417,9 +434,10 @@ IMAGES, TEXTS = "teacher_images", "teacher_texts"
 
 
 class Teacher:
-    """A frozen pair of encoders: images and texts as they read them, and their embeddings. Any two encoders whose
-    embeddings have the same width; read at their `head` where they have one, else at their output, as the mean of its
-    grid tokens.
+    """A frozen pair of encoders: images and texts as they read them, and their embeddings.
+
+    Any two encoders whose embeddings have the same width; read at their `head` where they have one, else at their
+    output, as the mean of its grid tokens.
 
     Raises DiagnosticsError for encoders of other samples than images and texts, and for embeddings of two widths.
     """
@@ -473,8 +491,9 @@ def _embeddings(encoder: TorchEncoder, read: object) -> Tensor:
 
 
 class Distillation(Pretraining):
-    """The mean of both divergences. The teacher is no part of this module: nothing can train it, and checkpoints hold
-    none.
+    """The mean of both divergences.
+
+    The teacher is no part of this module: nothing can train it, and checkpoints hold none.
     """
 
     def __init__(self, towers: Towers, teacher: Teacher, scored: Scores | None = None) -> None:
@@ -498,8 +517,11 @@ class Distillation(Pretraining):
 
 
 class TaughtBatches:
-    """A feed's batches, with the same images (of data that are clips, first frames) and texts as the teacher reads
-    them: no clips, and nothing changed or hidden in the images, of which the teacher's would know nothing."""
+    """A feed's batches, with the same images and texts as the teacher reads them.
+
+    Of data that are clips the images are first frames: no clips, and nothing changed or hidden in the images, of which
+    the teacher's would know nothing.
+    """
 
     def __init__(self, feed: Feed, teacher: Teacher) -> None:
         self.feed, self.teacher = feed, teacher

@@ -1,4 +1,4 @@
-"""Which pairs a step trains on: the order of an epoch, and what takes the place of pairs that cannot be read."""
+"""Pairs that a step trains on: the order of an epoch, and what takes the place of pairs that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = 4
 
 
 def permute(places: np.ndarray, count: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where a random permutation of 0 ... count - 1 puts these places, int64 [place]; the key decides which one.
+    """Places of these places under a random permutation of 0 ... count - 1, int64 [place]; the key decides which one.
 
     A Feistel network over the least power of two, followed until it comes to a number below `count` (Black & Rogaway,
     Ciphers with arbitrary finite domains, CT-RSA 2002); its rounds mix as SplitMix64 does (Steele et al., OOPSLA 2014).
@@ -87,8 +87,10 @@ REPLACED = ("unreadable", "bad-data", "bad-sample", "damaged")
 
 
 class Broken:
-    """Pairs that turned out to be broken, in a file that all processes of a training append to and that it resumes
-    with: once there, a pair is not read again, whatever it holds by then.
+    """Pairs that turned out to be broken.
+
+    They stand in a file that all processes of a training append to and that it resumes with: once there, a pair is not
+    read again, whatever it holds by then.
 
     Raises DiagnosticsError for more of them than may be.
     """
@@ -101,7 +103,7 @@ class Broken:
         self.read()
 
     def read(self) -> None:
-        """Takes in what other processes found since."""
+        """Take in what other processes found since."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
@@ -116,7 +118,7 @@ class Broken:
                     self.rows[int(found["row"])] = str(found["why"])
 
     def note(self, row: int, error: DiagnosticsError) -> None:
-        """Lists a pair that could not be read; raises that error where it is not the pair's fault."""
+        """List a pair that could not be read; raises that error where it is not the pair's fault."""
         # A disk that is gone for a moment would make another training of this one.
         if error.code not in REPLACED or getattr(error.__cause__, "errno", None) is not None:
             raise error

@@ -1,5 +1,6 @@
-"""Commands: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders; importing it
-imports nothing heavy.
+"""Commands: `train pe`, `recaption`, `zeroshot` and `export open_clip`, and text encoders.
+
+Importing it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def train_pe(job: PretrainJob, json: Json = False) -> None:
 
 @options_of(RecaptionJob)
 def recaption(job: RecaptionJob, json: Json = False) -> None:
-    """Write a table of new captions to train on: of each whole clip, of each frame, and one from these and what people
-    wrote.
+    """Write a table of new captions to train on.
+
+    Of each whole clip, of each frame, and one from these and what people wrote.
 
     Each caption is stored beside the table as soon as it is generated, by clip, model and prompt. The same command
     resumes interrupted work; with another prompt or model, it generates only the captions that change.
@@ -127,7 +129,7 @@ def export_open_clip(job: ExportJob, json: Json = False) -> None:
 
 
 def needs_open_clip() -> None:
-    """Raises where what both towers are made of is missing."""
+    """Raise where what both towers are made of is missing."""
     with importing("Text towers of Perception Encoders need", "pip install -e '.[pretraining]'"):
         for needed in ("open_clip", "timm", "ftfy", "regex"):
             importlib.import_module(needed)
@@ -227,8 +229,9 @@ def datasets() -> Mapping[str, Entry]:
 
 
 def recaptioned(table: str, data: str, caption: str = "caption") -> Any:
-    """A dataset with the captions of a table that `diagnostics recaption` wrote in place of its own texts, joined by
-    id.
+    """A dataset with the captions of a table in place of its own texts, joined by id.
+
+    `diagnostics recaption` wrote the table.
 
     `data` is the dataset, as `recaptioned:clips.jsonl?data=shapes?frames=8`; in its own options `&` is written `%26`.
     `caption` names the column: caption, or video_caption.

@@ -54,7 +54,7 @@ COLUMNS = ("video_caption", "frame_captions", "caption")
 
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as JSON lines, there as a whole or not at all."""
+    """Write rows as JSON lines, there as a whole or not at all."""
     with whole_file(out) as written:
         written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
@@ -174,7 +174,7 @@ class Cache:
         return self._texts.get(key)
 
     def put(self, key: str, clip: str, column: str, model: str, text: str) -> None:
-        """Keeps a caption, on disk before this returns."""
+        """Keep a caption, on disk before this returns."""
         entry = {"key": key, "clip": clip, "column": column, "model": model, "text": text}
         with _writing(self.path):
             self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
@@ -202,8 +202,9 @@ Caption:"""
 
 
 class FirstKnown:
-    """The caption that a person wrote where there is one, else that of the whole clip: what there is without a
-    model.
+    """The caption that a person wrote where there is one, else that of the whole clip.
+
+    That is what there is without a model.
     """
 
     name = identity = "first known"
@@ -283,8 +284,10 @@ _ARTICLE = re.compile(r"\ban? (?=([a-z]))")
 
 
 class Rules:
-    """Says what a clip of `shapes` shows; of the colours, textures and shapes that it names, the share `mistakes` is
-    replaced by another of its kind, drawn for each by itself.
+    """Says what a clip of `shapes` shows.
+
+    Of the colours, textures and shapes that it names, the share `mistakes` is replaced by another of its kind, drawn
+    for each by itself.
 
     Raises DiagnosticsError for other data and for a share that is none.
     """

@@ -57,8 +57,9 @@ def stage_at(stages: Sequence[Stage], batch: int, step: int) -> Stage:
 
 
 def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ...]:
-    """The stages with `samples` in all, in their proportions as nearly as whole batches allow, each of at least one
-    batch.
+    """The stages with `samples` in all, in their proportions as nearly as whole batches allow.
+
+    Each has at least one batch.
 
     Raises where that many samples are no multiple of the batch, or fewer than a batch for each stage.
     """
@@ -243,8 +244,9 @@ def named_recipe(name: str) -> Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown
-    key.
+    """A recipe in a file.
+
+    Raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown key.
     """
     with explaining(f"{path} cannot be read", "name a recipe, a file of TOML", "unreadable", (OSError, ValueError)):
         text = path.read_text(encoding="utf-8")
@@ -269,8 +271,9 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _unknown_keys(path: Path, lines: list[str], section: str, values: Any, kind: type) -> list[str]:
-    """Keys of a table that are no fields of its dataclass, with line and nearest name; raises for values of another
-    type.
+    """Keys of a table that are no fields of its dataclass, with line and nearest name.
+
+    Raises for values of another type.
     """
     if not isinstance(values, Mapping):
         raise DiagnosticsError(
@@ -301,7 +304,7 @@ def _has(line: str, key: str) -> bool:
 
 
 def _wanted(value: Any, kind: Any) -> str | None:
-    """What a value of that type is in words, where this one is none; tables are looked at by themselves."""
+    """The type that is wanted, in words, where this value is none of it; tables are looked at by themselves."""
     number = _is_number(value)
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else " or ".join(get_args(kind))

@@ -81,8 +81,9 @@ class Vocabulary:
         return [*kept] if self.kept is None else [*kept[:-2], None, START, END]
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
-        """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their
-        end.
+        """Tokens int64 [text, context], zeros after the end, and how many texts are cut.
+
+        These were longer and are cut before their end.
         """
         tokens, cut, strange = np.zeros((len(texts), self.context), np.int64), 0, self.size - 3
         places = None if self.kept is None else _places(self.kept)
@@ -148,8 +149,9 @@ PARTS = ("text", "mask", "positions")
 
 
 def known_size(size: str) -> str:
-    """A size by its whole name (`core-b16-224` of `b16-224`); raises DiagnosticsError for one that has no text
-    tower.
+    """A size by its whole name (`core-b16-224` of `b16-224`).
+
+    Raises DiagnosticsError for one that has no text tower.
     """
     whole = size if size in TEXTS else f"core-{size}"
     if whole not in TEXTS:
@@ -219,15 +221,18 @@ def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def extend_table(rows: Tensor, vocabulary: Vocabulary, more: Vocabulary) -> Tensor:
-    """A table of a vocabulary as one of another that keeps all its tokens: what is new starts at the row of the
-    unknown, so that no text has another embedding yet."""
+    """A table of a vocabulary as one of another that keeps all its tokens.
+
+    What is new starts at the row of the unknown, so that no text has another embedding yet.
+    """
     whole = whole_table(rows, vocabulary)
     return torch.stack([rows[vocabulary.unknown] if row is None else whole[row] for row in more.rows()])
 
 
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
-    """The embeddings of tokens int64 [text, token], also of fewer than its context, which it itself refuses:
-    [text, embedding].
+    """The embeddings [text, embedding] of tokens int64 [text, token].
+
+    There may be fewer tokens than its context, which it itself refuses.
     """
     count, mask = tokens.shape[1], tower.attn_mask
     assert mask is not None  # a causal tower has one
@@ -244,8 +249,9 @@ _EXAMPLE = "a red striped star left of two small blue circles"
 
 @dataclass(frozen=True)
 class Texts:
-    """A text as `tokens` and `words` [context]: which of them are words, or the end, from which the embedding is
-    taken.
+    """A text as `tokens` and `words` [context].
+
+    Words are those of them that are words, or the end, from which the embedding is taken.
     """
 
     encoder: str
@@ -319,8 +325,9 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
 
 
 def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
-    """Size and vocabulary of a text tower that this module made an encoder of; raises DiagnosticsError for any
-    other.
+    """Size and vocabulary of a text tower that this module made an encoder of.
+
+    Raises DiagnosticsError for any other.
     """
     scheme, _, rest = encoder.skeleton.partition(":")
     if scheme != "pe-text":

@@ -106,8 +106,9 @@ def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
 
 
 def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0, vocabulary: Vocabulary | None = None) -> Towers:
-    """New towers with a pair's weights, to be trained further; a mask token is drawn from the seed. A reduced
-    vocabulary can become one with more words.
+    """New towers with a pair's weights, to be trained further; a mask token is drawn from the seed.
+
+    A reduced vocabulary can become one with more words.
 
     Raises DiagnosticsError for encoders that are not as towers are, an aligned or cut one among them.
     """
@@ -250,8 +251,9 @@ def build_towers(
 
 
 def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
-    """Drawn whole, at the size's own grid; without what is left out, and with a table of positions of its own for
-    another grid.
+    """A new image tower: what a whole one of the size would be drawn as, without what is left out.
+
+    For another grid than the size's own, it has a table of positions of its own.
     """
     grid = one.grid()
     torch.manual_seed(seed)
@@ -278,8 +280,11 @@ _APART = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """An account of what was written: the encoder's name, how many tensors and bytes, the name by which open_clip
-    reads it, and how many of CLIP's tokens the text tower does not know, which all have the row of the unknown."""
+    """An account of what was written.
+
+    The encoder's name, how many tensors and bytes, the name by which open_clip reads it, and how many of CLIP's tokens
+    the text tower does not know, which all have the row of the unknown.
+    """
 
     folder: str
     encoder: str
@@ -290,7 +295,7 @@ class Exported:
 
 
 def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
-    """Writes a saved pair to a new folder, which `open_clip.create_model("local-dir:...")` reads.
+    """Write a saved pair to a new folder, which `open_clip.create_model("local-dir:...")` reads.
 
     open_clip knows no reduced vocabulary, so that one is written as the whole (see `whole_table`). Raises
     DiagnosticsError for a folder that is there, for what is no pair, and where open_clip gives other embeddings.
@@ -334,7 +339,7 @@ def _tensors(towers: Towers) -> dict[str, Tensor]:
 
 
 def _describe(towers: Towers, folder: Path, place: Path) -> None:
-    """Writes the configuration into a folder that will lie at `place`."""
+    """Write the configuration into a folder that will lie at `place`."""
     one, text = towers.architecture, TEXTS[towers.size]
     name = one.timm.partition(".")[0]
     if one != ARCHITECTURES[towers.size] or not name:
@@ -393,7 +398,7 @@ def _pool(one: Architecture) -> str:
 
 @torch.no_grad()
 def _check_same(pair: Pair, folder: Path) -> None:
-    """Raises where open_clip gives other embeddings of both encoders' examples."""
+    """Raise where open_clip gives other embeddings of both encoders' examples."""
     import open_clip
 
     with explaining(f"open_clip cannot read what would be written of {pair.image.name}", _UPDATE):

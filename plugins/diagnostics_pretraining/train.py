@@ -59,7 +59,7 @@ others are read.
 
 
 def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
-    """Raises where there are no texts, some are empty, or all are equal."""
+    """Raise where there are no texts, some are empty, or all are equal."""
     if not dataset.texts:
         raise DiagnosticsError(
             f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes.",
@@ -91,8 +91,9 @@ def _some(rows: np.ndarray) -> np.ndarray:
 def describe_texts(
     dataset: Dataset, rows: np.ndarray, batch: Sequence[int] | np.ndarray, vocabulary: Vocabulary
 ) -> list[str]:
-    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first
-    batch.
+    """Lines for people about texts.
+
+    A vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first batch.
     """
     lines: list[str] = []
     seen = _some(rows)
@@ -147,8 +148,10 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
 
 
 def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """The rest of an augmentation when the changes are left out that the dataset's texts do not survive, None for
-    nothing; and the names of these."""
+    """The rest of an augmentation without changes that the dataset's texts do not survive.
+
+    None for nothing; and the names of those changes.
+    """
     left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
     kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
     return (kept if changes_in(kept) else None), left_out
@@ -162,7 +165,7 @@ def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
 
 
 def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
-    """Raises where one of the changes, asked for by name, would make the dataset's texts false."""
+    """Raise where one of the changes, asked for by name, would make the dataset's texts false."""
     if false := sorted(changes_in(changes) - harmless_changes(dataset)):
         left = sorted(harmless_changes(dataset))
         raise DiagnosticsError(
@@ -243,7 +246,7 @@ class Plan:
 
 
 def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
-    """Reads recipe, data and starting weights; raises for what does not fit, before anything is written."""
+    """Read recipe, data and starting weights; raises for what does not fit, before anything is written."""
     base = None if job.start is None else load_pair(job.start)
     begun = None if base is None else towers_of(base)
     size = known_size(job.size or "") if begun is None else begun.size
@@ -322,7 +325,7 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
 
 
 def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
-    """Raises where a recipe that distils has none, and where another one has."""
+    """Raise where a recipe that distils has none, and where another one has."""
     if (recipe.objective == "distil") != (job.teacher is not None):
         raise DiagnosticsError(
             "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and "
@@ -333,7 +336,7 @@ def _teacher(job: PretrainJob, recipe: Recipe) -> Teacher | None:
 
 
 def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
-    """Raises where towers are of another make than the recipe's, with all differences."""
+    """Raise where towers are of another make than the recipe's, with all differences."""
     one = towers.architecture
     different = [
         f"{name} {_plain(kept)}, not {_plain(wanted)}"
@@ -357,8 +360,9 @@ def _plain(value: object) -> str:
 
 
 def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
-    """The random changes of images, and those that are left out: a recipe that is here asks for all, a file by
-    name.
+    """The random changes of images, and those that are left out.
+
+    A recipe that is here asks for all, a file by name.
     """
     if recipe.augment is None:
         return None, ()

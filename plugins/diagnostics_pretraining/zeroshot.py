@@ -84,15 +84,18 @@ def retrieval(
 
 
 def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
-    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair]; what fills none is left
-    out.
+    """Pairs of each gallery, drawn at random from so many, int [gallery, its pair].
+
+    What fills none is left out.
     """
     return np.random.default_rng([seed, count]).permutation(count)[: count // gallery * gallery].reshape(-1, gallery)
 
 
 def chance_of_recall(partners: np.ndarray, gallery: int) -> np.ndarray:
-    """Recall [k, query] at each of `AT` in a random order of a gallery that holds so many partners [query] of each
-    query: 1 - C(gallery - partners, k) / C(gallery, k)."""
+    """Recall [k, query] at each of `AT` in a random order of a gallery.
+
+    It holds so many partners [query] of each query: 1 - C(gallery - partners, k) / C(gallery, k).
+    """
     chances = np.ones((len(AT), len(partners)))
     for row, k in zip(chances, AT, strict=True):
         others = gallery - partners
@@ -129,8 +132,10 @@ _ARTICLE = re.compile(r"\ba \{\}")
 
 @dataclass(frozen=True)
 class Classification:
-    """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the
-    vocabulary lacks some."""
+    """`commonest`: the share of samples of the class that is commonest in train.
+
+    `strange`: classes of whose words the vocabulary lacks some.
+    """
 
     target: str
     classes: tuple[str, ...]
@@ -144,9 +149,11 @@ class Classification:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall both ways by number of neighbours. `alike`: pairs whose text another pair has too; `cut`: texts longer
-    than the context;
-    `repeated`: samples that stand there twice, of which the first counts."""
+    """Recall both ways by number of neighbours.
+
+    `alike`: pairs whose text another pair has too; `cut`: texts longer than the context; `repeated`: samples that stand
+    there twice, of which the first counts.
+    """
 
     n: int
     groups: int
@@ -161,7 +168,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Result:
-    """What was asked for and could be: classification with a target, retrieval with texts."""
+    """Scores that were asked for and could be had: classification with a target, retrieval with texts."""
 
     encoder: str
     data: str
@@ -185,8 +192,10 @@ EVALUATED = 1_000
 
 
 def scores_on(data: str, device: str | None) -> Callable[[Towers], dict[str, float]]:
-    """A function from towers to what they reach on the val split of some data: recall at 1 both ways, and the accuracy
-    of the first label; with chance beside each."""
+    """A function from towers to what they reach on the val split of some data.
+
+    Recall at 1 both ways, and the accuracy of the first label; with chance beside each.
+    """
     dataset: Dataset = build("dataset", data)
     labels = [name for name, target in dataset.targets.items() if target.kind == "label"]
     job = ZeroshotJob(folder="", data=data, target=next(iter(labels), None), split="val", device=device)
@@ -208,7 +217,7 @@ def scores_on(data: str, device: str | None) -> Callable[[Towers], dict[str, flo
 
 
 def score(pair: Pair, dataset: Dataset, job: ZeroshotJob, most: int | None = None) -> Result:
-    """What a pair of encoders reaches on a dataset, of whose split at most so many samples are seen."""
+    """Score a pair of encoders on a dataset, of whose split at most so many samples are seen."""
     image = _image_encoder(pair, dataset, job.frames)
     if job.target is None and not dataset.texts:
         raise DiagnosticsError(
@@ -235,8 +244,9 @@ def score(pair: Pair, dataset: Dataset, job: ZeroshotJob, most: int | None = Non
 
 
 def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The class of each sample (-1: unknown) and the classes' names: of a label, or of a question, whose answers are
-    the classes.
+    """The class of each sample (-1: unknown) and the classes' names.
+
+    Of a label, or of a question, whose answers are the classes.
     """
     labels = {name: known for name, known in dataset.targets.items() if known.kind == "label"}
     questions = {question.name for asked in dataset.questions for question in asked} - {"caption"}
@@ -327,8 +337,9 @@ def _retrieve(
 
 
 class _Seen(LazySamples):
-    """Samples that are read once, by what embeds them, and known again afterwards by their pixels: reading them may be
-    all the work.
+    """Samples that are read once, by what embeds them.
+
+    They are known again afterwards by their pixels: reading them may be all the work.
     """
 
     def __init__(self, samples: Sequence[np.ndarray] | np.ndarray) -> None:

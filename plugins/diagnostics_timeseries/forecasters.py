@@ -312,8 +312,9 @@ def moirai(
 
 
 def check_distribution(part: Any, model: str) -> None:
-    """Raises where a configuration has the package make something else than its own distributions: it would make
-    anything.
+    """Raise where a configuration has the package make something else than its own distributions.
+
+    It would make anything.
     """
     inside: list[Any] = list(part.values()) if isinstance(part, Mapping) else part if isinstance(part, list) else []
     for value in inside:

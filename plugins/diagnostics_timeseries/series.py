@@ -74,7 +74,7 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
 
 
 def check_files(folder: Path) -> None:
-    """Raises where a checkpoint's folder holds a pipe, a socket or a device, reading which may never end."""
+    """Raise where a checkpoint's folder holds a pipe, a socket or a device, reading which may never end."""
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise DiagnosticsError(
@@ -119,7 +119,7 @@ def settings_of(
 
 @contextlib.contextmanager
 def loading(library: str, folder: Path | str) -> Generator[None]:
-    """Turns what goes wrong between a checkpoint and the library that reads it into one sentence."""
+    """Turn what goes wrong between a checkpoint and the library that reads it into one sentence."""
     with explaining(
         f"{library} cannot load {folder}", "it is damaged, or saved from another model or version", "damaged"
     ):
@@ -134,8 +134,9 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
 
 
 def check_fits(module: nn.Module, folder: Path, aside: Sequence[str] = ()) -> None:
-    """Raises where a folder's weights lack a parameter of the module, which would keep random values, or have another
-    shape.
+    """Raise where a folder's weights lack a parameter of the module, or have another shape.
+
+    A parameter that is missing would keep random values.
 
     Names that begin with one of `aside` are not asked for. Reads no tensors.
     """

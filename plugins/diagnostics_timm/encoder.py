@@ -1,5 +1,6 @@
-"""A timm model with its weights, and as an encoder: from a raw image to its input, which part of the image that shows,
-and its taps.
+"""A timm model with its weights, and as an encoder.
+
+From a raw image to its input, which part of the image that shows, and its taps.
 """
 
 from __future__ import annotations
@@ -182,8 +183,9 @@ class Preprocess:
 
 
 def _step(step: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """The size after one step of timm's evaluation transform, rounded as there, and where a crop begins (None: a
-    resize).
+    """The size after one step of timm's evaluation transform, rounded as there.
+
+    Also where a crop begins (None: a resize).
     """
     kind = type(step).__name__
     if kind == "Resize":
@@ -275,8 +277,9 @@ def forward_features(module: Any, batch: Any) -> Any:
 
 
 def _tokens_in_order(model: nn.Module) -> Callable[[Tap], Tap]:
-    """For Hiera, whose tokens lie in units that later stages pool: their order, from indices sent through its own
-    reroll.
+    """Order of Hiera's tokens, which lie in units that later stages pool.
+
+    It is that of indices sent through its own reroll.
     """
     reroll: Any = model.reroll
 

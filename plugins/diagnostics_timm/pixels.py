@@ -12,8 +12,9 @@ from diagnostics.plugin import DiagnosticsError, central_part
 
 
 def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image:
-    """uint8 [y, x] or [y, x, 1 or 3] as an image of a Pillow mode; raises, in the encoder's name, for any other
-    array.
+    """uint8 [y, x] or [y, x, 1 or 3] as an image of a Pillow mode.
+
+    Raises, in the encoder's name, for any other array.
     """
     sample = np.asarray(sample)
     grey = sample.ndim == 2 or (sample.ndim == 3 and sample.shape[2] == 1)
@@ -29,8 +30,9 @@ def image_of(sample: np.ndarray, encoder: str, mode: str = "RGB") -> Image.Image
 
 
 def resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
-    """The middle of an image with the proportions of `size` (y, x), at that size: Pillow smooths where it makes
-    smaller.
+    """The middle of an image with the proportions of `size` (y, x), at that size.
+
+    Pillow smooths where it makes smaller.
     """
     (top, bottom), (left, right) = central_part((image.height, image.width), size)
     return image.crop((left, top, right, bottom)).resize((size[1], size[0]), how)

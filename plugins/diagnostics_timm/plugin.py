@@ -24,8 +24,9 @@ def build(
     img_size: int | None = None,
     seed: int = 0,
 ) -> Any:
-    """A timm model as an encoder with taps at its embedding, its blocks, its final norm, and what it pools and
-    classifies.
+    """A timm model as an encoder.
+
+    It has taps at its embedding, its blocks, its final norm, and what it pools and classifies.
 
     Parameters
     ----------

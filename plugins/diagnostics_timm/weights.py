@@ -57,7 +57,7 @@ def seeding(seed: int) -> Generator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Keeps transformers from drawing bars, and libraries from warning; leaves their settings as they were."""
+    """Keep transformers from drawing bars, and libraries from warning; leaves their settings as they were."""
     from transformers.utils import logging as bars
 
     disabled_level, drawn = logging.root.manager.disable, bars.is_progress_bar_enabled()

@@ -1,5 +1,6 @@
-"""Jobs of `diagnostics train objectives` and `diagnostics align`: each option once. Importing it imports nothing
-heavy.
+"""Jobs of `diagnostics train objectives` and `diagnostics align`: each option once.
+
+Importing it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -117,13 +118,13 @@ For = Annotated[
 
 
 def check_weight(option: str, given: object, weight: float) -> None:
-    """Raises for weights that a term of the loss cannot have."""
+    """Raise for weights that a term of the loss cannot have."""
     if not 0 <= weight < math.inf:
         raise DiagnosticsError(f"{option} {given} has a weight of {weight:g}: give 0 or more.", code="bad-value")
 
 
 def check_choice(to: str | None, target: str | None) -> None:
-    """Raises unless a target is named where the best tap is asked for, and nowhere else."""
+    """Raise unless a target is named where the best tap is asked for, and nowhere else."""
     if to == BEST and target is None:
         raise DiagnosticsError(
             f"--to {BEST} is the best tap for a target: name that with --for.", code="missing-option"
@@ -136,7 +137,7 @@ def check_choice(to: str | None, target: str | None) -> None:
 
 
 def check_start(init: float) -> None:
-    """Raises for factors that LayerScale cannot start at."""
+    """Raise for factors that LayerScale cannot start at."""
     if not 0 < init < math.inf:
         raise DiagnosticsError(
             f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.", code="bad-value"

@@ -1,5 +1,6 @@
-"""Entries of this plugin: encoders of objectives, and the commands `train objectives` and `align`; importing it
-imports nothing heavy.
+"""Entries of this plugin: encoders of objectives, and the commands `train objectives` and `align`.
+
+Importing it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def align_language(job: LanguageJob, json: Json = False) -> None:
 
 
 def needs_timm() -> None:
-    """Raises where what backbones are made of is missing."""
+    """Raise where what backbones are made of is missing."""
     import importlib.util
 
     if importlib.util.find_spec("timm") is None:
@@ -117,7 +118,7 @@ def needs_timm() -> None:
 
 
 def show(result: Mapping[str, Any], lines: Sequence[str], json: bool) -> None:
-    """Prints a result as JSON, or as lines for people."""
+    """Print a result as JSON, or as lines for people."""
     for line in [to_json(result, allow_nan=False)] if json else map(printable, lines):
         print(line)
 

@@ -105,8 +105,10 @@ class Architecture(Sizes):
         return self.kind(model, self, regulariser, classes) if self.kind.trained else None
 
     def encoder(self, model: Model, name: str) -> TorchEncoder:
-        """A model of this architecture as an encoder. It is sized for samples of any size that patches fit; pictures of
-        another size are brought to its own."""
+        """A model of this architecture as an encoder.
+
+        It is sized for samples of any size that patches fit; pictures of another size are brought to its own.
+        """
         grid = Grid(self.grid, AXES[self.modality])
         taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
         if model.head is not None:
@@ -206,8 +208,9 @@ FINISHED = "training.json"
 
 
 def check_job(job: TrainJob) -> None:
-    """Raises for values that cannot be, whether or not one of the objectives reads them, and before samples are
-    made.
+    """Raise for values that cannot be, whether or not one of the objectives reads them.
+
+    It is called before samples are made.
     """
     if job.regulariser not in REGULARISERS:
         raise DiagnosticsError(
@@ -267,7 +270,7 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
 
 
 def _check(job: TrainJob, wanted: Sequence[str], data: TrainingData) -> None:
-    """Raises where these data cannot be trained on as was asked for."""
+    """Raise where these data cannot be trained on as was asked for."""
     if job.modality not in (None, data.modality):
         raise DiagnosticsError(
             f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.", code="conflict"

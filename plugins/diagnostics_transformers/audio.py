@@ -42,8 +42,9 @@ def convolutions(config: Any) -> list[Convolution]:
 
 
 def span(steps: int, stack: list[Convolution]) -> tuple[float, float]:
-    """(start, stop) of what the tokens stand for, in the steps of the input: each the stride's width about its window's
-    middle.
+    """(start, stop) of what the tokens stand for, in the steps of the input.
+
+    Each is the stride's width about its window's middle.
 
     Convolutions without zeros at the ends leave some of it out; causal ones look back, so that their windows' middles
     lie early.
@@ -234,8 +235,9 @@ class Sounds:
         return {"sound": features, "heard": (torch.arange(self.frames) < heard).long()}
 
     def covers(self, shape: tuple[int, ...], stack: list[Convolution]) -> tuple[tuple[float, float], ...]:
-        """(start, stop) of what the tokens stand for, in samples; beyond the sample where they are padded to a
-        length.
+        """(start, stop) of what the tokens stand for, in samples.
+
+        Beyond the sample where they are padded to a length.
         """
         start, stop = span(self.frames, stack)
         frame = self.span / self.frames * shape[0] / self.length
@@ -297,8 +299,9 @@ def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
 
 
 def _log_mel(bins: int, rate: int, fixed: int) -> Extract:
-    """[bin, frame], 100 frames a second, padded or cut to `fixed` frames; clipped at 8 decades and scaled as for
-    Whisper.
+    """[bin, frame], 100 frames a second, padded or cut to `fixed` frames.
+
+    Clipped at 8 decades and scaled as for Whisper.
     """
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 

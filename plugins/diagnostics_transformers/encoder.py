@@ -1,5 +1,6 @@
-"""The encoder of a model of transformers: its taps, the order of their tokens, and its outputs as its makers name
-them.
+"""The encoder of a model of transformers.
+
+Its taps, the order of their tokens, and its outputs as its makers name them.
 """
 
 import math
@@ -98,8 +99,9 @@ _ORDERS = {"hiera": _rolled, "yolos": _queries_last}
 
 
 def packed_taps(passes: Passes, names: Sequence[str], grid: Grid, order: tuple[int, ...]) -> list[Tap]:
-    """`embed`, the layers, and the first norm behind them that keeps all tokens, of a tower that keeps the patches of
-    all images of a batch behind one another, [B * T, F] or [1, B * T, F].
+    """Taps of a tower that keeps the patches of all images of a batch behind one another.
+
+    `embed`, the layers, and the first norm behind them that keeps all tokens; [B * T, F] or [1, B * T, F].
     """
     layers = tuple(f"{name}." for name in names)
     modules = passes.module.named_modules()
@@ -143,7 +145,7 @@ def _tokens(tensor: Tensor) -> int:
 
 
 def check_places(passes: Passes, tap: Tap) -> None:
-    """Raises DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares."""
+    """Raise DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares."""
     site, grid, prepared, name = tap.site, tap.grid, passes.prepared, passes.name
     rest = tokens_at(passes.module, tap, passes.batch, passes.forward)
     if site is None or rest is None:
@@ -234,8 +236,9 @@ def trunk_of_detector(passes: Passes) -> tuple[list[str], list[str]]:
 
 
 def _without_shell(name: str, module: nn.Module) -> str:
-    """The name of the innermost part that holds all the weights: a backbone as its makers wrote it, whose stages
-    discovery knows.
+    """The name of the innermost part that holds all the weights.
+
+    It is a backbone as its makers wrote it, whose stages discovery knows.
     """
     for key, part in module.named_children():
         if sum(p.numel() for p in part.parameters()) == sum(p.numel() for p in module.parameters()):
@@ -244,8 +247,9 @@ def _without_shell(name: str, module: nn.Module) -> str:
 
 
 def with_levels(passes: Passes, taps: Sequence[Tap], layers: Sequence[str], blocks: int) -> list[Tap]:
-    """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer:
-    `encoder.layers.0.level1`.
+    """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer.
+
+    Such as `encoder.layers.0.level1`.
     """
     of_layer = {call.name: call for call in passes.calls(layers)}
     whole = blocks + len(layers)
@@ -349,8 +353,9 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
 
 
 def _without_silence(taps: Sequence[Tap], prepared: Prepared) -> list[Tap]:
-    """The taps without the tokens behind the end of a sound that its features pad to a length of their own (Whisper's
-    30 s).
+    """The taps without the tokens behind the end of a sound.
+
+    Its features pad it to a length of their own (Whisper's 30 s).
     """
     if prepared.modality != "audio" or prepared.valid is None:
         return list(taps)
@@ -484,8 +489,9 @@ def _of_chain(passes: Passes, parts: Sequence[tuple[str, tuple[str, ...], int]])
 
 
 def _grid(passes: Passes, names: Sequence[str] | None) -> tuple[Grid | None, bool]:
-    """The trunk's grid by the configuration, if as many tokens enter the first layer, and whether all samples lie in
-    one row.
+    """The trunk's grid by the configuration, and whether all samples lie in one row.
+
+    There is one if as many tokens enter the first layer.
     """
     seen = passes.entering(names[0], passes.batch) if names else None
     if seen is None:

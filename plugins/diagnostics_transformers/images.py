@@ -82,8 +82,9 @@ def interpolating(tower: nn.Module, size: tuple[int, int], *settings: str) -> di
 
 
 def _special(config: Any, places: list[tuple[int, ...]]) -> int:
-    """Number of tokens that stand for no place, where there are many: those that detect, or all that fill up Mllama's
-    tiles.
+    """Number of tokens that stand for no place, where there are many.
+
+    Those that detect, or all that fill up Mllama's tiles.
     """
     if places and setting(config, "model_type") == "mllama_vision_model":
         patches = int(np.prod(places[0]))
@@ -396,8 +397,9 @@ class Patches:
         return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 
     def _cut(self, pixels: Tensor) -> Tensor:
-        """[channel, y, x] as [N, D], block by block of merge x merge patches; still images are repeated for
-        `frames`.
+        """[channel, y, x] as [N, D], block by block of merge x merge patches.
+
+        Still images are repeated for `frames`.
         """
         p, m = self.patch, self.merge
         n = self.size // p // m

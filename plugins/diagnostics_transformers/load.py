@@ -29,8 +29,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 @dataclass
 class Loaded:
-    """A model with the place that its preprocessing is read from (None: there is none), and what was not in its
-    weights.
+    """A model with the place that its preprocessing is read from, and what was not in its weights.
+
+    The place is None where there is none.
     """
 
     name: str
@@ -61,8 +62,9 @@ def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False)
 
 
 def folder_of(loaded: Loaded) -> Path:
-    """The place of the configuration, and of what preprocessing reads: the directory, or the hub's in the local
-    cache.
+    """The place of the configuration, and of what preprocessing reads.
+
+    It is the directory, or the hub's in the local cache.
     """
     source = loaded.source or loaded.name
     if Path(source).is_dir():
@@ -81,8 +83,9 @@ def data_files(folder: Path) -> tuple[Path, ...]:
 
 
 def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
-    """The architecture of a configuration, with initial weights; DiagnosticsError where transformers cannot build
-    it.
+    """The architecture of a configuration, with initial weights.
+
+    DiagnosticsError where transformers cannot build it.
     """
     with explaining(f"transformers cannot build {name}", "check its config.json"), quiet():
         return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()
@@ -163,8 +166,9 @@ def _config(source: str, name: str) -> Any:
 
 
 def _refuse_kernels(config: Any, name: str) -> None:
-    """Raises where a configuration names a kernel of the hub, which is code that building the model would fetch and
-    run.
+    """Raise where a configuration names a kernel of the hub.
+
+    That is code that building the model would fetch and run.
     """
     for part in (config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))):
         for key in ("_attn_implementation", "_experts_implementation"):
@@ -204,8 +208,9 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
 
 
 def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
-    """Raises where weights under `prefix` were not in the files, except under the modules `but` (heads that are
-    dropped).
+    """Raise where weights under `prefix` were not in the files.
+
+    Those under the modules `but` are excepted (heads that are dropped).
     """
     lacking = [key for key in loaded.missing if key.startswith(prefix) and not _under(key.removeprefix(prefix), but)]
     if lacking:

@@ -74,8 +74,9 @@ class _StableSort(TorchFunctionMode):
 
 
 class Tower(nn.Module):
-    """The tower of one modality, with the projection into the space that it shares with other modalities, if there is
-    one.
+    """The tower of one modality.
+
+    It has the projection into the space that it shares with other modalities, if there is one.
 
     Takes the tower's keyword arguments; gives the tower's output.
     """
@@ -343,7 +344,8 @@ Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A user's wishes: side of images in pixels, length in tokens, steps or samples, frames of a video;
+    """A user's wishes: side of images in pixels, length in tokens, steps or samples, frames of a video.
+
     `tokenizer`: `bytes`.
     """
 
@@ -428,7 +430,7 @@ def from_directory(part: str, source: str | None) -> Any:
 
 
 def refuse_guess(loaded: Loaded, prepared: Prepared) -> None:
-    """Raises where a model with stored weights would get samples that are prepared by a guess."""
+    """Raise where a model with stored weights would get samples that are prepared by a guess."""
     if not (loaded.stored and prepared.guessed):
         return
     try:

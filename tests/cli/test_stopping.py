@@ -1,5 +1,7 @@
-"""Signals to real processes: each ends a command in order, with the way to go on and without a traceback; and what plugins
-print or raise when they are imported."""
+"""Signals to real processes: each ends a command in order, with the way to go on and without a traceback.
+
+And what plugins print or raise when they are imported.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,7 @@ class Command:
         )
 
     def until(self, name: str) -> Command:
-        """Waits for a file in the folder."""
+        """Wait for a file in the folder."""
         for _ in range(6000):
             if (self.folder / name).exists():
                 return self

@@ -42,7 +42,7 @@ class Claim:
     within: float = math.nan
 
     def check(self, data: xr.Dataset) -> None:
-        """Raises AssertionError where the profile says something else."""
+        """Raise AssertionError where the profile says something else."""
         result = dict(zip(data["tap"].values.tolist(), data[self.of].values.tolist(), strict=True))
         here = [result[tap] for tap in self.taps]
         others = [v for tap, v in result.items() if tap not in self.taps and math.isfinite(v)]

@@ -217,7 +217,7 @@ def test_wide_blocks_in_single_precision_keep_their_digits(case, monkeypatch):
 
 
 def single_products(monkeypatch):
-    """Fills up with whether a product in single precision was good enough, each time that one is tried."""
+    """Fill up with whether a product in single precision was good enough, each time that one is tried."""
     used = []
     add = kernels._SingleProduct.add_upper
     monkeypatch.setattr(kernels._SingleProduct, "add_upper", lambda *a: used.append(add(*a)) or used[-1])

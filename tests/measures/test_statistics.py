@@ -150,8 +150,11 @@ def classes(
 
 @pytest.mark.parametrize("counts", [(190, 10), (72, 8), (21, 4)])
 def test_coverage_of_a_mean_over_classes_of_which_one_is_rare(counts: tuple[int, int]) -> None:
-    """Balanced accuracy .925, recalls .95 and .9: where all units of the rare class are right (.35 to .66 of draws) the
-    bootstrap sees no variance there, and covered .64, .68 and .77."""
+    """Balanced accuracy .925, recalls .95 and .9.
+
+    Where all units of the rare class are right (.35 to .66 of draws) the bootstrap sees no variance there, and covered
+    .64, .68 and .77.
+    """
     draws = 500
     wrong, units = classes(np.random.default_rng(0), draws, counts, (0.95, 0.9))
     score, low, high = profile_intervals(wrong, units, 4 * sum(counts), 0, share=True)

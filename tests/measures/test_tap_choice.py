@@ -27,8 +27,11 @@ DEPTH = np.array([0.0, 0.5, 0.75, 1.0])
 
 
 def answers(ahead: int, behind: int) -> Losses:
-    """Wrong answers of four taps on 400 units. The third alone is right on `ahead` of them, the output, which is last, on `behind`;
-    the first two taps are wrong on most."""
+    """Wrong answers of four taps on 400 units.
+
+    The third alone is right on `ahead` of them, the output, which is last, on `behind`; the first two taps are wrong on
+    most.
+    """
     wrong = np.zeros((4, UNITS))
     wrong[:2, :300] = 1
     wrong[2, :behind] = 1

@@ -18,7 +18,7 @@ from tests.support.graded import graded_data, graded_encoder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of a base, of an alignment of it with a head, and of two seeds of another training."""
+    """Run of a base, of an alignment of it with a head, and of two seeds of another training."""
     folder = tmp_path_factory.mktemp("shown")
     base = graded_encoder("base", (0.5, 2, 0.5), (1, 1, 1))
     lineage = {"group": "up <b>", "base": base.identity["weights"], "for": "a", "how": "diagnostics align --to <tap>"}

@@ -51,7 +51,7 @@ def test_a_fresh_run_plans_its_own_tokens(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Makes the streaming of every control with weights fail so."""
+    """Make the streaming of every control with weights fail so."""
     streamed = job.stream
 
     def of_encoder(encoder: TorchEncoder, *given: Any, **options: Any) -> Any:

@@ -72,8 +72,10 @@ def phrase_target(n: int, seed: int) -> StoredTarget:
 
 
 def box_tokens(boxes: np.ndarray, seed: int, noise: float = 0.0, side: int = SIDE) -> dict[str, np.ndarray]:
-    """Taps that hold what stands at each token exactly, its class alone, and neither, with so much noise, in 16 features
-    that are mixed."""
+    """Taps that hold what stands at each token exactly, its class alone, and neither.
+
+    With so much noise, in 16 features that are mixed.
+    """
     rng = np.random.default_rng(seed)
     codes, sides = assign(boxes, (side, side))
     mix, shape = np.linalg.qr(rng.standard_normal((16, 16)))[0], (*codes.shape, 16)

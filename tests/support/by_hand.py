@@ -143,8 +143,10 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def flip_test(rows: Sequence[np.ndarray], fit: Sequence[int]) -> list[np.ndarray]:
-    """p [row] of each of several differences [row, unit], against the largest of all rows when the signs of units are drawn; of
-    fewer units they are the first."""
+    """p [row] of each of several differences [row, unit], against the largest of all rows.
+
+    The signs of units are drawn; of fewer units they are the first.
+    """
     signs = 2.0 * np.random.default_rng(SEED).integers(0, 2, (FLIPS, max(each.shape[1] for each in rows))) - 1
     t = [each / np.sqrt((each**2).sum(axis=1, keepdims=True)) for each in rows]
     largest = np.max([np.abs(signs[:, : each.shape[1]] @ each.T).max(axis=1) for each in t], axis=0)

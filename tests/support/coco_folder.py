@@ -14,7 +14,7 @@ import diagnostics as dx
 
 
 def write(root: Path, n: int = 24, size: int = 48, sets: tuple[str, ...] = ("train2017", "val2017")) -> dict[str, Any]:
-    """Writes `n` scenes, dealt out to sets of images; returns the annotations of each set as they were written.
+    """Write `n` scenes, dealt out to sets of images; returns the annotations of each set as they were written.
 
     Numbers of categories have gaps, images of the sets differ in size, and some boxes are crowds, as in COCO.
     """

@@ -21,8 +21,10 @@ GRID = Grid((1,), ("t",))
 
 
 class Graded(nn.Module):
-    """The two features of one tap, from the sample [B, STEPS]; `noise` names the step that is the noise of the first, the
-    next one is that of the second."""
+    """The two features of one tap, from the sample [B, STEPS].
+
+    `noise` names the step that is the noise of the first, the next one is that of the second.
+    """
 
     gains: Tensor
 
@@ -53,8 +55,10 @@ def graded_encoder(
     heads: int = 0,
     lineage: Mapping[str, Any] | None = None,
 ) -> TorchEncoder:
-    """Taps `stage.0` ... at depths from 0 to 1 with these gains; the last `heads` ones are a head. The output is the last
-    of the trunk."""
+    """Taps `stage.0` ... at depths from 0 to 1 with these gains; the last `heads` ones are a head.
+
+    The output is the last of the trunk.
+    """
     noises = [noise] * len(a) if isinstance(noise, int) else noise
     module = Stages([Graded(*each) for each in zip(a, b, noises, strict=True)])
     trunk = len(a) - heads

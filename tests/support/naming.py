@@ -64,8 +64,10 @@ def build() -> TorchEncoder:
 
 
 def clip(rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Three objects of 3 x 2 cells, red, green and blue, that move by a cell a frame on noise: uint8 [t, y, x, 3], and which
-    object each pixel belongs to, int [t, y, x]."""
+    """Three objects of 3 x 2 cells, red, green and blue, that move by a cell a frame on noise.
+
+    uint8 [t, y, x, 3], and which object each pixel belongs to, int [t, y, x].
+    """
     masks = np.zeros((frames, SIDE, SIDE), np.int8)
     for number, (row, way) in enumerate(zip(rng.permutation([0, 3, 6])[:3], rng.choice([-1, 1], 3), strict=True), 1):
         start = rng.integers(0, SIDE)

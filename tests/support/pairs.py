@@ -36,7 +36,7 @@ def batch_of(pair: Pair) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def save_pair(pair: Pair, folder: str | Path) -> Path:
-    """Writes both encoders, as `save_encoder` does; the image encoder, without which there is none, last. Returns the folder."""
+    """Write both encoders, as `save_encoder` does; the image encoder, without which there is none, last. Returns the folder."""
     folder = Path(folder).expanduser()
     save_encoder(folder / TEXT, pair.text)
     save_encoder(folder, pair.image)

@@ -31,7 +31,7 @@ def start_two(python: Path, file: str, call: str) -> list[subprocess.Popen[str]]
 
 
 def end_two(running: list[subprocess.Popen[str]]) -> None:
-    """Waits for both, neither of which may fail."""
+    """Wait for both, neither of which may fail."""
     for process in running:
         message, _ = process.communicate(timeout=300)
         assert process.returncode == 0, message

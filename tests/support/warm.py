@@ -1,5 +1,6 @@
-"""A `python` whose processes begin as copies of one that has imported what most of them need, torch above all: an import takes
-longer than most of what tests let a process do.
+"""A `python` whose processes begin as copies of one that has imported what most of them need.
+
+That is torch above all: an import takes longer than most of what tests let a process do.
 
 `warm_python` is the path of it. It takes `-c CODE`, `-m MODULE` or a file, with arguments, as Python does, in the current folder and
 environment. Not for tests of what is imported, of signals, or of memory. This file is also the server that the copies are made by.
@@ -65,7 +66,7 @@ def begin(folder: Path) -> Iterator[Path]:
 
 
 def serve(address: str) -> None:
-    """Takes what is asked for, and lets a copy of this process do each."""
+    """Take what is asked for, and let a copy of this process do each."""
     # Its own folder, which Python put first.
     del sys.path[0]
     with socket.socket(socket.AF_UNIX) as server:

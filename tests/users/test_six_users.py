@@ -436,7 +436,7 @@ def test_one_screen_says_which_layer_how_sure_and_whether_an_encoder_is_needed(
 
 
 def take_the_layer_of_the_screen(place: Path, shown: Screen, card: Path) -> None:
-    """Holds features and card to the layer that the screen names."""
+    """Hold features and card to the layer that the screen names."""
     run = dx.open_run(place)
     assert diagnose("card", place, "--out", card).status == 0
     for target, row in shown.rows.items():

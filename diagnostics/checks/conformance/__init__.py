@@ -257,7 +257,7 @@ def _off_by_one(prepared: Any) -> Any:
 
 
 def identity_stable(subject: EncoderUnderTest) -> Outcome:
-    """Passes over batches of any size leave it, and the same encoder built again has the same."""
+    """Pass over batches of any size leave it, and the same encoder built again has the same."""
     before = subject.identity
     subject.capture(subject.batch(subject.samples[:1]))
     if changed := _unlike(before, subject.encoder.identity):
@@ -471,8 +471,9 @@ def run_check(name: str, subject: EncoderUnderTest) -> Outcome:
 def check_encoder(
     encoder: Encoder | str, data: str | None = None, watch: Watch | None = None, *, trust_code: bool = False
 ) -> Conformance:
-    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does. Progress is shown where no
-    `watch` is given.
+    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does.
+
+    Progress is shown where no `watch` is given.
 
     Examples:
         >>> import diagnostics as dx

@@ -313,8 +313,9 @@ def _record(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
 
 @contextlib.contextmanager
 def _overwrite(subject: EncoderUnderTest) -> Generator[list[int]]:
-    """Overwrites what a tap's module took and gave, once its hooks have run, while the model uses copies; counts
-    tensors.
+    """Overwrite what a tap's module took and gave, once its hooks have run, while the model uses copies.
+
+    Counts tensors.
     """
     count = [0]
     assert subject.module is not None

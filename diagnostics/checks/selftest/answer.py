@@ -58,8 +58,9 @@ def plain(found: Any) -> Any:
 
 
 def deviation(found: Any, known: Any) -> float:
-    """The largest difference of what is found from what is known, relative above 1; infinite where they differ in
-    another way.
+    """The largest difference of what is found from what is known, relative above 1.
+
+    Infinite where they differ in another way.
     """
     if isinstance(known, (list, dict)):
         pairs = zip(*(each.values() if isinstance(each, dict) else each for each in (found, known)), strict=True)
@@ -303,9 +304,7 @@ def sets(units: int) -> list[list[int]]:
 
 
 def ranks(samples: int) -> np.ndarray:
-    """Spearman's correlation with ends, of tied samples in groups of three, of equal values, and of one that is not
-    finite.
-    """
+    """Spearman's correlation with ends, of samples tied in threes, of equal values, and of one that is not finite."""
     rng, unit_of = np.random.default_rng(SEED), np.arange(samples) * 20 // samples
     truth = np.round(rng.standard_normal(samples), 1)
     noise = [rng.standard_normal(samples), np.round(-truth + 0.5 * rng.standard_normal(samples))]

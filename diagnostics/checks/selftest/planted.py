@@ -1,5 +1,6 @@
-"""A planted encoder, in memory, whose whole answer is known: at every tap one feature, which is the target and an error
-of a known size.
+"""A planted encoder, in memory, whose whole answer is known.
+
+At every tap it has one feature, which is the target and an error of a known size.
 
 The planted probe reads that feature as it is, so that losses are the squared errors (of a class: whether the rounded
 feature is another), and all that follows from them can be computed by hand. Beside it, planted losses and rows.
@@ -32,8 +33,11 @@ CONTROLS = ("fresh_weights", "fresh_weights.2", "raw_input", "shuffled_labels")
 
 @dataclass(frozen=True)
 class Planting:
-    """A target: `errors` of the six taps, and of the controls at their only tap; how many samples of train, val and
-    test know it; classes, if any. A `finding` is the verdict and the confidence that are planted."""
+    """A planted target.
+
+    `errors` of the six taps, and of the controls at their only tap; how many samples of train, val and test know it;
+    classes, if any. A `finding` is the verdict and the confidence that are planted.
+    """
 
     errors: tuple[float, ...]
     finding: tuple[str, str]
@@ -206,8 +210,9 @@ def digest(values: Any) -> float:
 
 
 def rows_in_groups(most: int) -> protocol.Rows:
-    """Rows of train (12 groups), of val (6 groups) and one of test, in groups of one to three rows, the first of
-    `most`.
+    """Rows of train (12 groups), of val (6 groups) and one of test.
+
+    They lie in groups of one to three rows, the first of `most`.
     """
     groups = np.repeat(np.arange(18), [most, *np.resize([1, 2, 3], 17).clip(max=most)])
     by_split = {"train": np.flatnonzero(groups < 12), "val": np.flatnonzero(groups >= 12), "test": np.array([0])}
@@ -226,8 +231,10 @@ def ridge_data(most: int) -> tuple[protocol.Rows, np.ndarray, np.ndarray]:
 
 
 def class_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [tap, row, feature] that show the class of most rows, at the last tap of those outside the first fold;
-    labels, of which no other row has the last; and folds."""
+    """Features that show the class of most rows, at the last tap of those outside the first fold.
+
+    Features [tap, row, feature], labels, of which no other row has the last, and folds.
+    """
     rng = np.random.default_rng(SEED)
     labels = np.append(rng.integers(0, 3, 89), 3)
     fold = np.resize([0, 1, 2, 3, 4, 1, 2], 90)

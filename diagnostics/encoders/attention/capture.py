@@ -1,5 +1,7 @@
-"""Attention as a model computes it: captured, or for fused kernels, which do not return it, recomputed from their
-arguments, and verified. `diagnostics.measures.locality.heads` observes it for measures.
+"""Attention as a model computes it, captured or recomputed, and verified.
+
+Fused kernels do not return it, so that it is recomputed from their arguments. `diagnostics.measures.locality.heads`
+observes it for measures.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
@@ -94,8 +96,10 @@ class FusedCall:
         return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
 
     def check_finite(self, name: str, kept: slice = slice(None)) -> None:
-        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean;
-        `name` says whose attention it is."""
+        """Raise NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean.
+
+        `name` says whose attention it is.
+        """
         for what, x in (("queries", self.q), ("keys", self.k)):
             x = x[..., kept, :]
             if not bool(x.sum(dtype=torch.float32).isfinite()) and not bool(x.isfinite().all()):
@@ -107,8 +111,9 @@ class FusedCall:
                 )
 
     def scores(self, rows: slice, head: int) -> Tensor:
-        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in; -inf where a key is not
-        seen.
+        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in.
+
+        -inf where a key is not seen.
         """
         scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
         scores *= self.scale
@@ -139,8 +144,9 @@ class FusedCall:
         return weights
 
     def error(self, weights: Tensor, out: Tensor, rows: slice) -> float:
-        """Distance of these weights times the values from what the kernel gave, [B, H, Q, D] as `out`: the worst row's
-        share of its sum of |attention| |value|.
+        """Distance of these weights times the values from what the kernel gave, [B, H, Q, D] as `out`.
+
+        The worst row's share of its sum of |attention| |value|.
         """
         worst = 0.0
         for head in range(weights.shape[1]):
@@ -152,8 +158,9 @@ class FusedCall:
         return worst
 
     def _weigh(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
-        """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales
-        with.
+        """Attention times values of a head [B, Q, D].
+
+        Beside it the sum of |attention| |value| [B, Q] that its error scales with.
         """
         values = self._of(self.v, rows, head)
         weights = weights.to(self.working)
@@ -167,8 +174,10 @@ class FusedCall:
 
 
 class OfCall(NamedTuple):
-    """Reduction of a call without its matrix: values [B, ...], the `error` of the worst row as
-    `FusedCall.error` gives it, and the largest share of a row of the tap's tokens that goes to `padding`.
+    """Reduction of a call without its matrix: values [B, ...].
+
+    `error` is that of the worst row as `FusedCall.error` gives it; `padding`, the largest share of a row of the tap's
+    tokens that goes there.
 
     Examples:
         >>> import torch
@@ -191,8 +200,9 @@ class OfCall(NamedTuple):
 
 @runtime_checkable
 class ReduceCall(Protocol):
-    """A reduction that needs no matrix where a fused kernel computed the attention; else it is called with it as any
-    other.
+    """A reduction that needs no matrix where a fused kernel computed the attention.
+
+    Else it is called with it as any other.
     """
 
     def __call__(self, tap: Tap, attention: Tensor) -> Tensor: ...
@@ -291,8 +301,9 @@ class _Frame:
 
 @dataclass(eq=False)
 class _Softmax:
-    """A softmax over its last axis that has weighed nothing yet, and its copies; held, which keeps their addresses
-    taken.
+    """A softmax over its last axis that has weighed nothing yet, and its copies.
+
+    Held, which keeps their addresses taken.
     """
 
     tensors: list[Tensor]
@@ -357,8 +368,9 @@ class _Watching(TorchFunctionMode):
         return out
 
     def _multi_head(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """torch's own multi-head attention, seen through: as a function that can be overridden it would hide its
-        calls.
+        """torch's own multi-head attention, seen through.
+
+        As a function that can be overridden it would hide its calls.
         """
         outer, self.heads = self.heads, kwargs["num_heads"] if "num_heads" in kwargs else args[4]
         try:
@@ -386,8 +398,9 @@ class _Watching(TorchFunctionMode):
         softmax.tensors.append(out)
 
     def _product(self, operands: Sequence[tuple[Any, Any, int]]) -> None:
-        """Takes a softmax that weighs values as attention; `operands`: (weights, values, axis of the values summed
-        over).
+        """Take a softmax that weighs values as attention.
+
+        `operands`: (weights, values, axis of the values summed over).
         """
         for softmax in self.waiting:
             for used, values, axis in operands:
@@ -440,7 +453,7 @@ class _Watching(TorchFunctionMode):
                     frame.parts.append(values)
 
     def _wanting(self, shape: Sequence[int]) -> list[_Frame]:
-        """Notes an attention of that shape in every open frame, and gives those whose only one it is."""
+        """Note an attention of that shape in every open frame, and give those whose only one it is."""
         shape = tuple(shape)
         for frame in self.open:
             frame.shapes.append(shape)
@@ -472,7 +485,7 @@ class _Watching(TorchFunctionMode):
         return weights
 
     def _agreeing(self, error: float, dtype: torch.dtype) -> None:
-        """Raises DiagnosticsError where attention times values is not what the kernel gave."""
+        """Raise DiagnosticsError where attention times values is not what the kernel gave."""
         most = TOLERANCE.get(dtype, 1e-3)
         frame = self.open[-1]
         if error == math.inf:
@@ -508,8 +521,9 @@ def _lost(mass: float) -> str:
 
 
 def _doubtful(values: Any, axis: int) -> str:
-    """The reason why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; ""
-    where neither.
+    """The reason why the `axis` of the values that is summed over may not be that of tokens, or samples be heads.
+
+    "" where neither.
     """
     if not isinstance(values, Tensor) or values.ndim < 2:
         return ""

@@ -19,9 +19,10 @@ from diagnostics.errors import DiagnosticsError
 
 @dataclass(frozen=True, eq=False)
 class HeadsSeen:
-    """One attention of a pass: of each head the `entropy` in nats, mean over samples of the mean over queries, and the
-    largest `logit` with its mask added, float64 [head]; `keys` is what a query may look at at most. A query that may
-    see nothing is left out.
+    """One attention of a pass.
+
+    Of each head the `entropy` in nats, mean over samples of the mean over queries, and the largest `logit` with its
+    mask added, float64 [head]; `keys` is what a query may look at at most. A query that may see nothing is left out.
 
     Examples:
         >>> import torch
@@ -39,8 +40,9 @@ class HeadsSeen:
 
 
 def watch_heads(forward: Callable[[], Any]) -> list[HeadsSeen]:
-    """The attentions of one pass in the order of its calls of `scaled_dot_product_attention` [sample, head, token,
-    width].
+    """The attentions of one pass, in the order of their calls.
+
+    The calls are those of `scaled_dot_product_attention` [sample, head, token, width].
 
     Without gradients; the pass itself runs as `forward` has it. A model that spells its softmax out has none. Raises
     DiagnosticsError where queries, keys or what comes of them are not finite.

@@ -99,13 +99,14 @@ MISSING, REFUSED = "No viable backend", "No available kernel"
 
 
 def check_kernel(name: str) -> None:
-    """Raises DiagnosticsError for a name that no kernel has."""
+    """Raise DiagnosticsError for a name that no kernel has."""
     check_known("attention kernel", name, KERNELS)
 
 
 @contextmanager
 def attention_in(kernel: Kernel) -> Generator[None]:
-    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError;
+    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError.
+
     `auto` changes nothing.
 
     It holds for the whole process, for compiled models and for what is computed once more in a backward pass too.
@@ -272,8 +273,9 @@ def _is_refusal(error: RuntimeError) -> bool:
 
 
 def _reason(kernel: str, lines: Sequence[str]) -> str:
-    """The words of torch about one kernel, among all that it says: below its heading, without where in torch that is
-    said.
+    """The words of torch about one kernel, among all that it says.
+
+    They stand below its heading, without where in torch that is said.
     """
     of, reasons = "", list[str]()
     for line in lines:

@@ -1,5 +1,6 @@
-"""Statistics of the attention of each sample and head, by one of several implementations, and which tokens of an
-attention are a tap's.
+"""Statistics of the attention of each sample and head, by one of several implementations.
+
+Also which tokens of an attention are a tap's.
 
 They follow from the matrix where it is there (the others are held against that); from blocks of queries, each against
 all keys: on any device, with any mask, in memory that grows with tokens; or from two kernels of triton, on a GPU or
@@ -90,8 +91,9 @@ class Tokens:
         return x if self.order is None else x.index_select(dim, self.order)
 
     def cells_apart(self, queries: slice, dtype: torch.dtype) -> Tensor:
-        """Distance in cells [query, grid key] of some tokens in the tap's order; of one without a place it means
-        nothing.
+        """Distance in cells [query, grid key] of some tokens in the tap's order.
+
+        Of one without a place it means nothing.
         """
         rows = torch.arange(queries.start, queries.stop, device=self.places.device) - self.prefix
         rows = rows.clamp(0, len(self.places) - 1)
@@ -311,7 +313,7 @@ class _Block:
         self.sample, self.heads, self.queries = sample, heads, queries
 
     def read(self, out: Tensor, apart: Tensor, room: Tensor, rows: Rows, received: Tensor) -> None:
-        """Fills these rows, and adds what they give to each grid key; `apart` [M, K] in cells."""
+        """Fill these rows, and add what they give to each grid key; `apart` [M, K] in cells."""
         tokens, here = self.tokens, (self.sample, self.heads, self.queries)
         grid, prefix, padding = self._keys(room)
         whole = _base(grid, prefix, padding)
@@ -359,7 +361,7 @@ class _Block:
         )
 
     def _mask(self, logits: Tensor) -> bool:
-        """Puts the call's mask on logits [N, M, K], and says whether there is one."""
+        """Put the call's mask on logits [N, M, K], and say whether there is one."""
         if self.call.causal:
             rows, keys = (torch.arange(n, device=logits.device) for n in self.call.shape[-2:])
             rows, keys = self.tokens.reorder(rows, 0)[self.queries], self.tokens.reorder(keys, 0)
@@ -390,8 +392,10 @@ class _Block:
 
 
 class _Keys:
-    """Keys of one kind: `top` [N, M], the largest logit; `exponents` at most 0, the logits below it; `weights`, e to
-    these; and `sums` [N, M, D + 2] of weighted values, of their norms, and of 1.
+    """Keys of one kind: `top` [N, M], the largest logit.
+
+    `exponents` at most 0, the logits below it; `weights`, e to these; and `sums` [N, M, D + 2] of weighted values, of
+    their norms, and of 1.
     """
 
     def __init__(self, logits: Tensor, room: Tensor, values: Tensor, masked: bool) -> None:

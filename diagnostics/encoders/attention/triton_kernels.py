@@ -53,7 +53,7 @@ def _tile(at, rows, features, of_row, of_feature, tokens, width):
 
 @triton.jit
 def _head_of(at, heads, of_heads, of_sample, of_head):
-    """Where the tokens of this program's head begin; `of_heads` is the number of heads that the tensor has."""
+    """Beginning of the tokens of this program's head; `of_heads` is the number of heads that the tensor has."""
     sample, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     return at + sample.to(tl.int64) * of_sample + (head * of_heads // heads).to(tl.int64) * of_head
 

@@ -1,5 +1,6 @@
-"""Places of tokens: proposed for an unknown torch module from one batch, verified where a grid is
-declared.
+"""Places of tokens.
+
+They are proposed for an unknown torch module from one batch, and verified where a grid is declared.
 
 What stands in `__all__` is for plugins too: `discover` for a torch module, the others for what is run in another way.
 """

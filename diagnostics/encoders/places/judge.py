@@ -1,5 +1,6 @@
-"""Judges where tokens lie, from which of them move when places of the input change: the one rule of discovery,
-verification and plugins.
+"""Judges where tokens lie, from which of them move when places of the input change.
+
+This is the one rule of discovery, verification and plugins.
 
 Shape suffixes: n places that were changed, T token (prefix tokens first, then grid tokens in raster order).
 """
@@ -42,8 +43,9 @@ _MOST_FACTORINGS = 64
 def order_of_axes(
     shape: Sequence[int], cells: np.ndarray, tokens: np.ndarray, reach: Sequence[float] | None = None
 ) -> tuple[int, ...] | None:
-    """The order of a grid's axes, slowest first, in which nearly all tokens lie within `reach` of their cells; None
-    where there is none.
+    """The order of a grid's axes, slowest first, in which nearly all tokens lie within `reach` of their cells.
+
+    None where there is none.
 
     Args:
         shape: extents of the grid.
@@ -231,8 +233,11 @@ class Movements:
 
 @dataclass(frozen=True)
 class _Moved:
-    """Of one tap: the `places` [n, axis] of its grid that changed, how `far` [n, T] its tokens went, and the grid token
-    [n] that went `farthest`, negative for a prefix token."""
+    """Movements at one tap.
+
+    The `places` [n, axis] of its grid that changed, how `far` [n, T] its tokens went, and the grid token [n] that went
+    `farthest`, negative for a prefix token.
+    """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
@@ -272,8 +277,9 @@ class _Moved:
         return other if other.shift is None or float(np.median(self.own)) < HALF else None
 
     def common_offset(self, offsets: np.ndarray, least: float = MOST) -> tuple[int, ...]:
-        """The offset that more than this share of the places have; empty where none, or where it is that of the
-        declared order.
+        """The offset that more than this share of the places have.
+
+        Empty where none, or where it is that of the declared order.
         """
         values, counts = np.unique(offsets, axis=0, return_counts=True)
         most = int(counts.argmax()) if len(counts) else 0
@@ -495,8 +501,9 @@ def _by_place(places: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _wrong_order(moved: _Moved) -> str:
-    """The order that explains the farthest tokens clearly better than the declared one, in words; empty where none
-    does.
+    """The order that explains the farthest tokens clearly better than the declared one, in words.
+
+    Empty where none does.
     """
     if other := moved.another_order():
         return other.description
@@ -514,8 +521,9 @@ def _wrong_order(moved: _Moved) -> str:
 
 
 def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`), where nearly all
-    others change themselves.
+    """Pairs of `declared` tokens (indices) that each change the other and hardly themselves (`odd`).
+
+    Nearly all others change themselves.
     """
     at = {int(token): i for i, token in enumerate(declared)}
     pairs = [
@@ -528,8 +536,9 @@ def _exchanges(declared: np.ndarray, farthest: np.ndarray, odd: np.ndarray) -> l
 
 
 def exchange_between(before: Tap, after: Tap, activations: Mapping[str, Tensor]) -> str:
-    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words; nothing where
-    none are seen.
+    """Two places whose tokens are exchanged between two taps of one grid in a residual trunk, in words.
+
+    Nothing where none are seen.
 
     Of `activations` [sample, token, feature], less the mean over places, each token is most alike to itself in nearly
     all places; the two are clearly more alike to one another.

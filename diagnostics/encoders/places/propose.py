@@ -81,8 +81,9 @@ def raster(shape: Sequence[int], axes: Sequence[int], prefix: int) -> tuple[int,
 
 
 def _input(batch: Any, extents: Mapping[str, int], axes: Sequence[str]) -> tuple[Tensor, list[int]] | None:
-    """The tensor of the batch that has all the extents, and where its axes of places lie; None unless that is
-    certain.
+    """The tensor of the batch that has all the extents, and where its axes of places lie.
+
+    None unless that is certain.
     """
     floating = [tensor for tensor in floating_in(batch) if tensor.ndim > len(axes)]
     if len(floating) != 1:
@@ -313,8 +314,9 @@ def _in_order(
 
 
 def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, int], encoder: str) -> None:
-    """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of
-    them.
+    """Raise where the end of a series moves the first tokens.
+
+    Nothing is said where normalisation moves all of them.
     """
     moved = first_input.movement_by_end(extents) if tap.grid.axes == ("t",) else None
     if moved is None or tap.site is None:
@@ -331,8 +333,7 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
 
 
 def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
-    """Module that gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands
-    over.
+    """Module that gives the trunk's output after the last block (norm, convolution), whose output the trunk hands over.
 
     Of a whole pass, not the trunk's `own`, only what is as wide as the last block: the rest may be a head's tokens.
     """

@@ -1,5 +1,7 @@
-"""A model's stack of blocks, found from its module structure alone; what each takes and gives in a dry pass, in order
-of execution; and which places the tokens of a tensor stand for, by its shape and the axes of the input.
+"""A model's stack of blocks, found from its module structure alone.
+
+Also what each takes and gives in a dry pass, in order of execution, and which places the tokens of a tensor stand for,
+by its shape and the axes of the input.
 
 Shape suffixes: B sample, T token, F feature.
 """
@@ -139,8 +141,9 @@ class Places:
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
 
     def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
-        """True if features lie on the first of two axes that both fit: the weights have as many, or a change showed
-        it.
+        """True if features lie on the first of two axes that both fit.
+
+        The weights have as many, or a change showed it.
         """
         sizes = {size for p in module.parameters() for size in p.shape} if module is not None else set[int]()
         if (first in sizes) != (last in sizes):
@@ -287,9 +290,7 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
 
 
 def earlier_stack(model: nn.Module, blocks: Sequence[str], early: Collection[str]) -> str:
-    """The name of another stack of blocks that ran before the first of `blocks` and holds much of the weights, or
-    "".
-    """
+    """The name of another stack of blocks before the first of `blocks` that holds much of the weights, or ""."""
     chosen = _size([(name, model.get_submodule(name)) for name in blocks])
     for name, module in model.named_modules():
         children = _children(name, module) if isinstance(module, (nn.Sequential, nn.ModuleList)) else []
@@ -447,8 +448,9 @@ class Trace:
 
     @property
     def entered(self) -> dict[int, Tensor]:
-        """The activations that the first block took: of each branch where it takes as many as it gives, else the
-        first.
+        """The activations that the first block took.
+
+        Those of each branch where it takes as many as it gives, else the first.
         """
         gave = self.blocks[0].branches
         taken = {i: tensor for i, tensor in enumerate(self.taken) if i in gave and tensor.shape == gave[i].shape}
@@ -528,9 +530,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
 
 
 def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samples: int) -> dict[int, Tensor]:
-    """The activations among what a block gives: its first tensor, and others like it (no recurrent state) that it
-    changed.
-    """
+    """The activations among what a block gives: its first tensor, and its like that it changed (no recurrent state)."""
     first = first_tensor(value)
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
@@ -549,8 +549,9 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:
-    """True if it is activations as the first tensor is (other resolutions too), not the square attention beside a
-    map.
+    """True if it is activations as the first tensor is, of other resolutions too.
+
+    The square attention beside a map is none.
     """
     if not tensor.is_floating_point() or tensor.ndim != first.ndim:
         return False

@@ -1,5 +1,6 @@
-"""Verifies that the tokens of an encoder stand for the places that its grid declares, by changing one cell of the
-input.
+"""Verifies that the tokens of an encoder stand for the places that its grid declares.
+
+It changes one cell of the input at a time.
 
 At the first tap with a grid, before the trunk mixes tokens, a change within one cell of the input moves the token that
 stands for that cell, and where tokens overlap its neighbours less. Behind the first tap a change reaches other tokens
@@ -209,8 +210,9 @@ _MOST_VALUES = 1 << 24
 def verify_grid(
     encoder: Encoder, sample: np.ndarray | None = None, *, most: int = MOST_CELLS, seed: int = 0
 ) -> Placement:
-    """Changes single cells of a sample, and compares the token that moves at the first tap with a grid with the
-    declared one.
+    """Compare the grid of a tap with the declared one by changing single cells of a sample.
+
+    It is the grid of the first tap, of whose tokens it is seen which one moves.
 
     Only the shape and dtype of the sample (the encoder's example by default) are used: pixels and audio are noise, a
     series keeps its values in another order, so that no normalisation over the whole series changes. A text keeps its
@@ -275,8 +277,9 @@ def _taps_with_grids(encoder: Encoder) -> list[Tap]:
 
 
 def _movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: int, seed: int) -> Movements:
-    """Movements at all these taps by single cells of the first tap's grid, from the same passes; raises as
-    `verify_grid`.
+    """Movements at all these taps by single cells of the first tap's grid, from the same passes.
+
+    Raises as `verify_grid`.
     """
     rng = np.random.default_rng(seed)
     with explaining(f"{encoder.name} fails on a sample with one cell changed"):
@@ -310,8 +313,9 @@ def _choose_cells(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np
 def _change_each(
     encoder: Encoder, taps: Sequence[Tap], changes: _Changes, cells: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Distance that each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix +
-    places].
+    """Distance that each token of each tap went when each cell changed.
+
+    It is a share of the farthest, [cell, prefix + places].
     """
     totals: dict[str, np.ndarray] = {}
     first = taps[0].name
@@ -346,8 +350,9 @@ def _round(
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: _Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Distance that each token of each tap went [change, prefix + places], as a share of the farthest; zero where
-    nothing did.
+    """Distance that each token of each tap went [change, prefix + places], as a share of the farthest.
+
+    Zero where nothing did.
     """
     far: dict[str, np.ndarray] = {}
 

@@ -25,9 +25,10 @@ from diagnostics.errors import DiagnosticsError, describe, explaining
 
 
 def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
-    """The encoder up to a tap, which becomes its output tap. The given encoder does not change, and tensors are shared.
-    Of several taps it is the deepest, and `transform` hands out all side by side, in the order given, where none is
-    named.
+    """The encoder up to a tap, which becomes its output tap.
+
+    The given encoder does not change, and tensors are shared. Of several taps it is the deepest, and `transform` hands
+    out all side by side, in the order given, where none is named.
 
     The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is
     at depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and
@@ -68,8 +69,10 @@ def cut_encoder(encoder: Encoder, tap: str | Sequence[str]) -> TorchEncoder:
 
 
 def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
-    """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of
-    another size then find the others."""
+    """The encoder with modules of its own around the same tensors.
+
+    Some of the modules may be removed later: samples of another size then find the others.
+    """
     tensors = {id(tensor): tensor for tensor in (*encoder.module.parameters(), *encoder.module.buffers())}
     with explaining(f"{encoder.name} cannot be cut, since its module cannot be copied", "use it whole", "not-savable"):
         module = copy.deepcopy(encoder.module, tensors)

@@ -79,7 +79,7 @@ def save_encoder(
     lineage: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
-    """Writes an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
+    """Write an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
 
     Parameters
     ----------
@@ -142,8 +142,9 @@ def save_encoder(
 
 
 def encoder_file(path: str | Path) -> Path:
-    """The file of a saved encoder: the path itself where it ends in `.safetensors`, else `encoder.safetensors` in
-    it.
+    """The file of a saved encoder.
+
+    It is the path itself where it ends in `.safetensors`, else `encoder.safetensors` in it.
     """
     file = Path(path).expanduser()
     return file if file.suffix == ".safetensors" else file / SAVED
@@ -159,7 +160,7 @@ def _summaries(encoder: TorchEncoder) -> dict[str, Summary]:
 
 
 def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
-    """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
+    """Raise where preprocessing is another than when the file was written, beyond what another version rounds."""
     now = _summaries(encoder)
     for key in about.prepared.keys() | now.keys():
         then, here = about.prepared.get(key), now.get(key)
@@ -291,8 +292,9 @@ def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Generator[Path]:
-    """Gives a path of the same suffix to write to, and makes it `file` in one move at the end; after an error nothing
-    is left of it.
+    """Give a path of the same suffix to write to, and make it `file` in one move at the end.
+
+    After an error nothing is left of it.
 
     Raises StorageError where it cannot be written, by the system or by the library that writes it.
     """
@@ -400,8 +402,9 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
 
 @functools.cache
 def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder with these files (JSON), kept until the process ends: encoders of other sizes are built from
-    it.
+    """A temporary folder with these files (JSON), kept until the process ends.
+
+    Encoders of other sizes are built from it.
 
     Raises DiagnosticsError for names that are no plain data files, damaged content, and more files than can be.
     """

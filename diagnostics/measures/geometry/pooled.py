@@ -1,5 +1,6 @@
-"""Geometry of pooled activations: the loop over taps, how samples are spread over directions, and their intrinsic
-dimension.
+"""Geometry of pooled activations.
+
+The loop over taps, how samples are spread over directions, and their intrinsic dimension.
 
 Directions are samples scaled to length 1, not centred. A component that all samples share (a large mean) therefore
 decides: it pulls all directions together. A sample of length zero has no direction and is left out.
@@ -297,8 +298,9 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
 
 
 def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
-    """Maximum likelihood dimension (Levina and Bickel 2004), averaged over samples as MacKay and Ghahramani 2005
-    showed.
+    """Maximum likelihood dimension (Levina and Bickel 2004).
+
+    It is averaged over samples as MacKay and Ghahramani 2005 showed.
 
     The inverse of the mean over samples i and j < k of log(T_k / T_j), T_j the distance from i to its j-th nearest
     neighbour: the inverses of the samples' estimates are averaged, not the estimates.
@@ -359,8 +361,9 @@ def _mle(x: Tensor, k: int) -> float:
 
 
 def _log_ratios(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other; whether equal but for
-    rounding.
+    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other.
+
+    Also whether they are equal but for rounding.
     """
     nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
     there = nearest[:, 0] > 0

@@ -158,8 +158,10 @@ def singular_values_and_parts(x: Tensor, *, centred: bool) -> tuple[Tensor, Tens
 
 
 def spectrum_of_products(functional: Functional, x: Tensor, *, centred: bool) -> tuple[Tensor, Tensor] | None:
-    """`singular_values_and_parts` up to a scale, at a third of their cost; None where rounding may change the
-    functional by more than `SINGLE` of it, which is what the storage of the activations changes.
+    """`singular_values_and_parts` up to a scale, at a third of their cost.
+
+    None where rounding may change the functional by more than `SINGLE` of it, which is what the storage of the
+    activations changes.
 
     Eigenvalues of products are wrong by a share `_ROUNDING` of the largest, and so small singular values, their roots,
     by more than their digits: what that does to the functional is bounded by its derivatives.

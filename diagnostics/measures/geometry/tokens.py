@@ -1,5 +1,6 @@
-"""Geometry of tokens: how many directions those of a sample use, how their path bends, and features that are large for
-all of them.
+"""Geometry of tokens.
+
+How many directions those of a sample use, how their path bends, and features that are large for all of them.
 """
 
 import math

@@ -382,9 +382,7 @@ def _simplex(classes: int) -> np.ndarray:
 
 
 def _between(*eigenvalues: float) -> np.ndarray:
-    """[class, view, feature] whose between-class spread has these eigenvalues and whose within-class spread is
-    isotropic.
-    """
+    """Views [class, view, feature] with these eigenvalues between classes, and an isotropic spread within them."""
     d = len(eigenvalues)
     means = 100 * cosine_axes(16, d) * np.sqrt(eigenvalues)
     spread = np.concatenate([np.eye(d), -np.eye(d)])
@@ -392,8 +390,9 @@ def _between(*eigenvalues: float) -> np.ndarray:
 
 
 def _crossed() -> np.ndarray:
-    """[class, view, feature]: means (2, 1), (2, -1), (-2, 1), (-2, -1), views 1 to either side of them along the first
-    axis.
+    """Classes with means (2, 1), (2, -1), (-2, 1), (-2, -1), [class, view, feature].
+
+    The views lie 1 to either side of them along the first axis.
     """
     means = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
     return means[:, None] + np.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -462,8 +461,9 @@ def _lidar(x: Tensor, groups: np.ndarray) -> float:
 def _jackknife(
     value: Callable[[Tensor], float], score: float, groups: np.ndarray, x: Tensor, seed: int, *, logarithm: bool
 ) -> tuple[float, float]:
-    """The interval of a score from its value for the rows (bool [row], where x lies) that leave out a block of
-    groups.
+    """The interval of a score from its values without one block of groups each.
+
+    The rows that a block leaves are bool [row], where x lies.
     """
     blocks = group_blocks(groups, BLOCKS, seed)
     numbers, sizes = np.unique(blocks, return_counts=True)

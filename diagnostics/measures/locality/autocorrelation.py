@@ -1,6 +1,4 @@
-"""Likeness of near tokens: Moran's I, nearest tokens that are neighbours, and similarity against distance on the
-grid.
-"""
+"""Likeness of near tokens: Moran's I, nearest tokens that are neighbours, and similarity by distance."""
 
 import functools
 import math
@@ -231,8 +229,9 @@ def neighbour_consistency(
 
 
 def neighbour_chance(grid: Sequence[int], radius: int = RADIUS) -> float:
-    """Mean over the tokens of a grid of (tokens within the radius) / (T - 1): the consistency where places mean
-    nothing.
+    """Mean over the tokens of a grid of (tokens within the radius) / (T - 1).
+
+    This is the consistency where places mean nothing.
 
     Tokens at the border have fewer neighbours, so it lies below that of a token inside. NaN for one token.
 

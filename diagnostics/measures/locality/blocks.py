@@ -72,8 +72,9 @@ def places(grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
 
 
 def rook_pairs(field: Tensor, grid: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every pair of neighbours along each axis once, from [sample, token(, feature)]: two views [sample, *,
-    (feature)].
+    """Every pair of neighbours along each axis once, from [sample, token(, feature)].
+
+    They are two views [sample, *, (feature)].
     """
     on_grid = field.reshape(len(field), *grid, *field.shape[2:])
     for axis, extent in enumerate(grid, start=1):
@@ -108,8 +109,10 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def deviations(x: Tensor) -> Tensor:
-    """Deviations of [S, T, F] from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
-    rounding."""
+    """Deviations of [S, T, F] from each sample's mean token, up to a factor a sample.
+
+    0 where tokens are equal but for rounding.
+    """
     least = rounding(x) * _largest(x)
     x = x - x[:, :1]
     largest = _largest(x)
@@ -138,9 +141,11 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sums of the inner products of [S, T, F] over all ordered pairs of tokens at each lag, [S, lag], and the lags'
-    Manhattan distances, int [lag]: the autocorrelation, by Fourier transform in O(F T log T) where pairs take O(F
-    T^2)."""
+    """Sums of the inner products of [S, T, F] over all ordered pairs of tokens at each lag, [S, lag].
+
+    Beside them the lags' Manhattan distances, int [lag]. This is the autocorrelation, by Fourier transform in O(F T log
+    T) where pairs take O(F T^2).
+    """
     padded = grid_with_padding(grid)
     step = max(1, _NEAR // (len(field) * math.prod(padded)))
     power: Tensor | float = 0.0
@@ -168,8 +173,10 @@ def product_type(grid: tuple[int, ...], features: int, short: bool) -> torch.dty
 
 
 def grid_with_padding(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """At least twice the extents, so that the grid meets itself at no lag from both sides, without a prime factor above
-    7, which would make transforms up to four times as slow."""
+    """At least twice the extents, so that the grid meets itself at no lag from both sides.
+
+    They have no prime factor above 7, which would make transforms up to four times as slow.
+    """
     return tuple(2 * next(n for n in itertools.count(extent) if pow(210, 64, n) == 0) for extent in grid)
 
 

@@ -86,8 +86,9 @@ def _on_plane(tap: Tap) -> str:
 
 
 class Views(Observation):
-    """Points of each tap that stand for those of a target `matches` in the other view, [sample, match, (x, y)]; see
-    `find_points`.
+    """Points of each tap that stand for those of a target `matches` in the other view, [sample, match, (x, y)].
+
+    See `find_points`.
     """
 
     name = "views"
@@ -134,8 +135,10 @@ class Views(Observation):
 
 
 def _hits(found: np.ndarray, truth: np.ndarray, share: float) -> np.ndarray:
-    """Mask of the points that were found near enough, bool [..., match], from places [..., match, 2] in shares of the view and
-    matches [..., 1 + match, column]."""
+    """Mask of the points that were found near enough, bool [..., match].
+
+    Places [..., match, 2] are in shares of the view, and matches are [..., 1 + match, column].
+    """
     size = truth[..., :1, 2:4]
     away = np.linalg.norm((found - truth[..., 1:, 2:4]) * size, axis=-1)
     return away <= share * truth[..., 1:, LENGTH]

@@ -44,8 +44,9 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, repr=False)
 class FoundObject(ShortRepr):
-    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on
-    the grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
+    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis.
+
+    `mask` bool [y, x] on the grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
 
     Examples:
         >>> from diagnostics.measures.locality import lost
@@ -61,8 +62,10 @@ class FoundObject(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Discovered(ShortRepr):
-    """For each sample (floats where the tokens had no sample axis) the largest `iou` of its box with an object's, and
-    whether it is a `hit`, 1 or 0; NaN for samples without an object. `corloc`: mean of the hits.
+    """The largest `iou` of each sample's box with an object's, and whether it is a `hit`, 1 or 0.
+
+    They are floats where the tokens had no sample axis, and NaN for samples without an object. `corloc`: mean of the
+    hits.
 
     Examples:
         >>> from diagnostics.measures.locality import object_discovery
@@ -164,8 +167,9 @@ def tokencut(
 
 
 def corloc(boxes: Any, truths: Sequence[Any]) -> float:
-    """Correct localisation (Deselaers et al. 2010): share of images whose box has an IoU of at least .5 with any
-    object's.
+    """Correct localisation (Deselaers et al. 2010).
+
+    It is the share of images whose box has an IoU of at least .5 with any object's.
 
     Parameters
     ----------
@@ -329,9 +333,12 @@ def _overlap(method: Callable[..., FoundObject]) -> float:
 
 
 class ObjectDiscovery(Probe):
-    """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token
-    is removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and
-    `line_centre` that of a box in its middle with half its sides."""
+    """CorLoc of LOST on tokens in place of keys; nothing is fitted.
+
+    `centred` is the same once each image's mean token is removed, `iou` the mean IoU of the best box,
+    `line_whole_image` the CorLoc of the whole image as a box, and `line_centre` that of a box in its middle with half
+    its sides.
+    """
 
     name = "object_discovery"
     answers = "Do tokens separate an object from the background without labels?"

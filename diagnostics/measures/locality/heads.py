@@ -1,5 +1,6 @@
-"""Attention heads: distance and entropy of their attention, how much of it goes to global tokens, and how much it
-gathers.
+"""Attention heads.
+
+Distance and entropy of their attention, how much of it goes to global tokens, and how much it gathers.
 
 Attention gathers by how much one key gets of a row, how large logits become, and how much a few keys get of all rows.
 """
@@ -39,8 +40,10 @@ from diagnostics.measures.statistics import mean_with_interval
 
 @dataclass(frozen=True)
 class ReduceAttention:
-    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix: `distance` in
-    cells, `entropy` in nats, `normalised_entropy`, shares (`prefix`, `top_key`, `peak`, `received`), `logit`.
+    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix.
+
+    They are `distance` in cells, `entropy` in nats, `normalised_entropy`, shares (`prefix`, `top_key`, `peak`,
+    `received`), `logit`.
 
     `by` is the implementation where there is no matrix: `auto`, `plain`, `blocks` or `triton`.
 
@@ -92,7 +95,8 @@ DARCET = "Darcet et al. 2024 (2309.16588)"
 
 @dataclass(frozen=True, repr=False)
 class GlobalMass(ShortRepr):
-    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`);
+    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
+
     [sample, head], or [head] where the attention had no sample axis.
 
     Examples:
@@ -107,8 +111,9 @@ class GlobalMass(ShortRepr):
 
 
 def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Sequence[float] = 1.0) -> np.ndarray:
-    """Mean attention distance of each head (Dosovitskiy et al. 2021, 2010.11929, fig. 7; Raghu et al. 2021,
-    2108.08810).
+    """Mean attention distance of each head.
+
+    Sources: Dosovitskiy et al. 2021, 2010.11929, fig. 7; Raghu et al. 2021, 2108.08810.
 
     The mean over queries of sum_k a_qk |place_q - place_k|, with Euclidean distances between the centres of cells.
 
@@ -210,8 +215,9 @@ def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.
 
 
 def _check(attention: Any) -> tuple[Tensor, bool]:
-    """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is
-    large.
+    """As [sample, head, query, key], and whether it came without the sample axis.
+
+    Not yet float64, since it is large.
     """
     weights = attention.detach() if isinstance(attention, Tensor) else as_tensor(attention)
     shape = tuple(weights.shape)
@@ -231,8 +237,10 @@ def _array(values: Tensor, single: bool) -> np.ndarray:
 
 
 class Attention(Observation):
-    """Per sample and head, the `STATISTICS`: distance in cells, entropy over the grid in nats and as a share of
-    ln(cells), and the shares that go to prefix tokens and to the most attended grid token.
+    """The `STATISTICS` per sample and head.
+
+    Distance in cells, entropy over the grid in nats and as a share of ln(cells), and the shares that go to prefix
+    tokens and to the most attended grid token.
     """
 
     name = "attention"
@@ -244,8 +252,9 @@ class Attention(Observation):
 
 
 class HeadMeasure(Measure):
-    """One of the columns that its observation records, at every tap that stands after one attention: mean over heads
-    and samples, and each head by itself.
+    """One of the columns that its observation records, at every tap that stands after one attention.
+
+    The value is the mean over heads and samples, and that of each head by itself stands beside it.
     """
 
     family = "spatial"
@@ -472,8 +481,10 @@ def _keys(tokens: int, *shares: float) -> Statistics:
 
 
 def _stripe_starts() -> float:
-    """The block, of 8, before which attention gathers least and from which most: from the sixth on, half of each row
-    goes to two columns of 16 x 16 cells; before, each cell gives half to itself."""
+    """The block, of 8, before which attention gathers least and from which most.
+
+    From the sixth on, half of each row goes to two columns of 16 x 16 cells; before, each cell gives half to itself.
+    """
     columns = torch.arange(256) % 16
     stripe = torch.where(columns < 2, 1.0 / 32, 0.0).double().expand(256, 256)
     itself = torch.eye(256, dtype=torch.float64)

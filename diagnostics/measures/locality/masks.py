@@ -1,5 +1,6 @@
-"""Agreement of masks (region and boundary, as DAVIS) and of boxes (as VOC), and labels that tokens carry through a
-video.
+"""Agreement of masks and of boxes, and labels that tokens carry through a video.
+
+Masks agree by region and boundary, as in DAVIS, boxes as in VOC.
 
 Also helpers of the measures that compare tokens with objects' masks without fitting: rows to read, and the result.
 """
@@ -190,8 +191,10 @@ def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndar
 
 
 def rows_to_score(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
-    """Up to `most` rows of val and of test that are `known` [row, of those with tokens], none of train, since nothing
-    is fitted; raises where val or test has none."""
+    """Up to `most` rows of val and of test that are `known` [row, of those with tokens].
+
+    None of train, since nothing is fitted; raises where val or test has none.
+    """
     split = activations.split[: len(known)]
     val, test = (np.flatnonzero(known & (split == name))[:most] for name in ("val", "test"))
     for name, rows in (("val", val), ("test", test)):
@@ -226,8 +229,11 @@ def result_without_fit(
     reasons: Iterable[tuple[str, str]],
     **attrs: Any,
 ) -> xr.Dataset:
-    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read),
-    with `units_train` and `units_val` 0, so that no interval is widened for a training set's share."""
+    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows.
+
+    They are 0 in rows that are not read. `units_train` and `units_val` are 0, so that no interval is widened for a
+    training set's share.
+    """
     of_test, reference_of_test = (sum_by_unit(x[:, rows.test].T, rows).T for x in (loss, reference))
     val_loss, val_reference = (sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference))
     val = Losses(val_loss, val_reference)
@@ -467,8 +473,10 @@ def _followed() -> RegionAndBoundary:
 
 
 class LabelPropagation(Probe):
-    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still`
-    is for the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
+    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted.
+
+    `line_still` is for the first mask kept in every frame, `line_uniform` for tokens that are all alike.
+    """
 
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"
@@ -550,8 +558,9 @@ def _frames(frames: int, steps: int) -> np.ndarray:
 
 
 def _of_video(tokens: Any, grid: tuple[int, ...], masks: np.ndarray, device: str) -> tuple[float, float, int]:
-    """Sums of J and of F over a video's objects, and their number; tokens [step * cell, feature], masks [step, y,
-    x].
+    """Sums of J and of F over a video's objects, and their number.
+
+    Tokens [step * cell, feature], masks [step, y, x].
     """
     if not (masks[0] > 0).any():
         return 0.0, 0.0, 0

@@ -115,8 +115,9 @@ def _of_samples(size: Tensor, centre: list[float], lengths: list[float]) -> tupl
 
 
 class Gradients(Observation):
-    """Per sample, the `STATISTICS` of the central token's receptive field, as shares of the input's extents; `global50`
-    and `global95` are the radii for a token that sees every place alike.
+    """Per sample, the `STATISTICS` of the central token's receptive field, as shares of the input's extents.
+
+    `global50` and `global95` are the radii for a token that sees every place alike.
     """
 
     name = "gradients"

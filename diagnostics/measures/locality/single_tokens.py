@@ -1,5 +1,6 @@
-"""Single tokens: those of extreme norm, which a network uses for something other than their content, and whether they
-encode their place.
+"""Single tokens.
+
+Those of extreme norm, which a network uses for something other than their content, and whether they encode their place.
 """
 
 import dataclasses
@@ -441,8 +442,10 @@ def _noise_r2(d: int, n: int) -> float:
 
 
 class Position(Measure):
-    """R2 of the place that single tokens tell, with the error in tokens beside it; `line_shuffled` is that of places
-    dealt out anew in every sample."""
+    """R2 of the place that single tokens tell, with the error in tokens beside it.
+
+    `line_shuffled` is that of places dealt out anew in every sample.
+    """
 
     name = "position_probe"
     answers = "Do single tokens encode their position?"

@@ -42,9 +42,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Matches:
-    """Of the boxes found in an image: score and class [box], and, in bits over `IOUS`, whether each matches one that
-    counts (`right`), or counts neither way (`aside`), uint8 [area, 2, box]; `counted` [area, class], how many there are
-    to be found."""
+    """Boxes found in an image, and which of them match.
+
+    Score and class [box], and, in bits over `IOUS`, whether each matches one that counts (`right`), or counts neither
+    way (`aside`), uint8 [area, 2, box]; `counted` [area, class], how many there are to be found.
+    """
 
     scores: np.ndarray
     classes: np.ndarray
@@ -76,7 +78,7 @@ def unpack_matches(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def require_pycocotools() -> None:
-    """Raises where pycocotools or torchvision is not installed."""
+    """Raise where pycocotools or torchvision is not installed."""
     with importing("Detection needs", "pip install -e '.[images]'"):
         _evaluation()
         import torchvision  # noqa: F401
@@ -162,8 +164,10 @@ class Curves:
         self.lift = 2.0 * (self.shape[0] * classes - self.curve)
 
     def __call__(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Average precision and the largest recall [iou, class], with each image `times` [image] as often; NaN for a
-        class of which there is nothing to be found."""
+        """Average precision and the largest recall [iou, class], with each image `times` [image] as often.
+
+        NaN for a class of which there is nothing to be found.
+        """
         precision, gained, recall = self._steps(times)
         size, most = self.shape[0] * self.shape[1], np.zeros(self.shape[0] * self.shape[1])
         area = np.bincount(self.curve, precision * gained, minlength=size) / len(RECALLS)
@@ -198,8 +202,9 @@ class Curves:
 
 
 def precision_draws(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.ndarray:
-    """The mean of average precision at each tap, None for those without one, and in resamples of the units, as of
-    `statistics.score_draws`: [tap, 1 + draw].
+    """The mean of average precision at each tap, and in resamples of the units: [tap, 1 + draw].
+
+    None for taps without one. Resamples are as of `statistics.score_draws`.
 
     It is too high from few images, since each precision is the largest from there on, and higher still in resamples,
     which hold fewer of them. So resamples are moved by twice what they are too high by in the mean: about the value less

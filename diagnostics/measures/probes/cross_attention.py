@@ -56,8 +56,10 @@ TOGETHER = 16
 
 @dataclass(frozen=True, repr=False)
 class Attentive(ShortRepr):
-    """Fitted models, float32; `mean` and `scale` [tap, feature] standardise tokens, `centre` and `spread` [output] are
-    those of the outputs (0 and 1 for classes).
+    """Fitted models, float32.
+
+    `mean` and `scale` [tap, feature] standardise tokens, `centre` and `spread` [output] are those of the outputs (0 and
+    1 for classes).
     """
 
     mean: Tensor
@@ -159,8 +161,9 @@ def train(
 
 
 class _AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with a learning rate and a decay [tap, setting] of their own for each
-    model.
+    """AdamW (Loshchilov and Hutter 2019) of several models.
+
+    Each has a learning rate and a decay [tap, setting] of its own.
     """
 
     def __init__(self, parameters: Sequence[Tensor], rates: Tensor, decays: Tensor) -> None:

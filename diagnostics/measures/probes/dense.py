@@ -71,7 +71,7 @@ class DenseRows:
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
-        """Raises where the target lies on no tap's grid, or a split has no known token."""
+        """Raise where the target lies on no tap's grid, or a split has no known token."""
         taps = activations.taps
         grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
         if not grids:
@@ -154,8 +154,9 @@ class DenseRows:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token]; loss and
-    reference [unit, part].
+    """Answers of a readout for the known tokens of test or val, the truth and the row of each, [token].
+
+    Behind them loss and reference [unit, part].
     """
 
     guess: np.ndarray
@@ -227,7 +228,7 @@ class DenseProbe(Probe):
     def read(
         self, dense: DenseRows, tap: Tap, split: Literal["test", "val"], readouts: Sequence[Any]
     ) -> list[TokenRead]:
-        """Reads a split by each readout, in one pass."""
+        """Read a split by each readout, in one pass."""
         of = dense.rows
         rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
         sums: list[Any] = [0.0] * len(readouts)
@@ -284,8 +285,9 @@ def solve_blocks(
     held_out: Iterable[int],
     path_of: Callable[[int, Moments], RidgePath] = lambda block, rest: RidgePath.from_moments(rest),
 ) -> tuple[float, dict[int | None, TokenMap]]:
-    """The penalty that predicts each block that is held out best from the others, and the fits without each and on all
-    (None).
+    """The penalty that predicts each block that is held out best from the others, and the fits.
+
+    The fits are without each block and on all (None).
 
     `path_of`: the fits for all penalties on the sums of all blocks but one.
     """
@@ -333,8 +335,9 @@ def _result(
     stated: dict[str, Any],
     seed: int,
 ) -> xr.Dataset:
-    """The result of a probe from numbers of each tap that is read, and its losses and references [unit, part] on test,
-    val and perhaps out of fold; `stated`: attributes, of which lines stand beside the numbers.
+    """The result of a probe from numbers of each tap that is read, and its losses and references [unit, part].
+
+    They are those on test, val and perhaps out of fold; `stated`: attributes, of which lines stand beside the numbers.
     """
     taps, variables = dense.activations.taps, dict[str, np.ndarray]()
     unread = [np.full_like(each, np.nan) for each in next(iter(losses.values()))]

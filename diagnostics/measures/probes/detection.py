@@ -64,15 +64,18 @@ _NEAREST = 1 / 16
 
 @dataclass(frozen=True)
 class BoxRows(DenseRows):
-    """The tokens that detection reads: `values` are 0 for background, 1 + the class of the box that a token stands for,
-    and -1 in boxes that count neither way; `sides` float32 [sample, token, 4] the logarithms of the distances to that
-    box's left, top, right and bottom, in shares of what the grid covers."""
+    """The tokens that detection reads.
+
+    `values` are 0 for background, 1 + the class of the box that a token stands for, and -1 in boxes that count neither
+    way; `sides` float32 [sample, token, 4] the logarithms of the distances to that box's left, top, right and bottom,
+    in shares of what the grid covers.
+    """
 
     sides: np.ndarray
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> BoxRows:
-        """Raises where no tap has a grid, or a split no sample with tokens, or no token of train lies in a box."""
+        """Raise where no tap has a grid, or a split no sample with tokens, or no token of train lies in a box."""
         require_pycocotools()
         grids, grid = grids_of(activations, target)
         values, sides = assign(target.values[: activations.token_samples], grid.shape)
@@ -142,7 +145,7 @@ def grids_of(activations: Activations, target: StoredTarget) -> tuple[dict[str, 
 
 
 def assign(boxes: np.ndarray, shape: tuple[int, ...], centre: float = CENTRE) -> tuple[np.ndarray, np.ndarray]:
-    """Assigns boxes to each token of a grid, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
+    """Assign boxes to each token of a grid, as `BoxRows` has it: int16 [sample, token], float32 [sample, token, side].
 
     A token stands for the smallest of the boxes that hold its centre, and whose own centre is within `centre` cells.
     """
@@ -178,8 +181,10 @@ def corners_of(sides: Tensor, dense: DenseRows) -> Tensor:
 
 
 def find_boxes(said: Tensor, dense: BoxRows) -> Iterator[Found]:
-    """The boxes of each sample by what a head says [row, token, column]: a score of each of `dense.classes`, the four
-    sides, and the intersection over union above which the box of the lower score goes.
+    """The boxes of each sample by what a head says [row, token, column].
+
+    A score of each of `dense.classes`, the four sides, and the intersection over union above which the box of the lower
+    score goes.
     """
     from torchvision.ops import batched_nms
 
@@ -405,8 +410,10 @@ def _predictions(
 
 
 def _place_alone(dense: BoxRows) -> float:
-    """The average precision on test of a head that sees a token's place alone: the shares of classes and the mean sides
-    there, each with one token of the whole's."""
+    """The average precision on test of a head that sees a token's place alone.
+
+    It knows the shares of classes and the mean sides there, each with one token of the whole's.
+    """
     codes, sides = dense.values[dense.rows.fit], dense.sides[dense.rows.fit]
     held = (codes > 0)[..., None]
     counts = np.stack([(codes == number).sum(axis=0) for number in dense.classes], axis=1)

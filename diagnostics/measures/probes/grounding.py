@@ -63,8 +63,9 @@ def count_words(texts: Sequence[str]) -> np.ndarray:
 
 
 def whiten(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Embeddings [text, feature] in at most `MOST_RANK` directions of mean 0 and variance 1, with weights [text] of how
-    often each text counts; float64 [text, direction].
+    """Embeddings [text, feature] in at most `MOST_RANK` directions of mean 0 and variance 1.
+
+    `weights` [text] are how often each text counts; float64 [text, direction].
     """
     share = weights / weights.sum()
     away = embeddings - share @ embeddings
@@ -88,8 +89,10 @@ def vote(score: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PhraseRows(BoxRows):
-    """The tokens that grounding reads: `values` are 1 in the box of a phrase and 0 elsewhere, and `sides` those of the
-    smallest box that holds a token; `texts` [class, direction] the embeddings of phrases, and `words` those by counts.
+    """The tokens that grounding reads.
+
+    `values` are 1 in the box of a phrase and 0 elsewhere, and `sides` those of the smallest box that holds a token;
+    `texts` [class, direction] the embeddings of phrases, and `words` those by counts.
     """
 
     texts: np.ndarray
@@ -98,7 +101,7 @@ class PhraseRows(BoxRows):
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> PhraseRows:
-        """Raises where no tap has a grid, a split no phrase, or train no two that differ."""
+        """Raise where no tap has a grid, a split no phrase, or train no two that differ."""
         grids, grid = grids_of(activations, target)
         boxes = target.values[: activations.token_samples]
         held, sides = assign(boxes, grid.shape, np.inf)

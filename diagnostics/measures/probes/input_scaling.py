@@ -102,8 +102,11 @@ def scalings(encoder: Encoder, batch: Tensor) -> dict[str, Tensor]:
 
 
 class ScaledInputs(Observation):
-    """Per sample what is pooled of each tap, [sample, 1 + scaling, feature]: as the encoder's input is scaled, and under
-    each of `SCALINGS` of its modality; one that has no meaning for the input is as its own."""
+    """Pooled values of each tap per sample, [sample, 1 + scaling, feature], as its input is scaled.
+
+    The first are those of the input as it is, the others under each of `SCALINGS` of its modality; one that has no
+    meaning for the input is as its own.
+    """
 
     name = "scaled_inputs"
     samples = 64

@@ -38,9 +38,10 @@ def _noise_free() -> xr.Dataset:
 
 @dataclass(frozen=True)
 class Part:
-    """Findings of the probe when it is fitted on a part of the labels: losses on test [tap, unit(, part)], the share in
-    which each tap is the one to use [tap], the bits for the labels that the next part adds [tap], and the independent
-    units that were fitted.
+    """Findings of the probe when it is fitted on a part of the labels.
+
+    Losses on test [tap, unit(, part)], the share in which each tap is the one to use [tap], the bits for the labels
+    that the next part adds [tap], and the independent units that were fitted.
     """
 
     test: Losses
@@ -54,8 +55,9 @@ _Reader = define(LinearProbe, "_Reader", name="label_efficiency")
 
 
 class LabelEfficiency(ClassOrValueProbe):
-    """The linear probe with few labels: its `score` is the area under the curve of a tap, the mean score over
-    16, 32, ... and all labels of train and val, each the mean of 3 nested draws.
+    """The linear probe with few labels: its `score` is the area under the curve of a tap.
+
+    That is the mean score over 16, 32, ... and all labels of train and val, each the mean of 3 nested draws.
 
     Along `labels`: `curve` [labels, tap] with its interval, and `chosen` [labels, tap], the share of draws in which the
     rule for taps takes each. For classes `code_length` [tap], the bits of an online code of the labels of train and val,
@@ -98,8 +100,9 @@ class LabelEfficiency(ClassOrValueProbe):
         return self._result(activations, whole, [*sizes, len(fit)], by_size, seed)
 
     def _order(self, activations: Activations, task: Task, draws: np.random.Generator) -> np.ndarray:
-        """The rows of train and val, whole groups one after the other, so that each beginning has both in proportion, and
-        some of each class.
+        """The rows of train and val, whole groups one after the other.
+
+        Each beginning has both in proportion, and some of each class.
         """
         placed: list[tuple[float, int]] = []
         for rows in (task.rows.train, task.rows.val):

@@ -63,7 +63,7 @@ class Moments:
         self.xx, self.xy = np.zeros((d, d)), np.zeros((d, t))
 
     def update(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Takes in rows x [row, feature] and y [row, target]; all must be finite."""
+        """Take in rows x [row, feature] and y [row, target]; all must be finite."""
         x, y = x - self.origin_x, y - self.origin_y
         _check_finite(x, y)
         self.n += len(x)
@@ -99,20 +99,17 @@ class Moments:
 
 @dataclass(frozen=True, repr=False)
 class LinearMaps(ShortRepr, TapReadouts):
-    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; the weights [tap, feature, target] are `left`, or
-    `left` @ `right`.
-    """
+    """(x - `mean_x` [tap, feature]) @ weights + `mean_y` [target]; weights: `left`, or `left` @ `right`."""
 
     mean_x: Tensor
     mean_y: Tensor
     left: Tensor
+    """[tap, feature, target], or [tap, feature, k] before `right` [tap, k, target]."""
     right: Tensor | None = None
 
     @property
     def weights(self) -> np.ndarray:
-        """[feature, target] of the first tap, in units of target a unit of feature; 0 for features that are constant
-        where fitted.
-        """
+        """[feature, target] of the first tap, in units of target a unit of feature; 0 for constant features."""
         return (self.left if self.right is None else self.left @ self.right)[0].cpu().numpy()
 
     @property
@@ -148,8 +145,10 @@ class RidgeStack(ShortRepr):
 
     @classmethod
     def from_data(cls, x: Tensor, y: Tensor) -> RidgeStack:
-        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller: several times
-        cheaper than an SVD of z, and the penalty bounds the condition by about d / 1e-5."""
+        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller.
+
+        It is several times cheaper than an SVD of z, and the penalty bounds the condition by about d / 1e-5.
+        """
         n, d = x.shape[1:]
         if n == 0 or len(y) != n:
             raise DiagnosticsError(
@@ -200,8 +199,7 @@ def _map(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
-    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], from a Cholesky factor each, at a tenth of the
-    cost of an eigendecomposition."""
+    """`RidgeStack`'s maps for each of a few penalties [tap, penalty], by Cholesky, at a tenth of its cost."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardise(x)
     mean_y = y.mean(dim=0)
@@ -296,9 +294,7 @@ class RidgePath(ShortRepr):
 
 
 def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the
-    targets.
-    """
+    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and targets."""
     n = moments.n
     if n == 0:
         raise DiagnosticsError(
@@ -315,8 +311,10 @@ def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @dataclass(frozen=True, repr=False)
 class RidgeFits(ShortRepr):
-    """`RidgePath` at a few penalties alone, from a Cholesky factor each: `weights` [penalty, feature, target], for x
-    less `mean_x` [feature]; predictions are about `mean_y` [target]."""
+    """`RidgePath` at a few penalties alone, from a Cholesky factor each.
+
+    `weights` [penalty, feature, target] are for x less `mean_x` [feature]; predictions are about `mean_y` [target].
+    """
 
     mean_x: np.ndarray
     mean_y: np.ndarray
@@ -408,8 +406,10 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
 
 def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the
-    last two are 0 for constant features."""
+    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
+
+    The last two are 0 for constant features.
+    """
     first = x[..., :1, :]
     z = x - first
     offset = z.mean(dim=-2, keepdim=True)
@@ -463,8 +463,7 @@ _DRAWS = 20
 
 
 def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
-    """The fold of each row of train and val, int [fit row]: val is fold 0, and the groups of train are dealt out to the
-    others.
+    """The fold of each row of train and val, int [fit row]: 0 for val, the others for groups of train.
 
     So the fits without fold 0 are those on train, which give the losses on val. `labels` (codes from 0) [fit row]:
     groups with the same rarest class are dealt out evenly, larger ones first, so that folds have similar shares of
@@ -516,8 +515,7 @@ class RidgeOutOfFold:
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
 
     def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of x [tap, fit row, feature], their losses [tap, fit row, part], and the fits on all
-        these rows where they were made."""
+        """Penalties [tap] of x [tap, fit row, feature], losses [tap, fit row, part], and the last fits if made."""
         y = torch.tensor(self.y, device=x.device)
         if self.by_unit:
             stack = RidgeStack.from_data(x, y)
@@ -550,8 +548,11 @@ class RidgeOutOfFold:
 
 
 def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
-    """The index of the penalty with the best mean score over the parts that vary, from losses [penalty, part] and those
-    of the reference [part]; penalties ascend, and of equals the largest is taken."""
+    """The index of the penalty with the best mean score over the parts that vary.
+
+    It is chosen from losses [penalty, part] and those of the reference [part]; penalties ascend, and of equals the
+    largest is taken.
+    """
     varies = around > 0
     relative = (errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1)
     return len(relative) - 1 - int(relative[::-1].argmin())

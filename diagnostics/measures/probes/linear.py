@@ -95,8 +95,9 @@ OWN = "docs/explanation/statistics.md"
 
 
 def _shrunk(rows: int, copies: int) -> float:
-    """Prediction of ridge with a penalty of 1/2 where the truth is 1: copies of one feature that is the target, 1 or
-    -1.
+    """Prediction of ridge with a penalty of 1/2 where the truth is 1.
+
+    The features are copies of one that is the target, 1 or -1.
     """
     sign = np.resize([1.0, -1.0], rows)[:, None]
     path = RidgePath.from_data(np.repeat(sign, copies, axis=1), sign)
@@ -134,8 +135,9 @@ def _left_out() -> float:
 
 
 def _logistic_gradient() -> float:
-    """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution, standardised
-    features.
+    """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution.
+
+    Features are standardised.
     """
     x, labels, penalty = normal(120, 4, seed=1), np.arange(120) % 3, 0.01
     x[np.arange(120), labels] += 1
@@ -326,8 +328,9 @@ def _landmark_distance() -> float:
 
 @dataclass(frozen=True, repr=False)
 class KernelReadout(ShortRepr, Readout):
-    """A `readout` of a Gaussian kernel's features at one bandwidth (a `share` of the median distance), filled up to a
-    `width`.
+    """A `readout` of a Gaussian kernel's features at one bandwidth.
+
+    That is a `share` of the median distance, and features are filled up to a `width`.
     """
 
     features: KernelFeatures
@@ -392,8 +395,9 @@ class KernelProbe(ClassOrValueProbe):
         return activations.with_other(taps=taps, ready={}, pooled=lambda name: widest[name].astype(np.float64))
 
     def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> xr.Dataset:
-        """The probe of one tap, at the bandwidth with the best score where penalties are chosen; the widest of
-        equals.
+        """The probe of one tap, at the bandwidth with the best score where penalties are chosen.
+
+        The widest of equals.
         """
         read = LinearProbe().read_out(self._there(tap, activations, seed), target, seed)
         kind = "oof" if "oof_loss" in read else "val"
@@ -411,8 +415,9 @@ def too_few(train: int) -> str:
 
 
 def _features(x: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """[bandwidth, sample, feature] float32 of x [sample, feature], narrower ones filled up with zeros, which probes
-    drop.
+    """Features [bandwidth, sample, feature] float32 of x [sample, feature].
+
+    Narrower ones are filled up with zeros, which probes drop.
     """
     digest = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=16)
     digest.update(np.ascontiguousarray(train).data)

@@ -22,8 +22,10 @@ STARTS = (1e-4, 1e-2, 1.0, 1e2)
 
 
 def log_evidence(x: Tensor, y: Tensor) -> float:
-    """LogME of x [row, feature] and y [row, column]: the largest log evidence of y = x w + noise for a row, in nats, w and
-    noise Gaussian with variances 1 / alpha and 1 / beta; the mean over columns.
+    """LogME of x [row, feature] and y [row, column].
+
+    The largest log evidence of y = x w + noise for a row, in nats, w and noise Gaussian with variances 1 / alpha and 1
+    / beta; the mean over columns.
 
     As published there is no intercept. alpha / beta by the fixed point of MacKay (1992) from several starts, with one decomposition.
     """
@@ -56,8 +58,10 @@ def log_evidence(x: Tensor, y: Tensor) -> float:
 
 
 class LogMe(Probe):
-    """The log evidence of a linear model of train and val at every tap, in nats a sample; of classes the mean over their
-    columns of 0 and 1, as published. Values are less their mean. Test is not read."""
+    """The log evidence of a linear model of train and val at every tap, in nats a sample.
+
+    Of classes the mean over their columns of 0 and 1, as published. Values are less their mean. Test is not read.
+    """
 
     name = "logme"
     answers = "How probable is a linear model of the target, before any is judged?"

@@ -28,8 +28,11 @@ RATE, DECAY = 2e-3, 1e-2
 
 @dataclass(frozen=True, repr=False)
 class Networks(ShortRepr):
-    """The networks of a tap: x standardised by `mean` and `scale` [feature], one hidden layer of rectified units, and
-    `outputs`, of values about `offset` in units of `spread` [column]."""
+    """The networks of a tap.
+
+    x is standardised by `mean` and `scale` [feature]; then one hidden layer of rectified units, and `outputs`, of
+    values about `offset` in units of `spread` [column].
+    """
 
     mean: Tensor
     scale: Tensor

@@ -1,5 +1,6 @@
-"""Probes by cosine: classes of nearest neighbours, votes weighted by similarity (Wu et al. 2018; DINO), and retrieval
-of captions.
+"""Probes by cosine: classes of nearest neighbours, and retrieval of captions.
+
+Votes are weighted by similarity (Wu et al. 2018; DINO).
 """
 
 import math
@@ -57,8 +58,9 @@ def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarr
 
 
 def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = TEMPERATURE) -> np.ndarray:
-    """The class of each query [query] by its k nearest rows, the first of those with equal votes; arguments as of
-    `knn_votes`.
+    """The class of each query [query] by its k nearest rows, the first of those with equal votes.
+
+    Arguments as of `knn_votes`.
 
     Raises DiagnosticsError as that does, and for more neighbours than the bank has rows.
 
@@ -166,8 +168,9 @@ def _first_vote_alone() -> float:
 
 @dataclass(frozen=True, repr=False)
 class Neighbours(ShortRepr, TapReadouts):
-    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row]; `neighbours`: how many, of
-    each tap.
+    """The class of the nearest rows of a `bank` [tap, row, feature] with `labels` [row].
+
+    `neighbours`: how many, of each tap.
     """
 
     bank: Tensor
@@ -208,8 +211,9 @@ class KnnProbe(ClassOrValueProbe, SampleProbe):
 
     @staticmethod
     def seconds(train: int, val: int, test: int, features: int, *, whole: bool) -> float:
-        """About what one core takes for a tap, from the numbers of samples: the square of them, where other probes take
-        their number; `whole` as of a task.
+        """Seconds that one core takes for a tap, about, from the numbers of samples.
+
+        They grow with the square of them, where those of other probes grow with their number; `whole` as of a task.
         """
         fit = train + val
         # The fold of val asks train, and each of four others all that is not in it.
@@ -324,8 +328,9 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
 def recall_hits(
     queries: Tensor, gallery: Tensor, wanted: np.ndarray, offered: np.ndarray, at: Sequence[int]
 ) -> np.ndarray:
-    """[k, query], the chance that the k rows of a gallery that are nearest by cosine hold a partner, equal ones in
-    random order.
+    """The chance that the k rows of a gallery that are nearest by cosine hold a partner, [k, query].
+
+    Equal ones stand in random order.
 
     queries [query, feature], gallery [row, feature], float64. wanted [query], offered [row]: whole numbers; a query and
     a row that have the same are partners, and every query has one.

@@ -41,8 +41,11 @@ MOST_VALUES = 2**28
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with a known target in each split, int [row]; `units` (group names) of test, of val and of both train and
-    val (`fit`, empty where nothing is left out of them), and each row's unit."""
+    """Rows with a known target in each split, int [row].
+
+    `units` (group names) of test, of val and of both train and val (`fit`, empty where nothing is left out of them),
+    and each row's unit.
+    """
 
     train: np.ndarray
     val: np.ndarray
@@ -79,8 +82,9 @@ class TapReadouts(Readout):
 
 
 class Probe(Measure):
-    """A measure that reads out a target, on one thread, from features that are standardised unless it says
-    otherwise.
+    """A measure that reads out a target, on one thread.
+
+    Its features are standardised unless it says otherwise.
     """
 
     invariant_to = ("scale", "shift")
@@ -216,8 +220,9 @@ def probe_result(
     reasons: Iterable[tuple[str, str]] = (),
     **attrs: Any,
 ) -> xr.Dataset:
-    """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], the same of val with `val_score` [tap], and
-    `extra` [tap].
+    """A probe's dataset.
+
+    `loss`, `reference_loss` [tap, unit(, part)], the same of val with `val_score` [tap], and `extra` [tap].
 
     `val`: losses on val by the fit on train, or the score [tap] alone where no tap is chosen for a target. `oof`:
     losses of train and val out of fold, [tap, fit_unit(, part)], where they choose.

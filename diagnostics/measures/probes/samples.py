@@ -82,8 +82,9 @@ class Task:
         return (read != self.values[at])[..., None] if self.label else self.by_part(read - self.values[at])
 
     def reference_of(self, fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """[row, part], what losses of some rows are held against: of classes 1 a row, of values the loss of the mean of
-        the rows fitted.
+        """Losses against which those of some rows are held, [row, part].
+
+        Of classes 1 a row, of values the loss of the mean of the rows fitted.
         """
         if self.label:
             return np.ones((len(at), 1))
@@ -94,8 +95,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice for some taps: numbers [tap] by name, with their losses on val [tap, val row, part], those out of
-    fold [tap, fit row, part] where they choose, and what the last fit may start from."""
+    """The choice for some taps: numbers [tap] by name.
+
+    Beside them stand their losses on val [tap, val row, part], those out of fold [tap, fit row, part] where they
+    choose, and what the last fit may start from.
+    """
 
     numbers: dict[str, np.ndarray]
     val: np.ndarray
@@ -105,8 +109,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class TapRead:
-    """The reading at a tap: the numbers chosen, losses summed [unit, part], and predictions on test [row, column] where
-    the target is one number."""
+    """The reading at a tap: the numbers chosen, losses summed [unit, part], and predictions on test.
+
+    Predictions are [row, column] where the target is one number.
+    """
 
     numbers: dict[str, float]
     sums: dict[Split, np.ndarray]
@@ -117,8 +123,9 @@ class SampleProbe(Probe):
     """A probe of a class or of values of each sample: a subclass chooses and fits, for some taps at a time."""
 
     def task(self, activations: Activations, target: StoredTarget, seed: int) -> Task:
-        """The task of a target: a class, or values of one or several columns; a target that goes round is cosine and
-        sine.
+        """The task of a target: a class, or values of one or several columns.
+
+        A target that goes round is cosine and sine.
         """
         rows, values = (label_rows if target.kind == "label" else value_rows)(activations, target)
         task = Task(target, rows, values, seed, activations.choose_on == "fit")
@@ -140,8 +147,9 @@ class SampleProbe(Probe):
 
     @abstractmethod
     def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
-        """The readouts fitted on train and val with chosen numbers [tap]; `start`: of the `Choice`, where it was made
-        here.
+        """The readouts fitted on train and val with chosen numbers [tap].
+
+        `start`: of the `Choice`, where it was made here.
         """
 
     @abstractmethod
@@ -149,8 +157,9 @@ class SampleProbe(Probe):
         """The attributes `functional` and `centring` of a result, and others."""
 
     def beside(self, task: Task, read: Mapping[int, np.ndarray], losses: Losses) -> dict[str, Any]:
-        """Further variables, from predictions on test by tap [row, column] where the target is one number, and losses
-        [tap, unit, part].
+        """Further variables, from predictions on test by tap, and losses [tap, unit, part].
+
+        Predictions are [row, column] where the target is one number.
         """
         return {}
 

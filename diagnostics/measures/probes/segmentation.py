@@ -91,8 +91,9 @@ def iou(matrix: Any) -> np.ndarray:
 
 
 def mean_iou(matrix: Any) -> float:
-    """Mean intersection over union (Everingham et al. 2010, The Pascal VOC challenge) of one confusion matrix of the
-    whole data set.
+    """Mean intersection over union of one confusion matrix of the whole data set.
+
+    Source: Everingham et al. 2010, The Pascal VOC challenge.
 
     Of the classes that are in truth or prediction; NaN where there are none. The mean of each image's own value is
     another number.
@@ -218,8 +219,9 @@ class _TokenClassifier:
 def _fit_classifier(
     read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
 ) -> _TokenClassifier:
-    """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val (of equal ones, least
-    loss).
+    """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val.
+
+    Of equal ones it has the least loss.
     """
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
     of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))

@@ -178,8 +178,10 @@ class TapSet(ClassOrValueProbe):
 
 
 def choose_set(alone: Losses | None, at: int, read: Losses | None, seed: int) -> int | None:
-    """The set to use in place of the tap `at`, by the losses that choose: the best one, where it is ahead of the tap by
-    more than one standard error, as the rule for taps asks of a tap and the output; None for the tap.
+    """The set to use in place of the tap `at`, by the losses that choose; None for the tap.
+
+    The best one, where it is ahead of the tap by more than one standard error, as the rule for taps asks of a tap and
+    the output.
     """
     if alone is None or read is None:
         return None
@@ -200,8 +202,9 @@ class TapsTogether:
 
 
 class TapSets:
-    """Sets of taps for one task, from the `features` [sample, feature] of each, standardised on train; where losses out
-    of fold choose, on train and val, whose decompositions the probe has then.
+    """Sets of taps for one task, from the `features` [sample, feature] of each, standardised on train.
+
+    Where losses out of fold choose, on train and val, whose decompositions the probe has then.
     """
 
     def __init__(self, features: Mapping[str, Tensor], task: Task) -> None:
@@ -213,8 +216,10 @@ class TapSets:
         return (x - mean) * scale
 
     def leading(self, x: Tensor, count: int) -> Tensor:
-        """At most so many principal components of the standardised features, turned so that all vary alike: probes
-        standardise what they read, which would make as much of the last component as of the first.
+        """At most so many principal components of the standardised features.
+
+        They are turned so that all vary alike: probes standardise what they read, which would make as much of the last
+        component as of the first.
         """
         if x.shape[1] <= count:
             return x
@@ -261,8 +266,10 @@ class TapSets:
         return sets, []
 
     def greedy(self, single: str, probe: LinearProbe) -> list[str]:
-        """The single tap and those that add most to it, one after the other, by the losses that choose; of 2 to `MOST`
-        taps the best. Each tap is read by its leading components, so that a set is about as wide as one tap.
+        """The single tap and those that add most to it, one after the other, by the losses that choose.
+
+        Of 2 to `MOST` taps the best. Each tap is read by its leading components, so that a set is about as wide as one
+        tap.
         """
         narrow = {name: self.leading(x, max(LEAST_WIDTH, x.shape[1] // MOST)) for name, x in self.features.items()}
         taps, best = [single], (-np.inf, [single])
@@ -285,8 +292,9 @@ class TapSets:
         return float(scores(lost[None], around[None])[0])
 
     def weighted_sum(self) -> Tensor:
-        """The sum of all taps with the weights of least squared error on train, none below 0, found in turn with a
-        ridge readout of it; classes are read as 0 and 1.
+        """The sum of all taps with the weights of least squared error on train, none below 0.
+
+        The weights are found in turn with a ridge readout of the sum; classes are read as 0 and 1.
         """
         from scipy.optimize import nnls
 

@@ -1,5 +1,6 @@
-"""Multinomial logistic regression with an L2 penalty, for many taps and penalties at once or one after the other, and
-its penalty.
+"""Multinomial logistic regression with an L2 penalty, and its penalty.
+
+Many taps and penalties are fitted at once or one after the other.
 
 Solver: L-BFGS in principal axes, where the Hessian is close to diagonal. The curvature in axis a and class c is about
 lambda_a * mean(p_c (1 - p_c)) + penalty, with lambda_a the variance along the axis; this scales every step, so that
@@ -144,9 +145,12 @@ def logistic(
 
 @dataclass(frozen=True)
 class LogisticFits:
-    """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
-    `bias` [tap, penalty, class]; the solver's principal axes, None where they are not features'; its steps, and whether
-    all fits converged."""
+    """Fitted models, float64.
+
+    Class scores are `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) + `bias` [tap, penalty,
+    class]. Beside them: the solver's principal axes, None where they are not features'; its steps, and whether all fits
+    converged.
+    """
 
     mean: Tensor
     weights: Tensor
@@ -235,8 +239,10 @@ class LogisticRows:
         self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
 
     def only(self, rows: Tensor, labels: np.ndarray) -> LogisticRows:
-        """Some of the rows, bool [row], with their labels [those rows], as coded as in `LogisticRows`, and the
-        features' mean, scale and axes of all rows."""
+        """Some of the rows, bool [row], with their labels [those rows].
+
+        Labels are coded as in `LogisticRows`, and the features' mean, scale and axes are those of all rows.
+        """
         part = copy.copy(self)
         onehot, part.shares = _onehot(labels, rows.device)
         part.problems = [each.only(rows, onehot) for each in self.problems]
@@ -251,8 +257,11 @@ class LogisticRows:
         start: LogisticFits | None = None,
         most: int = _MOST_STEPS,
     ) -> LogisticFits:
-        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a further
-        step promises to lower the objective by no more than `decrease`, in at most `most` steps."""
+        """Fits for penalties [tap, penalty], in at most `most` steps.
+
+        They end where the gradient (see `logistic`) is within the tolerance or a further step promises to lower the
+        objective by no more than `decrease`.
+        """
         given = torch.as_tensor(penalties, dtype=torch.float64, device=self.mean.device)
         w, steps, converged = self._start(given, start), 0, False
         for problem in self.problems:
@@ -359,8 +368,9 @@ class _Problem:
     def _search(
         self, scores: Tensor, moved: Tensor, w: Tensor, direction: Tensor, penalty: Tensor, slope: Tensor, share: float
     ) -> tuple[Tensor, Tensor]:
-        """Step size [tap, penalty] that leaves no more than a share of the slope (bracketed Newton), and
-        probabilities.
+        """Step size [tap, penalty] that leaves no more than a share of the slope, and probabilities.
+
+        By Newton's method, bracketed.
         """
         wanted = _inner(moved, self.onehot) / self.n - _inner(penalty * w, direction)
         bend = _inner(penalty * direction, direction)
@@ -397,8 +407,9 @@ def _each(values: Tensor) -> Tensor:
 
 
 def _two_loop(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], curvature: Tensor) -> Tensor:
-    """The inverse Hessian times a gradient, by pairs of steps (Nocedal and Wright 2006, algorithm 7.4, equation
-    7.20).
+    """The inverse Hessian times a gradient, by pairs of steps.
+
+    Source: Nocedal and Wright 2006, algorithm 7.4, equation 7.20.
     """
     shares: list[Tensor] = []
     q = gradient
@@ -448,8 +459,11 @@ def choose_logistic(
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """The penalty [tap] that losses out of fold choose, where its fits are wrong about rows left out, bool [tap, row],
-    and what its fits on all rows start from."""
+    """The penalty [tap] that losses out of fold choose.
+
+    `wrong` [tap, row] are the rows left out about which its fits are wrong; `start` is what its fits on all rows start
+    from.
+    """
 
     penalty: np.ndarray
     wrong: np.ndarray
@@ -501,8 +515,9 @@ def choose_out_of_fold(
 
 
 def start_of_last(x: Tensor, labels: np.ndarray, val: np.ndarray, penalty: np.ndarray, whole: bool) -> Start:
-    """The start of the last fits of train and val once penalties [tap] are chosen: the fits on train, through
-    stronger penalties.
+    """The start of the last fits of train and val once penalties [tap] are chosen.
+
+    These are the fits on train, through stronger penalties.
 
     x [tap, fit row, feature], labels [fit row], `val` bool [fit row]. `whole`: features are standardised with val
     throughout, as where losses out of fold choose.
@@ -527,8 +542,10 @@ def last_fits(start: Start, penalty: np.ndarray) -> LogisticFits:
 def _path(
     rows: LogisticRows, grid: np.ndarray, judge: Judge, whole: bool = False
 ) -> tuple[LogisticFits, Tensor, Tensor]:
-    """Fits of penalties [tap, penalty], strong to weak, together or one by one until (unless `whole`) they get no
-    better; and what `judge` says of them."""
+    """Fits of penalties [tap, penalty], strong to weak, and what `judge` says of them.
+
+    They are made together or one by one until (unless `whole`) they get no better.
+    """
     if rows.mean.is_cuda or len(grid) > 1:
         fits = rows.fit(grid, decrease=RANKING)
         return fits, *judge(fits)
@@ -551,8 +568,9 @@ def _path(
 
 
 def _best(right: Tensor, losses: Tensor) -> Tensor:
-    """Index [tap] of the penalty of least loss [tap, penalty, row] among those within half a standard error of the
-    best.
+    """Index [tap] of the penalty of least loss, among those within half a standard error of the best.
+
+    `losses` are [tap, penalty, row].
     """
     right = right.double()
     top = right.mean(dim=2).argmax(dim=1)

@@ -46,8 +46,9 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Swaps:
-    """Samples that may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
-    of their own size.
+    """Samples that may take each other's places.
+
+    Groups (videos, series, subjects) swap as wholes, so only with groups of their own size.
 
     `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words,
     `never` says why none may ("": some may).
@@ -109,8 +110,10 @@ def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "
 
 
 def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """p = (1 + permutations at least as alike) / (1 + permutations) and the calibrated value of each pair [tap,
-    tap_other], and the attributes that describe the null; a pair passes `tau` where p is at most .05."""
+    """p and the calibrated value of each pair [tap, tap_other], and the attributes that describe the null.
+
+    p = (1 + permutations at least as alike) / (1 + permutations); a pair passes `tau` where it is at most .05.
+    """
     stated: dict[str, Any] = {NULL: null.words, PERMUTATIONS: len(null.extreme)}
     nothing = np.full(matrix.shape, np.nan)
     drawn = null.extreme[np.isfinite(null.extreme)]
@@ -155,14 +158,16 @@ class Side:
 
     @cached_property
     def kernel(self) -> Tensor:
-        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: fresh pages cost
-        time.
+        """float64 [sample, sample].
+
+        Memory for the kernel of one tap that the next overwrites: fresh pages cost time.
         """
         return torch.empty(len(self.rows), len(self.rows), dtype=torch.float64, device=self.device)
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """[sample, block] through all features: those of all tokens, as stored, where they are read, else of the
-        poolings.
+        """All features in blocks [sample, block].
+
+        They are those of all tokens, as stored, where they are read, else of the poolings.
         """
         if not self.whole:
             for pooling in self.poolings:
@@ -217,8 +222,10 @@ class Similarity(Measure):
         """The value of a pair of prepared taps."""
 
     def permute(self, a: Any, order: Tensor) -> Any:
-        """`prepare(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap
-        is not one row a sample."""
+        """`prepare(x[order])` without preparing again; `order` int64 [sample].
+
+        To be overridden where a prepared tap is not one row a sample.
+        """
         return a[order]
 
     def reason(self, x: Tensor) -> str:
@@ -240,8 +247,10 @@ class Similarity(Measure):
         return (None, why) if why else (self.prepare(x), "")
 
     def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
-        """`compare` of all pairs, [first, second]; where `upper`, only those with first <= second need a value. To be
-        overridden where one product does all pairs."""
+        """`compare` of all pairs, [first, second]; where `upper`, only those with first <= second need a value.
+
+        To be overridden where one product does all pairs.
+        """
         matrix = np.full((len(firsts), len(seconds)), np.nan)
         for i, first in enumerate(firsts):
             for j in range(i if upper else 0, len(seconds)):
@@ -249,8 +258,9 @@ class Similarity(Measure):
         return matrix
 
     def shuffle(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
-        """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all
-        together.
+        """`pairs` for each order of the second side's samples.
+
+        To be overridden where that is cheaper for all together.
         """
         for order in orders:
             yield self.pairs(firsts, [self.permute(second, order) for second in seconds], upper)
@@ -282,8 +292,9 @@ class Similarity(Measure):
     def between(
         self, activations: Activations, other: Activations, seed: int, most_rows: int | None = None
     ) -> xr.Dataset:
-        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order; at most
-        `most_rows`, the first of the first run, where that is fewer than the measure's own limit.
+        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order.
+
+        At most `most_rows`, the first of the first run, where that is fewer than the measure's own limit.
 
         Raises DiagnosticsError where the ids of the samples are not the same, and where pooled activations are compared
         of which the two runs have no kind in common.

@@ -95,8 +95,10 @@ def cca(x: Any, y: Any) -> float:
 
 
 def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
-    """SVCCA (Raghu et al. 2017, 1706.05806): `cca` of each side's first principal components, the fewest that hold
-    `variance` of its variance (squared singular values; some codes sum the singular values and keep more).
+    """SVCCA (Raghu et al. 2017, 1706.05806): `cca` of each side's first principal components.
+
+    They are the fewest that hold `variance` of its variance (squared singular values; some codes sum the singular
+    values and keep more).
 
     Invariant to rotation, scale and shift, not to every linear map, which changes the components. `variance` is in (0,
     1]. Otherwise as `cca`.
@@ -169,8 +171,9 @@ def leading(x: Tensor, variance: float) -> Tensor:
 
 
 def still(x: Tensor) -> str:
-    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value; else
-    "".
+    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value.
+
+    Else "".
     """
     # Feature by feature, as rounding is: a large constant feature makes the others no less different.
     differs = centre(x).abs().amax(dim=0) > RANK * x.abs().amax(dim=0)
@@ -215,8 +218,9 @@ def _projection_mean(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> floa
 
 
 class Decomposed(Similarity):
-    """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single
-    precision.
+    """A similarity that takes a decomposition for every pair of taps.
+
+    Its null has few permutations, in single precision.
     """
 
     permutations = FEW_PERMUTATIONS
@@ -401,8 +405,10 @@ def angular_distance(x: Any, y: Any) -> float:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample,
-    0] where the samples do not differ."""
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance).
+
+    [sample, 0] where the samples do not differ.
+    """
     out = spread(x)
     if out.shape[1] > len(out):
         out = triangle(out.T).T
@@ -490,8 +496,10 @@ BOIX = "Boix-Adserà et al. 2022 (2210.06545)"
 
 
 def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
-    """GULP distance d_lambda (Boix-Adserà et al. 2022, 2210.06545): between the predictions of ridge regression from x
-    and from y, added up in squares over orthonormal targets; no target of unit norm is predicted more differently.
+    """GULP distance d_lambda (Boix-Adserà et al. 2022, 2210.06545).
+
+    It lies between the predictions of ridge regression from x and from y, added up in squares over orthonormal targets;
+    no target of unit norm is predicted more differently.
 
     d^2 = tr[(S_x^-l S_x)^2] + tr[(S_y^-l S_y)^2] - 2 tr[S_x^-l S_xy S_y^-l S_yx] with S^-l = (S + lambda I)^-1 and
     covariances over n; equally the Frobenius distance of the two ridge hat matrices, which is computed (it keeps its

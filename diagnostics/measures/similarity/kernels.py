@@ -53,8 +53,10 @@ def unit_pairs(upper: Tensor) -> Tensor | None:
 
 
 def centre_pairs(upper: Tensor) -> Tensor:
-    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above
-    its diagonal only and overwritten."""
+    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j.
+
+    It is made of [sample, sample], which is read above its diagonal only and overwritten.
+    """
     upper.triu_(1)
     n = len(upper)
     sums = upper.sum(dim=0) + upper.sum(dim=1)
@@ -79,8 +81,10 @@ def permute_pairs(values: Tensor, order: Tensor) -> Tensor:
 
 
 def permute_entries(order: Tensor) -> Tensor:
-    """The places of the entries of a vector over pairs that become its entries when the samples are put in this order,
-    int32 [pair]."""
+    """Places of the entries of a vector over pairs under an order of the samples, int32 [pair].
+
+    Those entries become its entries when the samples are put in this order.
+    """
     places, moved = _entries(len(order)), order.cpu().numpy()
     # Row by row: what is looked up lies close together.
     entries = [places[sample].take(moved[i + 1 :]) for i, sample in enumerate(moved)]
@@ -116,8 +120,10 @@ def products_of_shuffles(
 
 @functools.lru_cache(maxsize=2)
 def _entries(n: int) -> np.ndarray:
-    """The place of the pair of two samples, in whatever order the two come, in a vector over pairs, int32 [sample,
-    sample]."""
+    """The place of the pair of two samples in a vector over pairs, int32 [sample, sample].
+
+    It is the same in whatever order the two come.
+    """
     entries = np.zeros((n, n), dtype=np.int32)
     entries.ravel()[pair_places(n, torch.device("cpu")).numpy()] = np.arange(n * (n - 1) // 2)
     return entries + entries.T
@@ -199,9 +205,10 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
 
 
 def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
-    """Hilbert-Schmidt independence criterion with linear kernels: HSIC_1 of Song et al. 2012 (eq. 5), or the biased
-    tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`. Infinite, or 0, where its
-    size leaves the floats.
+    """Hilbert-Schmidt independence criterion with linear kernels.
+
+    HSIC_1 of Song et al. 2012 (eq. 5), or the biased tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and
+    errors as in `cka`. Infinite, or 0, where its size leaves the floats.
 
     Examples:
         >>> from diagnostics.measures.similarity import hsic
@@ -286,8 +293,9 @@ def upper_gram(blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
 
 
 def _pieces(x: Tensor, most: int) -> Iterator[Tensor]:
-    """[sample, feature] in as few pieces of at most so many features as there can be, alike in size lest one be
-    narrow.
+    """[sample, feature] in as few pieces of at most so many features as there can be.
+
+    They are alike in size, lest one be narrow.
     """
     width = x.shape[1]
     step = -(-width // -(-width // most)) if width else 1
@@ -296,7 +304,7 @@ def _pieces(x: Tensor, most: int) -> Iterator[Tensor]:
 
 
 def _add_upper(total: Tensor, x: Tensor) -> None:
-    """Adds x xT of [sample, feature] to `total` on and above the diagonal, in double precision."""
+    """Add x xT of [sample, feature] to `total` on and above the diagonal, in double precision."""
     # scipy's modules of BLAS routines are made when it is imported, where no checker can look.
     # pyrefly: ignore[missing-module-attribute]
     from scipy.linalg.blas import dsyrk
@@ -317,8 +325,9 @@ class _SingleProduct:
         self.share = torch.full((n,), 1 / n, dtype=torch.float32, device="cpu")
 
     def add_upper(self, total: Tensor, x: Tensor) -> bool:
-        """Adds the product of centred [sample, feature] to `total`, or nothing (False) where it would over- or
-        underflow.
+        """Add the product of centred [sample, feature] to `total`.
+
+        It adds nothing (False) where it would over- or underflow.
         """
         # pyrefly: ignore[missing-module-attribute]
         from scipy.linalg.blas import ssyrk
@@ -348,8 +357,11 @@ class _SingleProduct:
 
 
 class Kernel:
-    """A kernel matrix of centred features [sample, feature] in blocks of rows: x xT, or with a sigma
-    exp(-d^2 / (2 sigma^2)) - 1. Centring takes the constant away again, and a wide kernel keeps its digits."""
+    """A kernel matrix of centred features [sample, feature] in blocks of rows.
+
+    x xT, or with a sigma exp(-d^2 / (2 sigma^2)) - 1. Centring takes the constant away again, and a wide kernel keeps
+    its digits.
+    """
 
     def __init__(self, x: Tensor, sigma: float | None = None) -> None:
         self.x, self.sigma = centre(x), sigma

@@ -100,7 +100,7 @@ class MinibatchCka:
         self._sums = np.zeros(5)
 
     def update(self, x: Any, y: Any) -> None:
-        """Adds a batch, [sample, feature] each."""
+        """Add a batch, [sample, feature] each."""
         first, second = pair(x, y)
         n = len(first)
         if n < LEAST:
@@ -112,7 +112,7 @@ class MinibatchCka:
         self.samples += n
 
     def merge(self, other: MinibatchCka) -> None:
-        """Adds what another one has seen."""
+        """Add what another one has seen."""
         self._sums += other._sums
         self.samples += other.samples
         self.left_out += other.left_out
@@ -209,8 +209,9 @@ class MinibatchAlignment(Products):
 
 
 def join_batches(kernels: Sequence[Tensor], *, weigh: bool = True) -> Tensor | None:
-    """The vector of unit norm whose products are the ratio of sums over batches, each weighing by its samples or
-    alike.
+    """The vector of unit norm whose products are the ratio of sums over batches.
+
+    Each weighs by its samples or alike.
     """
     size, parts = 0.0, list[Tensor]()
     for kernel in kernels:
@@ -227,8 +228,9 @@ MOST_BYTES = 4 * 2**30
 
 
 class Replay(nn.Module):
-    """A model whose layers give stored features of the samples whose numbers it is given: for packages that want
-    models.
+    """A model whose layers give stored features of the samples whose numbers it is given.
+
+    For packages that want models.
     """
 
     def __init__(self, taps: Sequence[Tensor]) -> None:
@@ -237,7 +239,7 @@ class Replay(nn.Module):
         self.layers = nn.ModuleList(nn.Identity() for _ in taps)
 
     def forward(self, index: Tensor) -> Tensor:
-        """Runs all layers; the package listens at each."""
+        """Run all layers; the package listens at each."""
         for layer, tap in zip(self.layers, self.taps, strict=True):
             layer(tap[index])
         return index

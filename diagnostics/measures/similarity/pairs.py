@@ -250,8 +250,9 @@ TABLE_ROWS = 2048
 
 
 def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
-    """Mutual k-nearest-neighbour alignment (Huh et al. 2024, 2405.07987, appendix A): the mean share of a sample's k
-    nearest neighbours in x that are among its k nearest in y.
+    """Mutual k-nearest-neighbour alignment (Huh et al. 2024, 2405.07987, appendix A).
+
+    The mean share of a sample's k nearest neighbours in x that are among its k nearest in y.
 
     Neighbours are those of largest cosine, as in the paper, which scales every row of features to unit length and does
     not centre them; a sample is not its own neighbour. Samples that tie for the last of the k places count in parts:
@@ -415,9 +416,7 @@ def _spread(x: Tensor) -> bool:
 
 
 def _match(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor]:
-    """The side with fewer entries, the other side, and which entry of the other stands where each of the first's
-    does.
-    """
+    """The side with fewer entries, the other side, and the other's entry at each place of the first."""
     few, many = (a, b) if len(a.rows) <= len(b.rows) else (b, a)
     to = many.order.index_select(0, few.order.argsort())
     keys = (to * len(to)).index_select(0, few.rows).add_(to.index_select(0, few.columns))
@@ -425,8 +424,9 @@ def _match(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor
 
 
 class _Kernel(NamedTuple):
-    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples); 0 for rounding
-    error.
+    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples).
+
+    0 for rounding error.
     """
 
     neighbours: Neighbours

@@ -137,8 +137,9 @@ ROW = 22
 
 
 def draw_steps(steps: StepsFigure) -> go.Figure:
-    """Steps from left to right, taps from the input at the bottom up; brighter is larger; a star is the layer to use,
-    the frame the output.
+    """Steps from left to right, taps from the input at the bottom up.
+
+    Brighter is larger; a star is the layer to use, the frame the output.
 
     Steps stand side by side, however far apart they are.
     """
@@ -217,8 +218,11 @@ TRUNK_END = 1.0
 
 
 def draw_curves(curves: CurvesFigure) -> go.Figure:
-    """Score over relative depth: each run a thin line, each group's mean a thick one; chosen taps as stars, outputs as
-    diamonds, heads beyond depth 1 on broken lines. The band of a group of one run is its interval over test units."""
+    """Score over relative depth: each run a thin line, each group's mean a thick one.
+
+    Chosen taps as stars, outputs as diamonds, heads beyond depth 1 on broken lines. The band of a group of one run is
+    its interval over test units.
+    """
     figure = go.Figure()
     drawn: list[np.ndarray] = []
     for i, (group, members) in enumerate(curves.groups.items()):

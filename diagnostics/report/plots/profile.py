@@ -47,7 +47,9 @@ LABEL = 15
 
 def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     """Score of each tap with its band; heads behind it, controls as broken lines; the tap to use and the output marked.
-    Pointing at a tap shows all of its values. `small`: without a legend, which other figures share."""
+
+    Pointing at a tap shows all of its values. `small`: without a legend, which other figures share.
+    """
     # Plotly reads a little HTML in every text.
     taps = [escape(tap) for tap in profile.taps]
     figure = go.Figure()
@@ -205,8 +207,9 @@ def _add_lines(
     *,
     beside: bool,
 ) -> None:
-    """Reference lines with their names beside the figure, or within it; `inner` is the height of the part shown, in
-    pixels.
+    """Reference lines with their names beside the figure, or within it.
+
+    `inner` is the height of the part shown, in pixels.
     """
     bottom, top = shown
     labels: list[tuple[float, float, str]] = []
@@ -333,8 +336,9 @@ def colours_of(verdicts: Collection[Verdict]) -> list[tuple[str, str]]:
 
 
 def relative_scores(scores: ScoreMap) -> np.ndarray:
-    """[target, tap], 0 for what knowing nothing reaches and 1 for the best of the row; NaN where nothing can be
-    read.
+    """[target, tap], 0 for what knowing nothing reaches and 1 for the best of the row.
+
+    NaN where nothing can be read.
     """
     above = scores.score - scores.floor[:, None]
     most = np.max(above, axis=1, initial=-np.inf, where=np.isfinite(above))
@@ -442,7 +446,7 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
-    """Adds the meaning of colours and signs, as entries of the legend."""
+    """Add the meaning of colours and signs, as entries of the legend."""
     for colour, name in colours_of(scores.verdicts):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
@@ -500,8 +504,9 @@ DASH_LENGTHS = {
 
 @dataclass(frozen=True)
 class Sign:
-    """One entry: its name, and whether it is a line with these dashes, a band, a star, a diamond, a frame or a square
-    of this colour.
+    """One entry: its name and what is drawn for it.
+
+    That is a line with these dashes, a band, a star, a diamond, a frame or a square of this colour.
     """
 
     name: str

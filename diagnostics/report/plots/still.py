@@ -1,6 +1,8 @@
-"""A plotly figure as SVG, drawn by matplotlib from the figure's own traces: what a converted notebook, a PDF or a page
-without plotly.js shows. It knows what our figures use (lines, markers, bands, heat maps, their legends and
-annotations)."""
+"""A plotly figure as SVG, drawn by matplotlib from the figure's own traces.
+
+A converted notebook, a PDF or a page without plotly.js shows it. It knows what our figures use (lines, markers, bands,
+heat maps, their legends and annotations).
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def tick_taps(
 def add_mark(
     figure: go.Figure, x: float | str, y: float, kind: MarkKind, colour: str, size: int, **options: Any
 ) -> None:
-    """Adds the symbol of a chosen tap or an output, where it has a value; `options` are those of `add_scatter`."""
+    """Add the symbol of a chosen tap or an output, where it has a value; `options` are those of `add_scatter`."""
     if np.isfinite(y):
         marker = {"size": size, "color": colour, "symbol": SYMBOLS[kind], "line": {"width": 1, "color": "white"}}
         figure.add_scatter(x=[x], y=[y], mode="markers", marker=marker, **options)
@@ -117,8 +117,9 @@ ABOVE, BELOW = 90, 80
 
 
 def multiples(panels: Sequence[tuple[str, go.Figure]]) -> go.Figure:
-    """The figures as panels with these titles, two in a row, each with its own axes; a name stands in the legend
-    once.
+    """The figures as panels with these titles, two in a row, each with its own axes.
+
+    A name stands in the legend once.
     """
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)

@@ -22,8 +22,10 @@ LABEL = 15
 
 
 def draw_tasks(tasks: TasksFigure) -> go.Figure:
-    """A line for each task, in the colour of its family, thick where taps are not shown to be worse than the one to
-    use, a star there, and the output's share at the right edge. Pointing at a tap shows its score.
+    """A line for each task, in the colour of its family.
+
+    It is thick where taps are not shown to be worse than the one to use, with a star there, and the output's share at
+    the right edge. Pointing at a tap shows its score.
     """
     count = len(tasks.encoders)
     names = [escape(name) for name in tasks.encoders]
@@ -98,6 +100,7 @@ def _hovers(curve: TaskCurve) -> list[str]:
 
 def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int, *, alone: bool) -> float:
     """Labels the output's share of each task, beside the last tap; labels that would touch stand above one another.
+
     Returns where the highest stands.
     """
     known = [curve for curve in curves if np.isfinite(curve.share[curve.output])]

@@ -66,7 +66,7 @@ COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
 
 
 def check_agreement(members: Sequence[Member]) -> dict[str, str]:
-    """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
+    """Raise where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
 
     Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders
     lay on grids of their own.
@@ -149,8 +149,9 @@ def _other_taps(first: Member, other: Member) -> Problems:
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
-    """The reason why a profile is left out ("" where it is not); raises where pooled activations were measured in
-    different ways.
+    """The reason why a profile is left out ("" where it is not).
+
+    Raises where pooled activations were measured in different ways.
     """
     results, other_results = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):
@@ -192,9 +193,11 @@ TAPS = ("chosen_tap", "head_tap")
 
 
 def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
-    """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value
-    lies on the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`,
-    each with `_low` and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
+    """Scores of all runs over depth, with the taps that stand there.
+
+    `score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies
+    on the line between two), and by [run, target] `chosen_score`, `output_score`, `hidden_gap` and `head_drop`, each
+    with `_low` and `_high`, `chosen_tap`, `head_tap`. A `target` is a profile, `measure/target`.
 
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et
     al. 2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
@@ -368,8 +371,10 @@ class Comparison(Findings):
         return self.data
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The profiles of all runs that are compared, as one tidy table: `run`, `group`, `seed`, and the columns of
-        `Run.to_dataframe`."""
+        """The profiles of all runs that are compared, as one tidy table.
+
+        Its columns are `run`, `group`, `seed`, and those of `Run.to_dataframe`.
+        """
         names = {str(name) for name in self.data["target"].values}
         tables: list[pd.DataFrame] = []
         for member in self.members:
@@ -380,8 +385,10 @@ class Comparison(Findings):
         return pd.concat(tables, ignore_index=True)
 
     def plot(self) -> go.Figure:
-        """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure; for each
-        measure where no probe is among the profiles."""
+        """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure.
+
+        Where no probe is among the profiles, a panel for each measure.
+        """
         names = [str(name) for name in self.data["target"].values]
         probes = {row.profile for row in self.group_scores}
         drawn = [name for name in names if name in probes] or names
@@ -444,7 +451,7 @@ class Comparison(Findings):
         }
 
     def report(self, path: str | PurePath) -> Location:
-        """Writes the comparison as one self-contained HTML file."""
+        """Write the comparison as one self-contained HTML file."""
         return write_page(comparison_page(self), locate(path))
 
     def __repr__(self) -> str:
@@ -462,7 +469,7 @@ def compare(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> Comparison:
-    """Holds runs of different encoders on the same dataset against each other.
+    """Hold runs of different encoders on the same dataset against each other.
 
     Parameters
     ----------

@@ -56,8 +56,9 @@ class Difference:
 
     @property
     def outcome(self) -> Literal["gained", "lost", "grew", "shrank", "cannot tell"]:
-        """The gain or loss that the later group is shown to have, all comparisons together; a hidden gap, which is no
-        gain, grew or shrank.
+        """The gain or loss that the later group is shown to have, all comparisons together.
+
+        A hidden gap, which is no gain, grew or shrank.
         """
         if not self.survives:
             return "cannot tell"
@@ -137,8 +138,9 @@ def _between(groups: Groups, pair: tuple[str, str], quantity: Quantity, seed: in
 
 
 def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[CurveDifference]:
-    """The differences of each pair of groups along the trunk; over samples, for the encoders as they are (not over
-    seeds).
+    """The differences of each pair of groups along the trunk.
+
+    Over samples, for the encoders as they are (not over seeds).
     """
     curves: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
@@ -170,8 +172,10 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Share of each unit in a difference of scores, [..., unit], from a difference of losses [..., unit, part]; the
-    sum over units is the difference, since the score is linear in the loss."""
+    """Share of each unit in a difference of scores, [..., unit], from a difference of losses [..., unit, part].
+
+    The sum over units is the difference, since the score is linear in the loss.
+    """
     whole = reference.sum(axis=0)
     there = whole > 0
     return (loss[..., there] / whole[there]).sum(axis=-1) / max(1, int(there.sum()))
@@ -239,8 +243,9 @@ def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
 
 
 def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: int) -> list[FamilyGap]:
-    """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a
-    value.
+    """The mean hidden gap of each group over the profiles `chosen` of each family.
+
+    Those count in which all its runs have a value.
     """
     gaps: list[FamilyGap] = []
     families = {name: run.profile.family for name in chosen for run in next(iter(by_profile[name].values()))}
@@ -328,8 +333,10 @@ def shares_of(
     cut_at: Sequence[str],
     seed: int,
 ) -> Shares:
-    """The shares of an alignment, its seeds together: each run against its own base and its control (or why it has
-    none), then the ratio of the means. `cut_at`: the tap of its base that each run names, "" of one that names none.
+    """The shares of an alignment, its seeds together.
+
+    Each run is held against its own base and its control (or why it has none); then follows the ratio of the means.
+    `cut_at`: the tap of its base that each run names, "" of one that names none.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0
     and that is `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
@@ -431,8 +438,9 @@ def _floor(pairs: Pairs) -> tuple[float, str]:
 
 
 def _beats_chance(pairs: Pairs) -> bool:
-    """True if the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies
-    too.
+    """True if the bases' best taps beat their own shuffled labels, where there are any.
+
+    What chance reaches varies too.
     """
     margins = [base.profile.over("shuffled_labels") for _, base in pairs]
     return all(margin is None or margin.low > 0 for margin in margins)

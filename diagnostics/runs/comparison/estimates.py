@@ -145,9 +145,11 @@ def estimate_sum(
     seed: int,
     members: Sequence[Sequence[float]] | None = None,
 ) -> Estimate:
-    """The sum over groups of (mean of a group's parts, times its weight); `members` as of `estimate`, where by default
-    each group is a set of seeds. No score passes 1, and none that is a share of right answers 0, so intervals stop
-    there."""
+    """The sum over groups of (mean of a group's parts, times its weight).
+
+    `members` as of `estimate`, where by default each group is a set of seeds. No score passes 1, and none that is a
+    share of right answers 0, so intervals stop there.
+    """
     weights = np.concatenate([part_weights(parts, weight) for parts, weight in groups])
     terms = [term for parts, _ in groups for part in parts for term in part]
     if members is None:
@@ -163,13 +165,14 @@ def estimate_sum(
 
 
 def _without_rounding(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Sets to 0 what rounding alone leaves of terms that cancel, a tap minus itself say."""
+    """Set to 0 what rounding alone leaves of terms that cancel, a tap minus itself say."""
     return np.where(np.abs(values) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, values)
 
 
 def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Reach of an interval over samples and seeds, from how far it does over samples; and its degrees of
-    freedom.
+    """Reach of an interval over samples and seeds, from how far it does over samples.
+
+    And its degrees of freedom.
 
     Each side has a standard error of its own, since scores like R2 are skewed; the variance between seeds is added to
     its square (Welch 1947; Satterthwaite 1946).
@@ -187,8 +190,9 @@ def _quantile(freedom: float) -> float:
 
 
 def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
-    """Two-sided: the t test whose standard error is how far the interval reaches towards 0, so that both say the
-    same.
+    """Two-sided.
+
+    The t test whose standard error is how far the interval reaches towards 0, so that both say the same.
     """
     reach = value - ends.low if value > 0 else ends.high - value
     if value == 0:
@@ -309,8 +313,9 @@ class ProbeLosses:
 
     @cached_property
     def common_reference(self) -> np.ndarray | None:
-        """The reference [unit, part] that all taps with a value share; None where each has its own (a union of
-        regions).
+        """The reference [unit, part] that all taps with a value share.
+
+        None where each has its own (a union of regions).
         """
         known = np.flatnonzero(np.isfinite(self.reference).all(axis=(1, 2)))
         if not known.size:

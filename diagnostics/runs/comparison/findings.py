@@ -112,8 +112,11 @@ def _seed(run: Run) -> int | None:
 
 
 def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
-    """Runs that neither group nor seed tells apart are groups of their own, named by how long they were trained where
-    that differs, else by their folders; where a label was given for them, it is wrong to do so."""
+    """Make runs that neither group nor seed tells apart groups of their own.
+
+    They are named by how long they were trained where that differs, else by their folders; where a label was given for
+    them, it is wrong to do so.
+    """
     pairs = list(zip(groups, seeds, strict=True))
     labels = list(groups)
     for i, ((group, seed), (label, run)) in enumerate(zip(pairs, opened, strict=True)):
@@ -145,8 +148,10 @@ def by_group(members: Sequence[Member]) -> dict[str, list[Member]]:
 
 
 def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, list[tuple[Member, Member]]]:
-    """(aligned, its base) by the group of the aligned: by the weights that an alignment says it started from, or, where
-    `base` names a group, every other run with that group's run of its seed (its only run, where it has one).
+    """Pairs (aligned, its base) by the group of the aligned.
+
+    The base is found by the weights that an alignment says it started from, or, where `base` names a group, every other
+    run with that group's run of its seed (its only run, where it has one).
     """
     pairs: dict[str, list[tuple[Member, Member]]] = {}
     if base is None:
@@ -186,8 +191,10 @@ def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[M
 
 
 def control_of(aligned: Member, members: Sequence[Member]) -> Member | str:
-    """The control of an alignment, trained in the same way from the same base but taught by the base itself; or why
-    there is none."""
+    """The control of an alignment, trained in the same way from the same base but taught by the base itself.
+
+    Or why there is none.
+    """
     if aligned.control_of:
         return "it is a control itself"
     training = lineage_of(aligned.run).get("training")

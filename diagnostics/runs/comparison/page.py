@@ -60,7 +60,9 @@ MOST_NAMED = 3
 
 def describe_verdict(findings: Findings) -> str:
     """Differences between the groups, after correction for all that was compared: the largest differences by name.
-    First, which runs have equal weights."""
+
+    Before them it is said which runs have equal weights.
+    """
     return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
 
 
@@ -102,8 +104,9 @@ def _describe_differences(findings: Findings) -> str:
 
 
 def describe_outcomes(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of two labels, what the later one gained and lost against the earlier one, and for which targets that cannot be
-    told.
+    """Gains and losses of the later of two labels against the earlier one.
+
+    Also for which targets that cannot be told.
     """
     if len(findings.groups) != 2:
         return []
@@ -153,8 +156,10 @@ def describe_families(findings: Findings) -> list[str]:
 
 
 def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """The labels that are not shown to beat fresh weights, and in which targets: where an encoder of the same
-    architecture that was never trained reads a target as well, training brought nothing that the probe shows.
+    """The labels that are not shown to beat fresh weights, and in which targets.
+
+    Where an encoder of the same architecture that was never trained reads a target as well, training brought nothing
+    that the probe shows.
     """
     targets: dict[str, list[str]] = {}
     for profile in profiles:
@@ -188,8 +193,10 @@ def alignment_name(shares: Shares) -> str:
 
 
 def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have;
-    each by its own interval."""
+    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have.
+
+    Each by its own interval.
+    """
     lines: list[str] = []
     for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
         held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]

@@ -75,8 +75,9 @@ def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int =
 
 
 def plan_taps(name: str, encoder: Encoder, dataset: Dataset) -> tuple[Encoder, Sequence[Tap]]:
-    """A control of `INPUTS` before it is made, from one sample: its taps, as wide as they can be, and an encoder that
-    pools alike.
+    """A control of `INPUTS` before it is made, from one sample.
+
+    Its taps are as wide as they can be, and an encoder that pools alike stands beside them.
     """
     sized = InputEncoder(name, encoder, dataset[0])
     return sized, largest_taps(sized, dataset) if name == "raw_input_kernel" else sized.taps

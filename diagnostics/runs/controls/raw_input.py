@@ -121,8 +121,9 @@ def pixels_of(image: np.ndarray) -> Tensor:
 
 
 def crop_to(pixels: Tensor, ends: tuple[tuple[float, float], ...]) -> Tensor:
-    """The part [..., y, x] between the (start, stop) of each axis; black beyond the image, so that cells stay where
-    they lie.
+    """The part [..., y, x] between the (start, stop) of each axis.
+
+    Black beyond the image, so that cells stay where they lie.
     """
     (top, bottom), (left, right) = [(round(start), round(stop)) for start, stop in ends]
     height, width = pixels.shape[-2:]
@@ -276,8 +277,9 @@ class PatchFeatures:
         self.filters, self.shift = filters.float(), (centre @ filters).float()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """[sample, cell, feature] from [sample, channel, y, x], cells in raster order; one image at a time, for
-        memory.
+        """[sample, cell, feature] from [sample, channel, y, x], cells in raster order.
+
+        One image at a time, for memory.
         """
         return torch.stack([self._over_cells(image) for image in images])
 

@@ -49,8 +49,9 @@ def overview(
     recommendations: Sequence[Recommendation],
     more: Sequence[Sentence],
 ) -> Section:
-    """The first section of a report, from probes with the anchors of their sections; `answer` are its sentences, `more`
-    is what has to be known of all.
+    """The first section of a report, from probes with the anchors of their sections.
+
+    `answer` are its sentences, `more` is what has to be known of all.
     """
     anchors = {id(p): anchor for anchor, p in probes}
     rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
@@ -101,8 +102,9 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
 
 
 def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
-    """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder; no encoder where
-    they are of one family, or none has a tap above chance.
+    """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder.
+
+    No encoder where they are of one family, or none has a tap above chance.
     """
     found = {name: tuple(filter(None, map(_task_curve, profiles))) for name, profiles in encoders.items()}
     families = {curve.family for curves in found.values() for curve in curves}
@@ -188,8 +190,10 @@ def _notes(profile: Profile, read: Recommendation) -> list[str]:
 
 
 def _controls(profile: Profile) -> list[str]:
-    """The control that says most of those that the chosen tap is not shown to beat, with its score: no model, or no
-    training, is needed where gains over it that matter are excluded."""
+    """The control that says most of those that the chosen tap is not shown to beat, with its score.
+
+    No model, or no training, is needed where gains over it that matter are excluded.
+    """
     if profile.rival is None:
         return []
     name, score = profile.rival
@@ -269,8 +273,9 @@ def _shown(profiles: Sequence[Profile], every: Sequence[Profile]) -> str:
 
 
 def _matched(profiles: Sequence[Profile]) -> list[str]:
-    """Targets for which no score shows that the encoder is needed: a control that lacks it, or its training, is not
-    beaten.
+    """Targets for which no score shows that the encoder is needed.
+
+    A control that lacks it, or its training, is not beaten.
     """
     sentences: list[str] = []
     for what, without, needed in (("model", "a model", "an encoder"), ("training", "training", "the training")):
@@ -378,8 +383,9 @@ def legend(profiles: Sequence[Profile]) -> str:
 
 
 def example_target(profiles: Sequence[Profile]) -> str | None:
-    """The target that an example of reading features names: the first with a tap to use, of those that some tap reads
-    if there are.
+    """The target that an example of reading features names.
+
+    It is the first with a tap to use, of those that some tap reads if there are.
     """
     targets = [profile for profile in first_probes(profiles).values() if profile.chosen_tap]
     return next((p.target for p in sorted(targets, key=lambda p: p.readability == "at chance")), None)

@@ -1,5 +1,6 @@
-"""The section for a model card: Markdown with a picture, that begins with `model-index` metadata, beside
-`.eval_results`.
+"""The section for a model card, beside `.eval_results`.
+
+It is Markdown with a picture, that begins with `model-index` metadata.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ from diagnostics.runs.results.run_data import RunData
 
 
 def write_card(run: RunData, path: Location) -> Location:
-    """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name, and
-    `.eval_results/NAME.yaml`.
+    """Write the card: Markdown that begins with the metadata, and its picture beside it.
+
+    The picture is an SVG of the same name; `.eval_results/NAME.yaml` stands beside them.
 
     Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to
     name then.
@@ -72,9 +74,7 @@ def write_card(run: RunData, path: Location) -> Location:
 
 
 def card_page(run: RunData) -> Page:
-    """The card as a page: the finding, the picture of all targets, a row for each target, and what the numbers rest
-    on.
-    """
+    """The card as a page: finding, picture of all targets, a row for each of them, and what the numbers rest on."""
     read = _read(run)
     rows = [
         Row(
@@ -160,8 +160,9 @@ def model_index(run: RunData) -> str:
 
 
 def eval_results(run: RunData) -> str:
-    """The score of each target at the layer to use, as YAML that the Hugging Face hub reads from `.eval_results/`:
-    https://huggingface.co/docs/hub/eval-results.
+    """The score of each target at the layer to use, as YAML.
+
+    The Hugging Face hub reads it from `.eval_results/`: https://huggingface.co/docs/hub/eval-results.
     """
     data, call = run.record.dataset, run.calls[-1]
     lines: list[str] = []
@@ -211,8 +212,9 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def _quote(text: str) -> str:
-    """A text as a scalar of YAML, in which JSON's are all valid; without what HTML would read as a tag, since pages
-    show the card.
+    """A text as a scalar of YAML, in which JSON's are all valid.
+
+    Without what HTML would read as a tag, since pages show the card.
     """
     return json.dumps(printable(text), ensure_ascii=False).translate(
         {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}

@@ -42,9 +42,11 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Readout:
-    """Reading of a target by a probe of a run. `data` is the dataset's name and fingerprint; `first`: whether it is the
-    first probe of its target, by which a layer is recommended; `test_units`: the independent units (groups) on which
-    its score rests."""
+    """Reading of a target by a probe of a run.
+
+    `data` is the dataset's name and fingerprint; `first`: whether it is the first probe of its target, by which a layer
+    is recommended; `test_units`: the independent units (groups) on which its score rests.
+    """
 
     run: Location
     encoder: str
@@ -134,7 +136,7 @@ def _count(things: Collection[object], name: str) -> str:
 
 
 def explore(runs: Sequence[Location], left_out: Mapping[str, str], path: Location) -> Location:
-    """Writes the page of finished runs, in the folders given, as one HTML file that links to their reports.
+    """Write the page of finished runs, in the folders given, as one HTML file that links to their reports.
 
     Raises DiagnosticsError where none of them read a target.
     """
@@ -235,8 +237,9 @@ def _brief(each: Readout | None) -> Cell:
 
 
 def _reports(found: Sequence[Readout], folder: Location) -> dict[Location, Link]:
-    """For each run its encoder, as a link to its report; where an encoder has several runs on the same data, with the
-    run's folder.
+    """The encoder of each run, as a link to its report.
+
+    The run's folder is named too where an encoder has several runs on the same data.
     """
     encoders = {each.run: (each.encoder, each.data) for each in found}
     alike = Counter(encoders.values())

@@ -129,7 +129,7 @@ def run_page(run: RunData) -> Page:
 
 
 def write_report(run: RunData, path: Location | None) -> Location:
-    """Writes the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
+    """Write the findings as one HTML file; where none is named, into the run, which keeps them for `show` too."""
     page = _findings(run)
     if path is None:
         store_page(run.store, run.index, page, *_example_and_omissions(run))
@@ -267,8 +267,9 @@ def _reach(p: Profile, name: str, spec: str = ".3f") -> Number:
 
 
 def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
-    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of
-    them.
+    """A control over its column.
+
+    It says of how many draws, if it is one of weights, and whether the best was `chosen` of them.
     """
     label, of = in_words(name), [profile.controls[name].attrs for profile in profiles if name in profile.controls]
     if name not in WEIGHTS:
@@ -299,8 +300,10 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
 
 
 def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
-    """Measures that choose no tap: where they are smallest and largest, and what stands at the output; on a brief page
-    where there is nothing else to show."""
+    """Measures that choose no tap: where they are smallest and largest, and what stands at the output.
+
+    On a brief page where there is nothing else to show.
+    """
     profiles = [p for _, p in others]
     weights = [name for name in WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (
@@ -339,8 +342,9 @@ def _extremes(p: Profile) -> tuple[str, str]:
 
 
 def _lines_at_output(p: Profile) -> str:
-    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no
-    attention).
+    """Reference lines at the output tap in words.
+
+    At the last tap that has any where the output has none, as of attention.
     """
     at = p.taps.index(p.output_tap)
     for i in (at, *reversed(range(len(p.taps)))):
@@ -391,9 +395,7 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
 def _describe(
     data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None, *more: Block | None
 ) -> tuple[Block, ...]:
-    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of
-    it.
-    """
+    """A result in full: what it asks, its finding, its figure with captions (or why there is none), and more."""
     return nonempty(
         Sentence(questions(data.attrs)),
         finding,

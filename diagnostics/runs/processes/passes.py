@@ -55,7 +55,7 @@ def setup_of(request: Request) -> Setup:
 
 @contextlib.contextmanager
 def threads(count: int) -> Generator[None]:
-    """Passes on so many threads while this lasts."""
+    """Pass on so many threads while this lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -138,7 +138,7 @@ class Batch:
     def find(
         self, passing: Passing, encoder: Encoder | str, dataset: Dataset | None
     ) -> Iterator[tuple[tuple[str, str], Passed | Exception | str]]:
-        """Makes its pass: the findings, the error where it fails, or why it cannot be made here, under an empty key."""
+        """Make its pass: the findings, the error where it fails, or why it cannot be made here, under an empty key."""
         if isinstance(encoder, str) or dataset is None:
             yield ("", ""), str(encoder)
             return

@@ -167,7 +167,7 @@ class Workers:
         self.threads = ThreadPoolExecutor(jobs)
 
     def close(self) -> None:
-        """Ends the others at once, whatever they do."""
+        """End the others at once, whatever they do."""
         self._end()
         self.threads.shutdown()
 
@@ -223,8 +223,9 @@ class Workers:
         return found
 
     def deal(self, items: Sequence[Item], here: Callable[[Item], Any], source: Any, ahead: int) -> Generator[Any]:
-        """Deals items out and yields what becomes of each, in their order: `here`, and as found by other processes from
-        a source.
+        """Deals items out and yields what becomes of each, in their order.
+
+        They are done `here`, and as found by other processes from a source.
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """
@@ -302,8 +303,9 @@ class Workers:
         activations: Store,
         targets: Mapping[str, StoredTarget],
     ) -> dict[tuple[str, str], Any]:
-        """The findings of tasks, the first of this process and, where they take long, the others of an executor; what
-        it fails at is found where it is asked for.
+        """The findings of tasks, the first of this process and, where they take long, the others of an executor.
+
+        What it fails at is found where it is asked for.
         """
         found, start, done = dict[tuple[str, str], Any](), time.thread_time(), 0
         with one_thread():
@@ -396,7 +398,7 @@ def unpack(found: Iterable[tuple[tuple[str, str], bytes]]) -> list[_Found]:
 
 
 def serve(link: int) -> None:
-    """Does what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
+    """Do what arrives at the descriptor of a link until the process at its other end closes it, or has ended."""
     connection = Connection(link)
     tasks = queue.SimpleQueue[tuple[Any, Any]]()
 

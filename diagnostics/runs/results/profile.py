@@ -156,9 +156,7 @@ class Profile:
 
     @property
     def tap_set(self) -> list[str]:
-        """The taps that are not shown to be worse than the chosen one, by the losses that chose it; the chosen one is
-        among them.
-        """
+        """The taps not shown to be worse than the chosen one, itself among them, by the losses that chose it."""
         return list(self.data.attrs.get(attribute.TAP_SET, ()))
 
     @property
@@ -256,8 +254,9 @@ class Profile:
 
     @property
     def skew(self) -> str:
-        """The few units of train and val that carry most of the target's spread, or of its errors, in words; nothing
-        where many do.
+        """The few units of train and val that carry most of the target's spread, or of its errors, in words.
+
+        Nothing where many do.
 
         Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
         """
@@ -288,9 +287,7 @@ class Profile:
 
     @property
     def sparse(self) -> str:
-        """The few samples whose tokens a value rests on, in words; nothing where they are enough or where it reads no
-        tokens.
-        """
+        """The few samples whose tokens a value rests on, in words; "" where they are enough or none are read."""
         n = self.token_samples
         return (
             f"{self.measure} rests on the tokens of only {n} samples: a larger --token-budget or a larger dataset "
@@ -317,8 +314,9 @@ class Profile:
 
     @cached_property
     def margin(self) -> float:
-        """The gap that matters: the one that the user named, else `MARGIN` of what lies between chance and the better
-        score.
+        """The gap that matters.
+
+        It is the one that the user named, else `MARGIN` of what lies between chance and the better score.
         """
         if (named := self.data.attrs.get(attribute.MARGIN)) is not None:
             return float(named)
@@ -327,9 +325,7 @@ class Profile:
 
     @property
     def gap_bound(self) -> float:
-        """The upper end of the largest gap over all taps: larger ones are excluded; NaN where the output has no
-        value.
-        """
+        """The upper end of the largest gap over all taps, above which gaps are excluded; NaN without output."""
         return float(self.data.attrs.get(attribute.GAP_BOUND, math.nan))
 
     @property
@@ -339,16 +335,15 @@ class Profile:
 
     @property
     def units_needed(self) -> int | None:
-        """Number of test units that would tell a gap of the margin from none; None where the widths do not say, or say
-        that these do.
-        """
+        """Test units that would tell a gap of the margin from none; None where no more are needed, or none help."""
         needed = units_needed(self.hidden_gap, self.units["test"], self.margin) if self.hidden_gap else None
         return needed if needed and needed > self.units["test"] else None
 
     @cached_property
     def verdict(self) -> Verdict:
-        """The verdict on the hidden gap: undecided wherever units are too few, and excluded where it is shown but
-        smaller than matters.
+        """The verdict on the hidden gap.
+
+        It is undecided wherever units are too few, and excluded where it is shown but smaller than matters.
         """
         if self.few:
             return Verdict.UNDECIDED
@@ -363,8 +358,10 @@ class Profile:
 
     @cached_property
     def is_readable(self) -> bool:
-        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above the probe of shuffled
-        labels; a score that is next to nothing at every tap is none, however sure it is."""
+        """Test for a score at the chosen tap that is shown to be above 0, above chance, and above shuffled labels.
+
+        A score that is next to nothing at every tap is none, however sure it is.
+        """
         if self.score is None or not self.score.low > 0.0 or self.is_at_chance:
             return False
         shuffled = None if attribute.CHANCE in self.data.attrs else self.over("shuffled_labels")
@@ -372,16 +369,15 @@ class Profile:
 
     @cached_property
     def is_at_chance(self) -> bool:
-        """Test for scores that exclude, at every tap up to the output, `MARGIN` of what lies between chance and a
-        perfect score.
+        """Test for scores that exclude, at every tap up to the output, a gain over chance that matters.
+
+        Such a gain is `MARGIN` of what lies between chance and a perfect score.
         """
         return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
 
     @cached_property
     def ceiling(self) -> float:
-        """The upper end of the best score over all taps up to the output: larger ones are excluded; NaN without
-        intervals.
-        """
+        """The upper end of the best score over all taps up to the output; NaN without intervals."""
         upto = self.data["depth"].values <= self.depth_of(self.output_tap)
         high = self.data["high"].values[upto & np.isfinite(self.data["score"].values)]
         return float(high.max()) if high.size else math.nan
@@ -398,9 +394,7 @@ class Profile:
 
     @cached_property
     def _chance(self) -> float:
-        """Score of knowing nothing at the chosen tap, where the measure declares it or draws a line of it; else
-        -inf.
-        """
+        """Score of knowing nothing at the chosen tap, as declared or drawn as a line by the measure, else -inf."""
         at = self.taps.index(self.chosen_tap or self.output_tap)
         drawn = max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
         return float(self.data.attrs.get(attribute.CHANCE, drawn))
@@ -412,9 +406,11 @@ class Profile:
 
     @cached_property
     def rival(self) -> tuple[str, Interval] | None:
-        """The control that says most of those that the chosen tap is not shown to beat, or by no more than the margin:
-        gains over it that matter are excluded, and of those it lacks the model; else the highest, of equals again that.
-        None where none is above chance."""
+        """The control that says most, of those that the chosen tap is not shown to beat by a gain that matters.
+
+        Most says one over which gains that matter are excluded, and of those one that lacks the model; else the
+        highest, of equals again that. None where none is above chance.
+        """
         floor = self.floor + MARGIN * (1.0 - self.floor)
         rivals = [
             (name, reached)
@@ -436,8 +432,9 @@ class Profile:
 
     @property
     def needless(self) -> str:
-        """The part that the best rival does without, where gains over it that matter are excluded: `model` or
-        `training`; else nothing.
+        """The part that the best rival does without: `model` or `training`, else nothing.
+
+        It is named where gains over that rival that matter are excluded.
         """
         if not (self.rival and self._adds_nothing(self.rival[0])):
             return ""
@@ -538,9 +535,7 @@ class Profile:
         }
 
     def table(self, facts: str = "") -> Details:
-        """A row for each tap: depth, score and interval, and what the measure gives beside them; `facts` stand below
-        it.
-        """
+        """A row for each tap: depth, score, interval, and what the measure gives beside; `facts` stand below."""
         return tap_table(self.data, self.lines, self.beside, facts)
 
     def figure(self) -> ProfileFigure:

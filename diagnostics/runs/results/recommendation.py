@@ -186,8 +186,9 @@ class NonlinearReading:
 
 
 def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearReading | None:
-    """Of the profiles of a run; None where the kernel did not read the target at the output and at the linear probe's
-    best tap.
+    """Scores of a kernel on a target at the output and at the linear probe's best tap, of the profiles of a run.
+
+    None where the kernel did not read the target at the output and at the linear probe's best tap.
     """
     linear, kernel = (_profile(profiles, readout, target) for readout in ("linear", "kernel"))
     if not (linear and kernel and linear.best_tap in kernel.taps and linear.best_tap != linear.output_tap):
@@ -204,8 +205,9 @@ def nonlinear_reading(profiles: Sequence[Profile], target: str) -> NonlinearRead
 
 
 def first_probes(profiles: Sequence[Profile]) -> dict[str, Profile]:
-    """The probe by which a layer is recommended for each target, the first of the run that read it; in the order of
-    `by_verdict`.
+    """The probe by which a layer is recommended for each target, the first of the run that read it.
+
+    In the order of `by_verdict`.
     """
     first: dict[str, Profile] = {}
     for profile in profiles:
@@ -226,8 +228,9 @@ def by_verdict(profiles: Sequence[Profile]) -> list[Profile]:
 
 
 def without_nonlinear(profiles: Sequence[Profile]) -> list[Profile]:
-    """The profiles that have a row and a curve of their own: not those of a kernel at two taps beside the linear
-    probe.
+    """The profiles that have a row and a curve of their own.
+
+    Those of a kernel at two taps beside the linear probe have none.
     """
     return [
         profile

@@ -119,8 +119,9 @@ class Provenance:
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is
-        missing.
+        """The record in the attributes of a store, among which others may stand.
+
+        Raises KeyError or TypeError where one is missing.
         """
         return decode(cls, attrs)
 
@@ -158,8 +159,11 @@ class Call:
 
     @classmethod
     def now(cls, seed: int, options: Mapping[str, Any]) -> Self:
-        """A call that begins now. Its versions are those of the libraries that measure, and of every package that a
-        plugin names as code of its encoders and that this process has imported."""
+        """A call that begins now.
+
+        Its versions are those of the libraries that measure, and of every package that a plugin names as code of its
+        encoders and that this process has imported.
+        """
         declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
         imported = sorted(name for name, module in declared.items() if module in sys.modules)
         command, config = _TYPED.get()
@@ -193,7 +197,7 @@ def _version(distribution: str) -> str:
 
 
 def refuse_other_seed(folder: Place, seed: int) -> None:
-    """Raises before any work where what is there was drawn and resampled with another seed."""
+    """Raise before any work where what is there was drawn and resampled with another seed."""
     if folder.head("zarr.json") is None or (store := Store(folder)).older:
         return
     index = read_index(store)
@@ -209,14 +213,15 @@ def refuse_other_seed(folder: Place, seed: int) -> None:
 
 
 def store_page(store: Store, index: Index, page: Page, target: str | None, left_out: int) -> None:
-    """Keeps a page, without its figures; see `with_folder` for the rest."""
+    """Keep a page, without its figures; see `with_folder` for the rest."""
     values = {"page": page_values(page), "target": target, "left_out": left_out, "version": __version__}
     write_page(store, index, values)
 
 
 def load_page(path: Location) -> Page | None:
-    """The page of a run's results; None where this version has kept none. Raises where it is no run, or is not
-    whole.
+    """The page of a run's results; None where this version has kept none.
+
+    Raises where it is no run, or is not whole.
     """
     store = Store(path)
     kept = read_page(store, index_of_finished(store))

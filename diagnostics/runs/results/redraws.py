@@ -55,7 +55,7 @@ def add_redraws(
     permute: bool = False,
     measure: Callable[..., Measured] = measure_all,
 ) -> None:
-    """Adds `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
+    """Add `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
 
     `measured` is what `measures` gave for `activations` and `targets`. `permute`: whether targets are shuffled within
     each drawn split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
@@ -141,8 +141,9 @@ class Redraws:
 
 
 def redraws_of(data: xr.Dataset, raw_input: xr.Dataset | None = None) -> Redraws | None:
-    """The redraws that a probe's result holds, beside those of the control `raw_input`; None where no draw has a
-    value.
+    """The redraws that a probe's result holds, beside those of the control `raw_input`.
+
+    None where no draw has a value.
     """
     if SCORE not in data or not (chosen := data[TAP].values != "").any():
         return None

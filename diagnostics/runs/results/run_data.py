@@ -83,8 +83,11 @@ class RunData:
 
     @property
     def redrawn(self) -> dict[str, dict[str, Any]]:
-        """For each control with other weights: `redrawn`, the share of the encoder's weights that differ, and `note`, a
-        remark on those that do not; "" where all differ and there is nothing to add."""
+        """For each control with other weights what was redrawn, and what is to be said of it.
+
+        `redrawn` is the share of the encoder's weights that differ, and `note` a remark on those that do not; "" where
+        all differ and there is nothing to add.
+        """
         redrawn: dict[str, dict[str, Any]] = {}
         for name in WEIGHTS:
             results = self._results.get(name, {}).values()
@@ -207,8 +210,9 @@ class RunData:
         return Profile.of(measure, target or None, data, controls)
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """The seed, options, versions, Python and machine that a result was measured with, and the command that was
-        typed.
+        """The seed, options, versions, Python and machine that a result was measured with.
+
+        Also the command that was typed.
         """
         check_known("result", name, self.index.names())
         call = decode(Call, self.index.call_of(name)).to_attrs()
@@ -221,8 +225,9 @@ class RunData:
         return {self.calls[call].version for call in used}
 
     def tap_for(self, target: str | None = None) -> str:
-        """The tap to use for a target, or where it is None the one that is best for all targets on average, by the
-        losses that choose.
+        """The tap to use for a target.
+
+        Where that is None it is the one that is best for all targets on average, by the losses that choose.
 
         Raises DiagnosticsError where no probe read the target, and where no tap has a score to choose by.
 
@@ -285,8 +290,9 @@ class RunData:
 
 
 def with_declaration(result: xr.Dataset, store: Store) -> xr.Dataset:
-    """A result in a store; a probe's of an older version with what its measure declares now, the least where that is
-    not here.
+    """A result in a store.
+
+    A probe's of an older version with what its measure declares now, the least where that is not here.
     """
     if attribute.LOSSES in result.attrs or not attribute.is_probe(result):
         return result

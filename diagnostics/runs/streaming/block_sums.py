@@ -65,8 +65,9 @@ class Read:
 
     @classmethod
     def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Iterator[Read]:
-        """One, and its second part where it has one; `view`: all of whose samples have tokens. Raises as
-        `DenseRows.of`.
+        """One, and its second part where it has one; `view`: all of whose samples have tokens.
+
+        Raises as `DenseRows.of`.
         """
         sums: Sums = measure.sums(target)
         yield (read := cls(target, sums.rows(measure.name, view, target), sums))
@@ -108,7 +109,7 @@ class Read:
         }
 
     def take(self, packed: Mapping[str, np.ndarray]) -> None:
-        """Adds what was judged elsewhere, of the variant that was chosen where one was."""
+        """Add what was judged elsewhere, of the variant that was chosen where one was."""
         batches: dict[tuple[str, int, int], dict[str, np.ndarray]] = {}
         for key, values in packed.items():
             tap, variant, i, name = key.split("/")
@@ -121,8 +122,9 @@ class Read:
 
 
 class AlongExtraction:
-    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted, or by a launch of a
-    shared one those of the ranges of which all samples pass.
+    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
+
+    A launch of a shared one gathers those of the ranges of which all samples pass.
 
     Of tokens without data nothing is gathered: the pass that misses the sums then says so. Nor of those that are not
     finite: the extraction itself names their sample. Where memory is short, a later pass gathers them block by block.
@@ -164,7 +166,7 @@ class AlongExtraction:
                 self.sums = None
 
     def _go_on(self, positions: np.ndarray) -> None:
-        """Ends the range of the last batch where the next one is another's."""
+        """End the range of the last batch where the next one is another's."""
         if self.at != (at := int(self.range[positions[0]])):
             self._end()
             self.at, self.passed = at, 0
@@ -277,7 +279,7 @@ class BlockSums:
         )
 
     def add(self, tap: Tap, positions: np.ndarray, tokens: Tensor) -> None:
-        """Takes in a batch's tokens: products of a sample in float32, whatever the batch, and sums in float64."""
+        """Take in a batch's tokens: products of a sample in float32, whatever the batch, and sums in float64."""
         away: dict[tuple[int, ...], Tensor] = {}
         for name, read in self.parts.values():
             dense = read.dense
@@ -316,7 +318,7 @@ class BlockSums:
         return ended
 
     def join(self, ended: PartSums) -> None:
-        """Adds the sums of a range to those of the ranges before it."""
+        """Add the sums of a range to those of the ranges before it."""
         for key, parts in ended.items():
             for kept, part in zip(self.joined.setdefault(key, parts), parts, strict=True):
                 if kept is not part:
@@ -329,7 +331,7 @@ class BlockSums:
             left.put(f"{of}-{at}", {f"{tap}/{i}": part.numpy() for tap in parts for i, part in enumerate(parts[tap])})
 
     def write(self) -> None:
-        """Puts all sums into the store."""
+        """Put all sums into the store."""
         for of in self.missing:
             self.put(of)
 

@@ -202,8 +202,10 @@ def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice
 
 
 def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool, stored: int) -> float:
-    """Passes over all samples beside the extraction; `gathered`: whether it gathers the sums, or they are there;
-    `stored`: of how many, which come first, tokens are read in place of a pass.
+    """Pass over all samples beside the extraction.
+
+    `gathered`: whether it gathers the sums, or they are there; `stored`: of how many, which come first, tokens are read
+    in place of a pass.
     """
     judged = split != "train" if choose_on == "val" else np.ones(len(split), dtype=bool)
     passed = judged + (0 if gathered else 1) * (split != "test")
@@ -244,8 +246,9 @@ class _Passes:
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
-        """One pass over batches of rows, but for those whose tokens are stored: `visit` gets a tap, rows, and their
-        grid tokens, float32 [row, token, feature].
+        """One pass over batches of rows, but for those whose tokens are stored.
+
+        `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature].
         """
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
@@ -279,7 +282,7 @@ class _Passes:
         return [*by_shard, *(others[start : start + self.size] for start in range(0, len(others), self.size))]
 
     def gather(self) -> None:
-        """Writes what is missing of the sums of all blocks."""
+        """Write what is missing of the sums of all blocks."""
         origins = origins_of(self.encoder, self.store)
         for block in range(FOLDS):
             sums = BlockSums(self.store, self.reads, [block], self.version)
@@ -322,7 +325,7 @@ class _Passes:
         return bool(missing)
 
     def join(self) -> None:
-        """Writes the sums of all blocks from those of all ranges, one after the other."""
+        """Write the sums of all blocks from those of all ranges, one after the other."""
         sums = BlockSums(self.store, self.reads, range(FOLDS), self.version)
         sums.origins = origins_of(self.encoder, self.store, self.left) if sums.missing else {}
         for of in sums.missing:
@@ -384,7 +387,7 @@ class _Passes:
                     read.judged.clear()
 
     def take(self, reads: Sequence[Read], phase: str) -> None:
-        """Takes in what is judged of all ranges, as one process has it."""
+        """Take in what is judged of all ranges, as one process has it."""
         for read in reads:
             for at in range(self.ranges):
                 read.take(self.left.get(self._left_name(read, phase, at)))

@@ -159,7 +159,7 @@ def give_run(encoder: str, name: str, work: Path) -> None:
 
 
 def align(part: str, work: Path) -> None:
-    """Gives all alignments of a part that are not finished, and measures each."""
+    """Give all alignments of a part that are not finished, and measure each."""
     give_run(BASE, "base", work)
     if part == "tap" and not (work / "models" / "best-tap" / "alignment.json").is_file():
         give(best_tap_command(), work, part)
@@ -283,7 +283,7 @@ def followed(part: str, work: Path) -> list[dict[str, Any]]:
 
 
 def gather(part: str, work: Path) -> None:
-    """Keeps what the finished runs of a part came to."""
+    """Keep what the finished runs of a part came to."""
     results = described(part, work) | compared(part, work)
     if part == "spatial":
         results["followed"] = followed(part, work)

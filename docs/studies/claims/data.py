@@ -58,8 +58,10 @@ def scenes(draw: int = 1, n: int = FIT + TEST, size: int = 112) -> dx.Dataset:
 
 
 def views(draw: int = 1, n: int = VIEWS, size: int = 112) -> dx.Dataset:
-    """Scenes seen twice, moved, turned and under another lamp; both views of a scene are a group, which label-free
-    measures of agreement need."""
+    """Scenes seen twice, moved, turned and under another lamp.
+
+    Both views of a scene are a group, which label-free measures of agreement need.
+    """
     data = dx.build("dataset", f"shapes?n={n}&size={size}&views=2&seed={FIRST_SEED + draw}")
     ids = [f"{name}-{view}" for view in "ab" for name in data.ids]
     split = splits(data.ids, draw, n // 2, n - n // 2)

@@ -40,7 +40,7 @@ def stages(said: str) -> list[tuple[float, str]]:
 
 
 def rehearse(work: Path) -> dict[str, Any]:
-    """Gives the command once and measures it."""
+    """Give the command once and measure it."""
     given, began = command(IMAGES, "runs/pe-l"), time.time()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     work.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ def give(name: str, draw: int, work: Path) -> None:
 
 
 def gather(name: str, work: Path) -> None:
-    """Writes results/CELL.json from the draws that are there."""
+    """Write results/CELL.json from the draws that are there."""
     import contrasts
 
     import diagnostics as dx

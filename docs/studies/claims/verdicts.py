@@ -93,8 +93,9 @@ def slopes(cell: str, key: str) -> tuple[Pairs, float]:
 
 
 def order(claim: Mapping[str, Any], cell: str) -> Pairs:
-    """Late minus middle of the second target minus that of the first, both in shares of their range; targets count as
-    independent, which widens the error where scenes that are hard for one are hard for the other.
+    """Late minus middle of the second target minus that of the first, both in shares of their range.
+
+    Targets count as independent, which widens the error where scenes that are hard for one are hard for the other.
     """
     (first, range_1), (second, range_2) = (slopes(cell, claim[name]) for name in ("first", "second"))
     return [

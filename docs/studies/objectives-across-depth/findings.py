@@ -38,8 +38,11 @@ def best(one: Mapping[str, Any]) -> Mapping[str, float | None]:
 
 
 def gaps(results: Json, groups: Sequence[str] = TRAINED) -> list[dict[str, Any]]:
-    """Every hidden gap of these groups: whether its own interval shows it, whether it survives Holm's correction for all of
-    them, and in how many trainings, each by itself and over samples alone, it is shown."""
+    """Every hidden gap of these groups, and what shows it.
+
+    Whether its own interval shows it, whether it survives Holm's correction for all of them, and in how many trainings,
+    each by itself and over samples alone, it is shown.
+    """
     found = [one for one in results["groups"] if one["group"] in groups and one["profile"].startswith("linear_probe/")]
     corrected = holm(np.array([p_of(one) for one in found]))
     members = {group: [run["name"] for run in results["runs"] if run["group"] == group] for group in groups}
@@ -99,8 +102,11 @@ def steps(found: Mapping[str, Json]) -> int | None:
 
 
 def costs(results: Json) -> list[dict[str, Any]]:
-    """Of each alignment: the tap that each seed lifted (a dash where nothing was hidden, so that there is none), its recovered
-    share, and of how many other targets its own interval shows that output and best score rose or fell."""
+    """Of each alignment: the tap that each seed lifted, and what it cost.
+
+    A dash where nothing was hidden, so that there is none; its recovered share, and of how many other targets its own
+    interval shows that output and best score rose or fell.
+    """
     made: list[dict[str, Any]] = []
     runs = [run for run in results["runs"] if run["lineage"].get("for")]
     bases = sorted({one["base"] for one in shares(results)})

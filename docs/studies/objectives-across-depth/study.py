@@ -92,8 +92,11 @@ KEPT = {
 
 
 def give(command: str, work: Path, *, may_refuse: bool = False) -> str:
-    """What a command prints. An alignment of which nothing is hidden says so, which is a finding: then it is "" with
-    `may_refuse`; whatever else fails ends the study."""
+    """What a command prints.
+
+    An alignment of which nothing is hidden says so, which is a finding: then it is "" with `may_refuse`; whatever else
+    fails ends the study.
+    """
     print(f"$ {command}", file=sys.stderr, flush=True)
     found = subprocess.run(
         ["sh", "-c", command],
@@ -120,7 +123,7 @@ def give_run(command: str, work: Path) -> None:
 
 
 def run_system(name: str, work: Path) -> None:
-    """Gives all commands of a system and keeps what the comparison found."""
+    """Give all commands of a system and keep what the comparison found."""
     if name == "fracast":
         give_run(FRACAST[0], work)
         give(FRACAST[1], work, may_refuse=True)
@@ -186,8 +189,10 @@ def _rounded(value: Any) -> Any:
 
 
 def pack(work: Path) -> None:
-    """Rounds the encoders of lorenz (all seeds), of the other systems and of shapes (one seed) to float16, into the training
-    plugin."""
+    """Round the encoders of lorenz, of the other systems and of shapes to float16, into the training plugin.
+
+    All seeds of lorenz, one of the others.
+    """
     import diagnostics_training
 
     from diagnostics import load_encoder, save_encoder

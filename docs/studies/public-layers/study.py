@@ -98,8 +98,10 @@ def values(folder: Path, measure: str, like: Cells) -> Cells:
 
 
 def transfer(cells: Cells, first: int, most: int) -> Cells:
-    """The share in which each layer is the best of so many other tasks of the model, over all sets of them (a draw of
-    `MOST_SETS`); scores of a task relative to their mean and spread over layers.
+    """The share in which each layer is the best of so many other tasks of the model.
+
+    It is taken over all sets of them (a draw of `MOST_SETS`); scores of a task are relative to their mean and spread
+    over layers.
     """
     draws, found = np.random.default_rng(0), {}
     for model, task in cells:
@@ -168,8 +170,10 @@ def ends(interval: Interval) -> dict[str, float]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """For each choice of candidates and each rule: cells, mean regret, and the difference from random and from the
-    last layer on the same cells, with intervals over tasks alone and over tasks and models.
+    """For each choice of candidates and each rule: cells, mean regret, and differences.
+
+    They are those from random and from the last layer on the same cells, with intervals over tasks alone and over tasks
+    and models.
     """
     cells = scores(folder)
     found: dict[str, Any] = {"cells": len(cells), "tasks": len({task for _, task in cells}), "models": list(MODELS)}

@@ -1,3 +1,4 @@
-"""Procedural scenes and clips with exact ground truth: `world` draws them, `render` shows them, `dataset` hands them
-over.
+"""Procedural scenes and clips with exact ground truth.
+
+`world` draws them, `render` shows them, `dataset` hands them over.
 """

@@ -43,8 +43,9 @@ def caption(scene: Scene) -> str:
 
 
 def frame_caption(scene: Scene, frame: int) -> str:
-    """One sentence about a frame by itself: of the objects that count as visible in it, where they then are, and no
-    motion.
+    """One sentence about a frame by itself.
+
+    It tells of the objects that count as visible in it, where they then are, and no motion.
     """
     seen = scene.visible[frame] >= scene.least
     return _sentence([_phrase(scene, i, frame, moves=False) for i in _in_order(scene, frame, seen)])
@@ -129,8 +130,11 @@ NOTHING = "nothing"
 
 
 def questions(scene: Scene) -> tuple[Question, ...]:
-    """Questions about a scene: shape and colour of its main object, how many objects are visible, and the shape
-    of the largest visible one whose centre is in the upper left quarter of the (first) image, or `NOTHING`."""
+    """Questions about a scene.
+
+    Shape and colour of its main object, how many objects are visible, and the shape of the largest visible one whose
+    centre is in the upper left quarter of the (first) image, or `NOTHING`.
+    """
     main, count = scene.world.objects[scene.main], int(scene.seen.sum())
     pixels, half = scene.visible.sum(axis=0), scene.masks.shape[1] / 2
     there = [i for i, seen in enumerate(scene.seen) if seen and (scene.centres[0, i] < half).all()]

@@ -65,8 +65,9 @@ class View:
         return slice(first, max(first, min(self.size, math.ceil(max(ends)))))
 
     def depth(self, crop: Crop, points: int) -> np.ndarray:
-        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop; FAR where the plane is not
-        hit.
+        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop.
+
+        FAR where the plane is not hit.
         """
         towards = self._along(self.plane.normal, crop, points)
         away = float(self.plane.origin @ self.plane.normal)
@@ -82,8 +83,9 @@ class View:
         return Hits(z, p, q)
 
     def footprint(self, z: np.ndarray) -> np.ndarray:
-        """Extent of a pixel on the plane at depth z, in the direction in which it spans most; rays taken as unit
-        long.
+        """Extent of a pixel on the plane at depth z, in the direction in which it spans most.
+
+        Rays taken as unit long.
         """
         return (z * z) * (2 / (FOCAL * self.size * abs(float(self.plane.origin @ self.plane.normal))))
 
@@ -205,8 +207,9 @@ _NOISE = 2.5
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip (with one frame, an image) and the truth about it. t: frames; k: objects; object i has number i + 1 in
-    masks.
+    """A clip (with one frame, an image) and the truth about it.
+
+    t: frames; k: objects; object i has number i + 1 in masks.
 
     pixels: uint8 [t, y, x, 3].
     masks: int8 [t, y, x], the object at the pixel's centre, the same number in all frames; 0 wall and floor.
@@ -252,8 +255,10 @@ MOST_MATCHES = 32
 
 
 def render_views(seed: int, index: int, size: int, objects: int = MOST_OBJECTS) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """Scene `index` of a seed, its second view uint8 [y, x, 3], and [match, 5] as of `pad_matches`: points on objects
-    that both views see, of which the same is seen in both by where a pixel is there and back.
+    """Scene `index` of a seed, its second view uint8 [y, x, 3], and [match, 5] as of `pad_matches`.
+
+    Matches are points on objects that both views see, of which the same is seen in both by where a pixel is there and
+    back.
     """
     world = draw(seed, index, objects)
     other, seen = second_view(world, seed, index)
@@ -326,8 +331,9 @@ def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: 
 
 
 def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The nearest view, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid
-    them.
+    """The nearest view, int8, and its depth, at all points [y, x].
+
+    And of objects the pixels if nothing hid them.
     """
     wall, floor = (view.depth(view.crop(), _POINTS) for view in views[:2])
     seen, depth, whole = (floor < wall).astype(np.int8), np.minimum(wall, floor), list[int]()

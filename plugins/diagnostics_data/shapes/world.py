@@ -1,5 +1,6 @@
-"""The world before anyone looks: a wall, a floor and one to six flat objects in a room, their motion, and the
-light.
+"""The world before anyone looks.
+
+A wall, a floor and one to six flat objects in a room, their motion, and the light.
 
 Units: the camera looks along z (x to the right, y down) and sees x / z and y / z between -1 / FOCAL and 1 / FOCAL;
 objects have radii of 0.4 to 0.9. Time in frames. Nothing here knows the size of the image.
@@ -174,8 +175,9 @@ _TRIES = 12
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane at one moment, seen from the camera: `origin`, the directions `right` and `down`, and `normal`, all
-    [3].
+    """A plane at one moment, seen from the camera.
+
+    `origin`, the directions `right` and `down`, and `normal`, all [3].
     """
 
     origin: np.ndarray
@@ -245,8 +247,11 @@ class Surface:
 
 @dataclass(frozen=True)
 class World:
-    """`surfaces`: wall, floor, then the objects; `light` [3] points to the light; `ambient` and `lamp` are how bright
-    it is everywhere and where light falls straight; `haze` [3] is what distance fades into, by `fading` a unit."""
+    """`surfaces`: wall, floor, then the objects.
+
+    `light` [3] points to the light; `ambient` and `lamp` are how bright it is everywhere and where light falls
+    straight; `haze` [3] is what distance fades into, by `fading` a unit.
+    """
 
     surfaces: tuple[Surface, ...]
     camera: Sway

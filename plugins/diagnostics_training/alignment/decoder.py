@@ -28,8 +28,10 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def checked_folder(name: str, kind: str, remedy: str) -> Path:
-    """The folder of that name. Raises where it holds no model, and where its configuration names a kernel of the hub,
-    which is code that building the model would fetch and run.
+    """The folder of that name.
+
+    Raises where it holds no model, and where its configuration names a kernel of the hub, which is code that building
+    the model would fetch and run.
 
     kind: what the model is to be, in words; remedy: what to do, as the end of a sentence.
     """
@@ -59,8 +61,9 @@ def _mappings(part: Any) -> Generator[dict[str, Any]]:
 
 
 def check_weights(model: Any, info: Mapping[str, Any], named: str, remedy: str) -> None:
-    """Raises where weights of a model were not in its files, by what `from_pretrained` tells with
-    `output_loading_info`.
+    """Raise where weights of a model were not in its files.
+
+    `from_pretrained` tells so with `output_loading_info`.
     """
     if lacking := sorted(map(str, info["missing_keys"])):
         raise DiagnosticsError(
@@ -97,8 +100,10 @@ def pooled(grid: Grid, pool: int) -> Grid:
 
 
 class Projector(nn.Module):
-    """Linear, GELU, Linear on each grid token, after adaptive average pooling of the grid (see `pooled`); the hidden
-    layer is as wide as the output."""
+    """Linear, GELU, Linear on each grid token, after adaptive average pooling of the grid (see `pooled`).
+
+    The hidden layer is as wide as the output.
+    """
 
     def __init__(self, features: int, width: int, pool: int = 1) -> None:
         super().__init__()
@@ -131,8 +136,9 @@ class Projector(nn.Module):
 
 
 def with_projector(encoder: TorchEncoder, width: int, pool: int = 1) -> TorchEncoder:
-    """An encoder whose output is the last thing it has, with a projector as a head tap beyond depth 1; the output stays
-    its output.
+    """An encoder whose output is the last thing it has, with a projector as a head tap beyond depth 1.
+
+    The output stays its output.
 
     The projector becomes a part of the encoder's own module, where that has none yet. Built again by
     `projected?base=...`.
@@ -253,8 +259,9 @@ class Decoder:
 
 
 def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = False) -> Decoder:
-    """The decoder in a folder, in eval mode on the CPU, in bfloat16 where `half`; or the `tiny` one, which knows the
-    words of `texts` and has weights of `seed`.
+    """The decoder in a folder, in eval mode on the CPU, in bfloat16 where `half`.
+
+    Or the `tiny` one, which knows the words of `texts` and has weights of `seed`.
 
     Raises DiagnosticsError for a folder that holds none, for code or pickles, and for a model that takes no
     `inputs_embeds` or lets a token see later ones.
@@ -346,8 +353,9 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
 
 @torch.no_grad()
 def _check_causal(decoder: Decoder) -> None:
-    """Raises where the logits of a token change with a later one: answers could then be read off, and padding would
-    count.
+    """Raise where the logits of a token change with a later one.
+
+    Answers could then be read off, and padding would count.
     """
     most = int(decoder.model.get_input_embeddings().weight.shape[0])
     ids = torch.arange(5)[None] * (most // 5)

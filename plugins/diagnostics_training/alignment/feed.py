@@ -58,7 +58,7 @@ class View:
         return seen.round().clamp(0, 255).permute(1, 2, 0).numpy().reshape(sample.shape).astype(sample.dtype)
 
     def part(self, seen: Sequence[tuple[float, float]], extent: Sequence[int]) -> Part:
-        """Which part of an image of that extent lies where `seen` is in the view of it; both in pixels."""
+        """The part of an image of that extent that lies where `seen` is in the view of it; both in pixels."""
         rows, columns = (
             (n * start + low * (stop - start), n * start + high * (stop - start))
             for (low, high), n, start, stop in zip(seen, extent, self.start, self.stop, strict=True)
@@ -67,8 +67,10 @@ class View:
 
 
 def draw_view(rng: np.random.Generator) -> View:
-    """An aspect from 3/4 to 4/3 of the image's own, each as likely as its inverse; mirrored or not; brightness and
-    saturation within a third."""
+    """An aspect from 3/4 to 4/3 of the image's own, each as likely as its inverse.
+
+    Mirrored or not; brightness and saturation within a third.
+    """
     aspect = float(np.exp(rng.uniform(-np.log(ASPECT), np.log(ASPECT))))
     margin = ((1 - 1 / max(1.0, aspect)) / 2, (1 - min(1.0, aspect)) / 2)
     start, stop = margin, (1 - margin[0], 1 - margin[1])
@@ -79,9 +81,11 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) -> Tensor:
-    """Maps float [B, M, y, x] at the centres of the cells that cut a part of each, in places of the map, into a grid of
-    this
-    shape: bilinear, float32 [B, M, *shape]. What lies beyond a map has the value of its edge."""
+    """Maps float [B, M, y, x] at the centres of the cells that cut a part of each into a grid.
+
+    The part is in places of the map, `shape` is the grid's: bilinear, float32 [B, M, *shape]. What lies beyond a map
+    has the value of its edge.
+    """
     ends = torch.as_tensor(parts, dtype=torch.float32, device=maps.device)
     places: list[Tensor] = []
     for axis, (cells, extent) in enumerate(zip(shape, maps.shape[2:], strict=True)):
@@ -98,8 +102,9 @@ def sampled(maps: Tensor, parts: Sequence[Part] | Tensor, shape: Sequence[int]) 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a tap's grid tokens lie in a raw image: the grid's shape (rows, columns), and what of an image it
-    covers.
+    """Places of a tap's grid tokens in a raw image.
+
+    The grid's shape (rows, columns), and what of an image it covers.
     """
 
     shape: tuple[int, int]
@@ -107,7 +112,7 @@ class Places:
 
     @property
     def tokens(self) -> int:
-        """How many."""
+        """Number of tokens."""
         return self.shape[0] * self.shape[1]
 
 
@@ -167,7 +172,7 @@ class Feed:
 
     @property
     def section(self) -> str:
-        """What the student reads."""
+        """The section that the student reads."""
         return MASKED if self.mask else OWN
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
@@ -183,7 +188,7 @@ class Feed:
         return self.sections([self.dataset[int(row)] for row in rows], step, places)
 
     def sections(self, samples: Sequence[np.ndarray], step: int, places: Sequence[int]) -> dict[str, Tensor]:
-        """What each reader makes of raw samples, and the student of what is left of them."""
+        """Sections that each reader makes of raw samples, and the student of what is left of them."""
         batch: dict[str, Tensor] = {}
         for section, encoder in self.readers.items():
             batch |= _section(section, encoder, samples)
@@ -193,7 +198,7 @@ class Feed:
         return batch
 
     def less(self, sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What the student sees of a raw sample."""
+        """The rest of a raw sample that the student sees."""
         return hidden(self.dataset.modality, sample, self.mask, rng)
 
 
@@ -202,8 +207,10 @@ def _section(name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict
 
 
 def _readers(student: Encoder, teachers: Sequence[Teacher], mask: float) -> dict[str, Encoder]:
-    """Who preprocesses for each section: one where several teachers read the same, and the student's own where nothing
-    is hidden from it."""
+    """The preprocessors of the sections.
+
+    One serves where several teachers read the same, and the student's own where nothing is hidden from it.
+    """
     readers: dict[str, Encoder] = {teacher.section: teacher.encoder for teacher in teachers}
     return readers if mask else {OWN: student, **readers}
 
@@ -235,13 +242,15 @@ def hidden(
 
 
 def equal_cells(extent: int, cells: int) -> np.ndarray:
-    """Which of so many equal cells each place of an axis lies in, int [place]; no more cells than places."""
+    """The cell, of so many equal ones, of each place of an axis, int [place]; no more cells than places."""
     return np.arange(extent) * min(cells, extent) // extent
 
 
 def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.ndarray]:
-    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x]; what lies beyond the
-    grid belongs to the block at its edge."""
+    """The block of `side` tokens of each row and each column of an image, int [y] and [x].
+
+    What lies beyond the grid belongs to the block at its edge.
+    """
     axes: list[np.ndarray] = []
     for n, (start, stop), tokens in zip(extent, places.covers(tuple(extent)), places.shape, strict=True):
         token = np.floor((np.arange(n) + 0.5 - start) / (stop - start) * tokens).astype(int)
@@ -250,7 +259,7 @@ def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.nd
 
 
 def _chosen(cells: Sequence[np.ndarray], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Which places [*extent] lie in hidden cells, bool; `cells` says for each axis which cell a place lies in."""
+    """Mask of the places [*extent] in hidden cells, bool; `cells` says for each axis which cell a place lies in."""
     shape = [int(axis.max()) + 1 for axis in cells]
     count = math.prod(shape)
     drawn = np.zeros(count, bool)

@@ -55,7 +55,7 @@ class Pair:
 
 
 def check_texts(dataset: Dataset) -> None:
-    """Raises for a dataset without texts, and for empty ones: how many, and which first."""
+    """Raise for a dataset without texts, and for empty ones: how many, and which first."""
     if not dataset.questions:
         raise DiagnosticsError(
             f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions "
@@ -97,8 +97,9 @@ class Pairs:
         return self._pair(question, question.wordings[rng.integers(len(question.wordings))])
 
     def tested(self, row: int) -> list[Pair]:
-        """All questions of a sample, each in one wording that is held back where there are any; by turns from sample to
-        sample.
+        """All questions of a sample, each in one wording that is held back where there are any.
+
+        By turns from sample to sample.
         """
         return [
             self._pair(question, wordings[row % len(wordings)])
@@ -131,8 +132,9 @@ class Pairs:
 
 
 def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """Pairs as a batch, int64 [pair, token] each: `ids`, prompt and answer, and `labels`, the answer alone and else
-    `IGNORED`.
+    """Pairs as a batch, int64 [pair, token] each.
+
+    `ids`, prompt and answer, and `labels`, the answer alone and else `IGNORED`.
 
     They are padded on the right, where a causal decoder does not see the padding.
     """
@@ -153,8 +155,9 @@ def laid_out(pairs: Sequence[Pair]) -> dict[str, Tensor]:
 
 
 class Language(Alignment):
-    """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question; the mean
-    over an answer, then over the batch.
+    """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question.
+
+    The mean over an answer, then over the batch.
 
     What the decoder reads: its start, the projected grid tokens that stand for data, the question, the answer. No
     encoder teaches, and only DropPath behaves as in training. A decoder that is not trained is no part of this module:
@@ -206,9 +209,10 @@ class Language(Alignment):
     def answered(
         self, shown: tuple[Tensor, Tensor | None] | None, ids: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of each question [B, L] with its labels: the loss of its answer, in nats a token, and whether the decoder
-        would give this answer and no more, always taking the likeliest token. Nothing of a sample is shown where
-        `shown` is None.
+        """Of each question [B, L] with its labels: the loss of its answer, and whether it would be given.
+
+        Losses are in nats a token; an answer counts as given where the decoder would give it and no more, always taking
+        the likeliest token. Nothing of a sample is shown where `shown` is None.
 
         An answer is right where each of its tokens is the likeliest after those before it, so one pass tells.
         """
@@ -271,8 +275,10 @@ class Language(Alignment):
 
 
 def _without_gaps(sequence: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Sequences whose tokens that stand for no data have gone to the end, where a causal decoder does not see them,
-    their labels, and from which token on labels may be found, counted from the end."""
+    """Sequences whose tokens that stand for no data have gone to the end, and their labels.
+
+    A causal decoder does not see them there. Also from which token on labels may be found, counted from the end.
+    """
     kept = torch.ones(labels.shape, dtype=torch.bool, device=labels.device)
     kept[:, 1 : 1 + valid.shape[1]] = valid
     order = (~kept).byte().argsort(dim=1, stable=True)
@@ -433,8 +439,11 @@ def _plain(*numbers: Any) -> list[float | None]:
 
 
 class QuestionFeed(Feed):
-    """`feed(step, rank, world)`: a process's part of a step's batch; which question of a sample, and in which of its
-    wordings, is a function of the step and of where the sample stands in the batch."""
+    """`feed(step, rank, world)`: a process's part of a step's batch.
+
+    Which question of a sample, and in which of its wordings, is a function of the step and of where the sample stands
+    in the batch.
+    """
 
     def __init__(self, start: Start, pairs: Pairs, batch: int) -> None:
         super().__init__(

@@ -81,7 +81,7 @@ class DropPath(nn.Module):
 
 
 class Residual(nn.Module):
-    """What a block gives, with all that it added to what it took scaled."""
+    """A block's output, with all that it added to what it took scaled."""
 
     def __init__(self, block: Block, init: float, like: Tensor) -> None:
         super().__init__()
@@ -100,8 +100,11 @@ class Residual(nn.Module):
 
 
 def residual_blocks(encoder: TorchEncoder) -> list[Block]:
-    """The blocks of an encoder's trunk, in order: modules with parts after which a tap stands, and which, in a pass
-    over the example, gave a tensor of the shape that they took."""
+    """The blocks of an encoder's trunk, in order.
+
+    They are modules with parts after which a tap stands, and which, in a pass over the example, gave a tensor of the
+    shape that they took.
+    """
     trunk = [tap for tap in encoder.taps if tap.part == "trunk" and tap.site and tap.site.when == "after"]
     known = {tap.site.module: (tap.features, tap.site) for tap in trunk if tap.site}
     inside = {name: encoder.module.get_submodule(name) for name in known if name}
@@ -130,7 +133,7 @@ def _kind(module: nn.Module, layout: str) -> Literal["slots", "gammas", "whole"]
 
 
 def _keeping_shape(encoder: TorchEncoder, modules: Mapping[str, nn.Module]) -> set[str]:
-    """Which of the modules gave a tensor (alone, or the first of a tuple) of the shape of the one that they took."""
+    """Those modules that gave a tensor (alone, or the first of a tuple) of the shape of the one that they took."""
     kept: dict[str, bool] = {}
 
     def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -153,8 +156,10 @@ def _taken(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Module:
-    """LayerScale with factors of `init` in the blocks of a module, in place; where a branch has one it is kept, times
-    `init`."""
+    """LayerScale with factors of `init` in the blocks of a module, in place.
+
+    Where a branch has one it is kept, times `init`.
+    """
     for block in blocks:
         inside = module.get_submodule(block.name)
         like = next(p for p in inside.parameters() if p.is_floating_point())
@@ -174,7 +179,7 @@ def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Mo
 
 
 def check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
-    """Raises where a student has no place for DropPath."""
+    """Raise where a student has no place for DropPath."""
     if odd := [block.name for block in blocks if not block.drops]:
         raise DiagnosticsError(
             f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it "
@@ -274,8 +279,9 @@ def taught(teacher: Teacher, batch: Batch) -> Tensor:
 
 
 def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tensor | None = None) -> Tensor:
-    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid: mean over a sample's
-    tokens, then over samples.
+    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid.
+
+    Mean over a sample's tokens, then over samples.
 
     Prefix tokens count where both have as many; grid tokens that are not `valid` do not.
     """
@@ -290,8 +296,11 @@ def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tenso
 
 
 def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
-    """Tokens [B, T, F] of a grid on another of the same axes, by linear interpolation along each axis, with weights
-    that widen where there are fewer cells than before; prefix tokens stay as they are."""
+    """Tokens [B, T, F] of a grid on another of the same axes.
+
+    By linear interpolation along each axis, with weights that widen where there are fewer cells than before; prefix
+    tokens stay as they are.
+    """
     if grid.shape == wanted.shape:
         return tokens
     prefix, cells = tokens[:, : grid.prefix], tokens[:, grid.prefix :]
@@ -306,7 +315,7 @@ def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
 
 
 def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
-    """Raises where the tokens of a student's tap and of a teacher's cannot be compared place by place."""
+    """Raise where the tokens of a student's tap and of a teacher's cannot be compared place by place."""
     if not comparable(tap, teacher.tap):
         own, theirs = tap.grid, teacher.tap.grid
         raise DiagnosticsError(
@@ -318,8 +327,9 @@ def check_grids(tap: Tap, student: str, teacher: Teacher) -> None:
 
 
 def comparable(tap: Tap, other: Tap) -> bool:
-    """True if the grids of two taps have the same axes, and none is one token for the whole sample where the other is
-    not.
+    """True if the grids of two taps have the same axes and can be compared.
+
+    None may be one token for the whole sample where the other is not.
     """
     same = tap.grid.axes == other.grid.axes
     return same and (tap.grid.shape == other.grid.shape or min(tap.grid.tokens, other.grid.tokens) > 1)
@@ -335,7 +345,7 @@ def with_module(encoder: Encoder) -> TorchEncoder:
 
 
 def put_section(section: str, inputs: Any) -> dict[str, Tensor]:
-    """What `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
+    """Put what `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
     if isinstance(inputs, Mapping):
         return {f"{section}/{key}": value for key, value in inputs.items()}
     return {section: inputs}
@@ -381,7 +391,7 @@ class Alignment(Objective):
         return self.student.capture(section_of(batch, self.section), [name], gradient=True)[name]
 
     def valid(self, batch: Batch) -> Tensor | None:
-        """Which of the student's grid tokens stand for data, bool [B, T]; None where all do."""
+        """Mask of the student's grid tokens that stand for data, bool [B, T]; None where all do."""
         return self.student.valid(section_of(batch, self.section), self.tap)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -72,12 +72,14 @@ class Relations(ABC):
 
     @abstractmethod
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
-        """Makes it ready on the process's device: computes what is computed once, for these samples of the dataset."""
+        """Make it ready on the process's device: computes what is computed once, for these samples of the dataset."""
 
     @abstractmethod
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
-        """What a batch holds of one sample, under names that begin with `relations`: of the sample's row in the
-        dataset, its augmented image, and the view that this is of the sample."""
+        """A sample's entries of a batch, under names that begin with `relations`.
+
+        They are made of the sample's row in the dataset, its augmented image, and the view that this is of the sample.
+        """
 
     def relations(self, batch: Batch) -> Tensor:
         """Of a batch, float [B, T, M], without a gradient; what `inputs` gave, unless a teacher computes more."""
@@ -88,8 +90,9 @@ class Relations(ABC):
 
 
 class MaskRelations(Relations):
-    """Shares [T, M] of what the maps of a dataset show: objects of a target of kind `masks`, or else classes of a
-    `token_label`.
+    """Shares [T, M] of what the maps of a dataset show.
+
+    Objects of a target of kind `masks`, or else classes of a `token_label`.
 
     M is the largest number of objects (or classes) of any sample, background included. A cell of which less than half
     is known is unknown. Raises DiagnosticsError for a dataset that has neither.
@@ -129,7 +132,7 @@ class MaskRelations(Relations):
 
 
 def present(labels: np.ndarray) -> np.ndarray:
-    """Which numbers a map holds, in order, without the unknown."""
+    """The numbers that a map holds, in order, without the unknown."""
     return np.flatnonzero(np.bincount(labels[labels >= 0]))
 
 
@@ -203,7 +206,7 @@ class Sam2Relations(Relations):
         self.files: dict[int, Path] = {}
 
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
-        """Computes what is not on disk yet, each process its part."""
+        """Compute what is not on disk yet, each process its part."""
         self.files = {row: self.file(row) for row in rows}
         # Dealt out before looking, since the others write meanwhile.
         missing = [row for row in list(self.files)[world.rank :: world.size] if not self.files[row].is_file()]
@@ -224,7 +227,7 @@ class Sam2Relations(Relations):
         barrier()
 
     def file(self, row: int) -> Path:
-        """Where the logits of a sample are: by its id, its pixels, the weights, the points and the grid."""
+        """File of the logits of a sample: by its id, its pixels, the weights, the points and the grid."""
         image = np.ascontiguousarray(self.dataset[row])
         facts = [self.dataset.ids[row], self.weights, SIDE, *self.places.shape, image.dtype.str, *image.shape]
         digest = hashlib.sha256(json.dumps(facts).encode())
@@ -281,8 +284,9 @@ def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int, b
 
 
 def load_sam2(folder: Path) -> tuple[Any, Any]:
-    """`Sam2Model` and its image processor from a local folder, in float32; nothing is fetched, and no code in it is
-    run.
+    """`Sam2Model` and its image processor from a local folder, in float32.
+
+    Nothing is fetched, and no code in it is run.
 
     Raises DiagnosticsError for what is no such folder, and where weights are missing.
     """
@@ -348,8 +352,9 @@ BLOCK_BYTES = 2**28
 
 
 class SpatialAlignment(Alignment):
-    """Minus the mean cosine to each teacher's tokens, plus how far the cosines of all pairs of grid tokens are from the
-    relations that a further teacher tells; each with weight 1, over all tokens, hidden or not.
+    """Minus the mean cosine to each teacher's tokens, plus how far relations are from a further teacher's.
+
+    Relations are the cosines of all pairs of grid tokens; each with weight 1, over all tokens, hidden or not.
 
     Nothing is trained but the student, and maps where a teacher has another width.
 
@@ -375,8 +380,9 @@ def sharpened(cosine: Tensor) -> Tensor:
 
 
 def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`; in
-    float32.
+    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`.
+
+    In float32.
 
     Pairs of a token with itself count too. A token that is not `valid` (bool [B, T]), or of which the teacher knows
     nothing (all its numbers are 0), is in no pair. One float32 matrix [T, T] of each sample is kept for the gradient,
@@ -411,8 +417,10 @@ def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Ten
 
 
 class SpatialFeed(Feed):
-    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden, with what a
-    teacher of relations reads. A sample's view and its hidden blocks follow from seed, step and its place alone.
+    """A `Feed` of images that are augmented, and of which blocks of `cell` x `cell` tokens are hidden.
+
+    It also holds what a teacher of relations reads. A sample's view and its hidden blocks follow from seed, step and
+    its place alone.
 
     places: of the student's tokens.
     augmented: whether views are drawn, or each image is seen as it is.
@@ -460,8 +468,10 @@ class SpatialFeed(Feed):
 
 
 def align_spatial(job: SpatialJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed` as `align_tap`
-    has them, and `relations`: what teaches them, or None."""
+    """Aligns and saves an encoder and its control (see `student.with_control`).
+
+    `for` and `probed` are as `align_tap` has them, and `relations` is what teaches them, or None.
+    """
     start = start_of(job)
     places = places_of(start.own, start.tap)
     # Options are refused before a folder's content is.
@@ -541,7 +551,7 @@ def relations_of(name: str, start: Start, trust_code: bool = False) -> Relations
 
 
 def rows_of(feed: SpatialFeed, steps: int) -> list[int]:
-    """Which samples of the dataset that many steps read, at least those of one."""
+    """The samples of the dataset that so many steps read, at least those of one."""
     if steps > len(feed.order.rows) // feed.order.batch:
         return sorted(int(row) for row in feed.order.rows)
     return sorted(int(row) for step in range(max(1, steps)) for row in feed.order.part(step, 0, 1)[0])

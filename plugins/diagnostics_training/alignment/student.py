@@ -1,5 +1,6 @@
-"""A student of an alignment, from a base and its data to the encoder in its folder, its control, and `diagnostics align
-tap`.
+"""A student of an alignment, from a base and its data to the encoder in its folder.
+
+Also its control, and `diagnostics align tap`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 
 
 def check_modality(encoder: Encoder, dataset: Dataset) -> None:
-    """Raises where an encoder cannot read a dataset."""
+    """Raise where an encoder cannot read a dataset."""
     if encoder.modality != dataset.modality:
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, but {dataset.name} holds {dataset.modality} samples: "
@@ -116,7 +117,7 @@ class Start:
 
 
 def start_of(job: AlignmentJob) -> Start:
-    """Builds the base and opens the data; raises where they do not fit."""
+    """Build the base and open the data; raises where they do not fit."""
     whole = with_module(build("encoder", job.encoder, trust_code=job.trust_code))
     spec = data_for(job.data, whole)
     # Data that the encoder's file names are trusted as little as what else it names.
@@ -157,8 +158,10 @@ class Student:
 def make_student(
     start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
 ) -> Student:
-    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no
-    place for what was asked for."""
+    """A student, with a `head` where one is put on it.
+
+    Raises where it could not be saved and built again, or has no place for what was asked for.
+    """
     encoder, blocks = scaled(start.base, job.layer_scale)
     encoder = head(encoder) if head else encoder
     trusts = False
@@ -397,8 +400,10 @@ LEAST = 0.01
 
 
 def align_tap(job: TapJob) -> dict[str, Any]:
-    """Aligns and saves an encoder and its control (see `student.with_control`), with `for` and `probed`: data, and
-    score of each tap on val, where the best one was chosen."""
+    """Aligns and saves an encoder and its control (see `student.with_control`).
+
+    With `for` and `probed`: data, and score of each tap on val, where the best one was chosen.
+    """
     start = start_of(job)
     # Options are refused before a folder's content is.
     check_tap(start, job.to, job.target)
@@ -447,7 +452,7 @@ def batches_for(
 
 
 def check_tap(start: Start, to: str, target: str | None) -> None:
-    """Raises where there is no such tap or target, or a tap whose tokens cannot be compared with the student's."""
+    """Raise where there is no such tap or target, or a tap whose tokens cannot be compared with the student's."""
     if target is not None:
         check_target(start.dataset, target)
     else:
@@ -455,7 +460,7 @@ def check_tap(start: Start, to: str, target: str | None) -> None:
 
 
 def check_width(start: Start, teacher: Teacher) -> None:
-    """Raises where a tap of the base has other features than the one that it is to teach."""
+    """Raise where a tap of the base has other features than the one that it is to teach."""
     if teacher.tap.features != start.tap.features:
         raise DiagnosticsError(
             f"Tap {teacher.tap.name} of {start.own.name} has {teacher.tap.features} features and {start.tap.name}, "
@@ -468,8 +473,10 @@ def check_width(start: Start, teacher: Teacher) -> None:
 def chosen_tap(
     start: Start, to: str, target: str | None, where: World, watch: Watch, done: Row | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """The tap that teaches, and what was seen where it is the best for a target; of an alignment that is done, as it
-    was seen then."""
+    """The tap that teaches, and what was seen where it is the best for a target.
+
+    Of an alignment that is done, what was seen then.
+    """
     if target is None:
         return to, None
     if done is not None:
@@ -502,7 +509,7 @@ def group_of(start: Start, to: str, target: str | None) -> str:
 
 
 def check_target(dataset: Dataset, target: str) -> None:
-    """Raises where a dataset lacks a target."""
+    """Raise where a dataset lacks a target."""
     if target not in dataset.targets:
         raise DiagnosticsError(
             f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for.",
@@ -513,10 +520,10 @@ def check_target(dataset: Dataset, target: str) -> None:
 def best_tap(
     base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
-    """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and
-    chosen on val; and what was
-    seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`, `scores` (on test), `score` (what they are: R2,
-    accuracy, mean IoU), `gain` (the best one's minus the output's).
+    """The tap of an encoder, up to its output, from which the target's own probe reads it best.
+
+    It is fitted on train and chosen on val; and what was seen: `tap`, `data`, `probe`, `n` of each split, `chosen_on`,
+    `scores` (on test), `score` (what they are: R2, accuracy, mean IoU), `gain` (the best one's minus the output's).
 
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for
     every place, the tokens of all samples are kept, of others none. Taps of other axes or features than the output's

@@ -57,8 +57,11 @@ class Patches:
 
 
 def positions(grid: tuple[int, ...], width: int, device: str = "cpu") -> Tensor:
-    """Fixed sine-cosine positions [N, F] (Vaswani et al., arXiv 1706.03762): each axis has an equal share of the
-    features, half sines and half cosines of frequencies from 1 down to 1/10,000; features left over are 0."""
+    """Fixed sine-cosine positions [N, F] (Vaswani et al., arXiv 1706.03762).
+
+    Each axis has an equal share of the features, half sines and half cosines of frequencies from 1 down to 1/10,000;
+    features left over are 0.
+    """
     # A compiler makes them once itself, and warns of a cache.
     return _positions(grid, width, device) if torch.compiler.is_compiling() else _kept(grid, width, device)
 
@@ -137,7 +140,7 @@ CHOICES = {
 
 
 def check_choices(**chosen: str) -> None:
-    """Raises for a word that is none of `CHOICES`."""
+    """Raise for a word that is none of `CHOICES`."""
     for name, value in chosen.items():
         if value not in CHOICES[name]:
             raise DiagnosticsError(
@@ -146,7 +149,7 @@ def check_choices(**chosen: str) -> None:
 
 
 def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
-    """Raises for sizes that no encoder has."""
+    """Raise for sizes that no encoder has."""
     for option, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
         if not 1 <= value <= MOST[option]:
             limit = "at least 1" if value < 1 else f"at most {MOST[option]:,}"
@@ -396,7 +399,7 @@ class EncoderObjective(Objective):
 
     @classmethod
     def answers(cls, targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
-        """What it learns of the samples `rows`; raises where the dataset does not have it."""
+        """Answers that it learns for the samples `rows`; raises where the dataset does not have it."""
         return Answers()
 
     def blocks(self) -> Sequence[nn.Module]:

@@ -241,7 +241,7 @@ class Views:
     noise: bool = True
 
     def draw(self, rng: np.random.Generator, count: int, samples: np.ndarray) -> dict[str, Any]:
-        """What is drawn for a view of each of `count` samples like those of `samples`: arrays [sample, ...]."""
+        """Draws for a view of each of `count` samples like those of `samples`: arrays [sample, ...]."""
         if self.modality == "series":
             slack = samples.shape[1] - self.extent[0]
             noise = rng.standard_normal((count, math.prod(samples.shape[2:]), *self.extent), np.float32)

@@ -1,5 +1,6 @@
-"""The objectives: one module each, which defines the loss as its paper does in a class of the module's name. Importing
-this is cheap.
+"""The objectives: one module each, which defines the loss as its paper does in a class of the module's name.
+
+Importing this is cheap.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Contrast: Chen et al., A simple framework for contrastive learning of visual representations (SimCLR, arXiv
-2002.05709).
+"""Contrast of two views (SimCLR).
+
+Chen et al., A simple framework for contrastive learning of visual representations, arXiv 2002.05709.
 
 InfoNCE over two augmented views of each sample: normalised projections, temperature 0.1, all other views of the batch
 (over all processes) as negatives. With `positives=temporal`, for series: Yue et al., TS2Vec (arXiv 2106.10466, section
@@ -23,8 +24,9 @@ PROJECTED = 128
 
 
 class Contrastive(EncoderObjective):
-    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken; `model`'s head is the
-    projector.
+    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken.
+
+    `model`'s head is the projector.
     """
 
     options = ("positives",)

@@ -19,8 +19,9 @@ LEAST_LOG_VARIANCE = -10.0
 
 
 class Forecast(EncoderObjective):
-    """`model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or
-    moments.
+    """A forecast of the next patch.
+
+    `model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or moments.
     """
 
     causal = True
@@ -43,8 +44,9 @@ class Forecast(EncoderObjective):
 
 
 def pinball(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted; predicted [..., level], true
-    [...].
+    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted.
+
+    Predicted [..., level], true [...].
     """
     levels = torch.tensor(LEVELS, dtype=predicted.dtype, device=predicted.device)
     error = true[..., None] - predicted

@@ -100,9 +100,10 @@ def variance(rows: Tensor) -> Tensor:
 
 
 def sigreg(rows: Tensor) -> Tensor:
-    """How far rows [n, F] are from a standard Gaussian: n times the integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2)
-    over t, phi the empirical characteristic function along a random direction, mean over directions (Epps and Pulley,
-    1983).
+    """Distance of rows [n, F] from a standard Gaussian.
+
+    n times the integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) over t, phi the empirical characteristic function along
+    a random direction, mean over directions (Epps and Pulley, 1983).
 
     Directions are drawn from torch's generator of the CPU, afresh each step.
     """

@@ -1,5 +1,6 @@
-"""One checkpoint, replaced whole: weights, optimiser state by the parameter's name and of its groups, the step, and
-what it belongs to.
+"""One checkpoint, replaced whole.
+
+Weights, optimiser state by the parameter's name and of its groups, the step, and what it belongs to.
 
 A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and of
 itself: safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see
@@ -36,8 +37,11 @@ UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attribu
 
 
 class Saver:
-    """Checkpoints of a training in a folder. What is trained is copied, and a second thread hashes and writes it, one
-    checkpoint at a time, while training goes on."""
+    """Checkpoints of a training in a folder.
+
+    What is trained is copied, and a second thread hashes and writes it, one checkpoint at a time, while training goes
+    on.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder, self.identity = folder, identity
@@ -51,11 +55,11 @@ class Saver:
         self._coming = self._pool.submit(_write, self.folder / FILE, step, tensors, self.identity, keep)
 
     def wait(self) -> None:
-        """Returns when the last one is written."""
+        """Return when the last one is written."""
         self._coming.result()
 
     def close(self) -> None:
-        """Waits, and lets the thread go."""
+        """Wait, and let the thread go."""
         self._pool.shutdown()
         self.wait()
 
@@ -89,7 +93,7 @@ def _write(path: Path, step: int, tensors: dict[str, Tensor], identity: Mapping[
 def load_checkpoint(
     folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
 ) -> int:
-    """Puts a checkpoint's tensors in place and gives its step; 0 where there is none.
+    """Put a checkpoint's tensors in place and give its step; 0 where there is none.
 
     Raises DiagnosticsError where it belongs to other settings or data, or cannot be read.
     """
@@ -161,7 +165,7 @@ def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Raises where what is there was made with other settings or data than are asked for, and names them all.
+    """Raise where what is there was made with other settings or data than are asked for, and name them all.
 
     Keys of an identity are options as they are typed, or words. Words that begin with "other" say all that there is to
     say of a value, and since they may follow from something else, they are said only where nothing else differs.

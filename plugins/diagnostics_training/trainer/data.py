@@ -1,5 +1,6 @@
-"""Data of a training: the train split of a data set, held in memory, dealt out in batches that are a function of the
-step.
+"""Data of a training: the train split of a data set, held in memory.
+
+It is dealt out in batches that are a function of the step.
 
 Simulated data sets have no end. Asked for by name alone, they are trained on many series (or scenes) drawn from another
 seed than the one that `diagnostics run` reads by default, so that nothing that is probed later was seen in training.
@@ -39,8 +40,9 @@ It may have a method `ids(step, process, processes)`, the samples' ids, which th
 
 @contextlib.contextmanager
 def batches_ahead(batches: Batches, steps: range, world: World, workers: int) -> Generator[Iterator[Batch]]:
-    """The batches of the steps, in order, in pinned memory where they go to a GPU; all that makes them ends with the
-    context.
+    """The batches of the steps, in order, in pinned memory where they go to a GPU.
+
+    All that makes them ends with the context.
 
     With 0 workers a thread makes the next one, otherwise each worker makes two ahead. Raises what a batch raises, and
     DiagnosticsError where a worker is ended from outside, or on a system other than Linux.
@@ -119,8 +121,9 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """A terminal sends Ctrl-C to workers too; a worker that ended by it would look to this process like one that was
-    killed.
+    """A terminal sends Ctrl-C to workers too.
+
+    A worker that ended by it would look to this process like one that was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -175,8 +178,9 @@ class TrainingData:
 
 
 def data_for(asked: str | None, base: Encoder) -> str:
-    """The specification of the data to align on: as asked for, or those that the encoder was trained on, in its own
-    length.
+    """The specification of the data to align on.
+
+    As asked for, or those that the encoder was trained on, in its own length.
 
     Simulated data named without number and seed are many fresh samples, as in `diagnostics train`.
     """
@@ -266,8 +270,9 @@ def default_patch(modality: str) -> int:
 
 
 def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.ndarray:
-    """The samples as one array; pictures of unequal size as squares of a `side`, the shortest of all that patches
-    fit.
+    """The samples as one array.
+
+    Pictures of unequal size as squares of a `side`, the shortest of all that patches fit.
     """
 
     def read(row: int) -> np.ndarray:
@@ -298,7 +303,7 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
 
 
 def check_batch(batch: int, samples: int, parts: int = 1) -> None:
-    """Raises where that many samples cannot be drawn, or not be computed in so many parts."""
+    """Raise where that many samples cannot be drawn, or not be computed in so many parts."""
     if not 2 <= batch <= samples:
         raise DiagnosticsError(
             f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.", code="bad-sample"
@@ -390,8 +395,10 @@ def spec_of(name: str, options: Mapping[str, object]) -> str:
 
 
 def training_spec(data: str) -> tuple[str, int | None]:
-    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None
-    for other data): number and seed are filled in where a simulated data set was named without them."""
+    """The specification to train on for what was asked for, and the length of a simulated series.
+
+    The length is None for other data. Number and seed are filled in where a simulated data set was named without them.
+    """
     name, options = parse_spec(data)
     if name not in SIMULATED:
         return data, None

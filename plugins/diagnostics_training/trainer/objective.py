@@ -33,7 +33,7 @@ class World:
 
 @contextlib.contextmanager
 def world(device: str | None = None) -> Generator[World]:
-    """Joins the processes that `torchrun` started (nccl on GPUs, gloo elsewhere); alone where it started none.
+    """Join the processes that `torchrun` started (nccl on GPUs, gloo elsewhere); alone where it started none.
 
     `device` is `cpu`, `cuda`, ... or None for a GPU where there is one; of several GPUs each process takes its own.
     """
@@ -58,7 +58,7 @@ def world(device: str | None = None) -> Generator[World]:
 
 
 def barrier() -> None:
-    """Waits for all processes."""
+    """Wait for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -107,7 +107,7 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def own(count: int) -> slice:
-    """Where this process's `count` rows lie among the gathered ones."""
+    """The place of this process's `count` rows among the gathered ones."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     return slice(rank * count, (rank + 1) * count)
 
@@ -144,7 +144,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def output(self, batch: Batch) -> Tensor | None:
-        """What the encoder would hand to users for this batch, pooled: float [sample, feature]; watched for collapse.
+        """The output that the encoder would hand to users, pooled: float [sample, feature]; watched for collapse.
 
         Called without gradients, in eval mode, and by the first process only (so it must not wait for others); None
         where there is nothing to watch.
@@ -171,15 +171,16 @@ class Objective(nn.Module):
         return ()
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
-        """What is drawn for each of `count` samples (masks): arrays [sample, ...], which join the batch.
+        """Draws for each of `count` samples (masks): arrays [sample, ...], which join the batch.
 
         Drawn for the batch over all processes and then dealt out, so that how many there are changes nothing.
         """
         return {}
 
     def before_step(self, step: int) -> None:
-        """Before each step, `step` counted from 0: where it decides what learns. A parameter without a gradient stays
-        as it is.
+        """Before each step, `step` counted from 0: where it decides what learns.
+
+        A parameter without a gradient stays as it is.
         """
 
     def after_step(self, done: int, total: int) -> None:

@@ -37,7 +37,7 @@ from diagnostics_training.trainer.settings import Settings
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder where there is none; raises where that is impossible."""
+    """Make a folder where there is none; raises where that is impossible."""
     with explaining(f"Folder {folder} cannot be made", "give another --out", "unwritable", OSError):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -121,7 +121,7 @@ def digest_of_file(file: Path) -> bytes:
 def finish(
     path: Path, encoder: Encoder, lineage: Mapping[str, Any], row: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Saves the encoder, and beside it what it came to; after that the checkpoint is of no use.
+    """Save the encoder, and beside it what it came to; after that the checkpoint is of no use.
 
     The file says which encoder is to be there before that one takes its place, so that a kill in between leaves no
     encoder of which nothing tells: the same command then does the rest again.
@@ -154,8 +154,10 @@ output.
 
 @dataclass(frozen=True)
 class Look:
-    """Figures of an output [sample, feature] at a step, and of how far a sample's tokens lie apart where they are
-    seen."""
+    """Figures of an output [sample, feature] at a step.
+
+    Also how far a sample's tokens lie apart where they are seen.
+    """
 
     step: int
     rank: float
@@ -180,8 +182,9 @@ class Look:
 
 
 def look(step: int, output_BF: Tensor, tokens_BTF: Tensor | None = None) -> Look:
-    """The figures of an output float [sample, feature] of at least two samples, and of its tokens, where there are at
-    least two of each sample; zeros where they are not finite.
+    """The figures of an output float [sample, feature] of at least two samples, and of its tokens.
+
+    Tokens count where there are at least two of each sample; zeros where they are not finite.
     """
     output = output_BF.detach().double()
     tokens = None if tokens_BTF is None or tokens_BTF.shape[1] < 2 else _spread(tokens_BTF.detach().double(), 1)
@@ -279,8 +282,10 @@ class Monitor:
         evaluation: Mapping[str, float],
         heads: Mapping[str, float],
     ) -> None:
-        """After step `done`, with what was seen of the output and of heads of attention where they were looked at, and
-        what an evaluation gave."""
+        """Note what was seen after step `done`.
+
+        Of the output and of heads of attention where they were looked at, and what an evaluation gave.
+        """
         self.loss = values["loss"]
         line: dict[str, float] = {"step": done, **values}
         if seen is not None:
@@ -333,7 +338,7 @@ class Finite:
         self.first = torch.where(finite, self.first, self.first.clamp(max=done))
 
     def check(self, done: int, name: str, saver: Saver, ids: Callable[[int, int, int], Sequence[str]] | None) -> None:
-        """Raises where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
+        """Raise where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
         loss, gradient = least(self.first).tolist()
         if (step := min(loss, gradient)) > done:
             return
@@ -356,8 +361,9 @@ def _few(ids: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def looking(objective: Objective, settings: Settings) -> Generator[None]:
-    """A context in eval mode, without gradients and in the precision of training, whose random draws change no later
-    ones.
+    """A context in eval mode, without gradients and in the precision of training.
+
+    Its random draws change no later ones.
     """
     device = next(objective.parameters()).device
     objective.eval()
@@ -404,6 +410,7 @@ def times(batch: int, steps: int, seconds: float, waited: float) -> dict[str, fl
 
 def lines(folder: Path, times: bool = False) -> list[dict[str, Any]]:
     """All that was logged, in order, without times unless asked for; a last line that a kill cut short is left out.
+
     Raises DiagnosticsError for another that is none.
     """
     path = folder / METRICS

@@ -149,8 +149,9 @@ def check_attention(
 
 
 def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[str, float]:
-    """Scalars to log of the pass to the objective's output: `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`,
-    `.../keys`.
+    """Scalars to log of the pass to the objective's output.
+
+    `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`, `.../keys`.
 
     Blocks are attentions in the order in which they are computed.
     """
@@ -166,8 +167,11 @@ def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[st
 
 @dataclass(frozen=True)
 class Fitted:
-    """Outcome of a training. `seconds` are those of this process, `looks` the outputs seen for the collapse detector;
-    loss and looks are known to the first process only."""
+    """Outcome of a training.
+
+    `seconds` are those of this process, `looks` the outputs seen for the collapse detector; loss and looks are known to
+    the first process only.
+    """
 
     steps: int
     resumed_from: int
@@ -306,7 +310,7 @@ def fit(
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:
-    """Raises where an objective cannot be trained as the settings say."""
+    """Raise where an objective cannot be trained as the settings say."""
     if settings.accumulate > 1 and objective.compares_samples:
         raise DiagnosticsError(
             f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave "
@@ -341,8 +345,9 @@ def train_step(
     step: int,
     world: World,
 ) -> dict[str, Tensor]:
-    """One step of the optimiser's own parameters; what the module gave, averaged over parts, and the length of their
-    gradient.
+    """One step of the optimiser's own parameters.
+
+    What the module gave, averaged over parts, and the length of their gradient.
     """
     seed_step(settings, step, world)
     for group in optimiser.param_groups:

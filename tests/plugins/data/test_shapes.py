@@ -68,8 +68,11 @@ class Slow:
         self.poses = [pose(world, surface, frame) for surface in world.surfaces]
 
     def hit(self, i: int, y: float, x: float) -> tuple[float, float, float]:
-        """Depth and plane coordinates of what a point in pixels shows of surface i's plane, the z below 0 behind the
-        camera: the unknowns of centre + p a + q b = z ray. The image spans -1/2 to 1/2 at z = 1."""
+        """Depth and plane coordinates of what a point in pixels shows of surface i's plane.
+
+        The z is below 0 behind the camera: the unknowns of centre + p a + q b = z ray. The image spans -1/2 to 1/2 at z
+        = 1.
+        """
         rotation, centre = self.poses[i]
         ray = np.array([x / self.size - 0.5, y / self.size - 0.5, 1.0])
         z, p, q = np.linalg.solve(np.column_stack((ray, -rotation[:, 0], -rotation[:, 1])), centre)
@@ -239,8 +242,10 @@ def test_a_scene_is_the_same_at_every_size_and_length() -> None:
 
 
 def test_edges_are_smooth() -> None:
-    """At the edge of an object a pixel is nearer to the mean of the nine that show it at three times the size than to the
-    middle one."""
+    """At the edge of an object a pixel is an average.
+
+    It is nearer to the mean of the nine that show it at three times the size than to the middle one.
+    """
     off: dict[str, list[np.ndarray]] = {"mean": [], "middle": []}
     for i in range(20):
         small, large = render(0, i, 32), render(0, i, 96)

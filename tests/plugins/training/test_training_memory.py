@@ -63,8 +63,10 @@ def test_an_objective_says_whether_it_compares_samples(name: str, options: dict[
 @pytest.mark.parametrize("parts", [4, 3])
 @pytest.mark.parametrize("optimiser", ["adamw", "lamb"])
 def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path, optimiser: Any, parts: int) -> None:
-    """A batch of 8, also in parts of unequal size. In float64: biases of keys have gradients of 0, and Adam makes steps of the
-    noise that rounding leaves there."""
+    """A batch of 8, also in parts of unequal size.
+
+    In float64: biases of keys have gradients of 0, and Adam makes steps of the noise that rounding leaves there.
+    """
     losses, weights = [], []
     for count in (1, parts):
         built = objective("reconstruct").double()

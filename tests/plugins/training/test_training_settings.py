@@ -96,8 +96,10 @@ def test_decay_is_for_matrices_only(name: Any) -> None:
 
 
 def test_lamb_by_hand() -> None:
-    """Two steps of You et al., algorithm 2: Adam's update with decay, times the length of the weights over its own; a vector
-    takes Adam's update as it is. Gradients far beyond length 1 are not clipped again."""
+    """Two steps of You et al., algorithm 2: Adam's update with decay, times the length of the weights over its own.
+
+    A vector takes Adam's update as it is. Gradients far beyond length 1 are not clipped again.
+    """
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     start = {name: value.detach().double().clone() for name, value in module.named_parameters()}

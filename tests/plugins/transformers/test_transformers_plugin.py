@@ -102,7 +102,7 @@ def batch_of(subject: Any, *samples: np.ndarray) -> Any:
 
 
 def wrapped(layer: Any, seen: list[Any]) -> None:
-    """Notes what a layer's forward pass gives, without any hook."""
+    """Note what a layer's forward pass gives, without any hook."""
     forward = layer.forward
 
     def noting(*args: Any, **kwargs: Any) -> Any:
