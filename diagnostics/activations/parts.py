@@ -196,7 +196,7 @@ def seal_part(store: Store, part: int, files: Mapping[str, int], share: Share, s
 
 
 class LeftGoneError(StorageError):
-    """What launches left was removed meanwhile, by another command that has measured."""
+    """Another command has measured meanwhile, and removed what launches left."""
 
 
 class Left:
