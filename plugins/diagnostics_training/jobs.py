@@ -3,8 +3,6 @@
 Importing it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import shlex

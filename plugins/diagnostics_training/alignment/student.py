@@ -3,8 +3,6 @@
 Also its control, and `diagnostics align tap`.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import tempfile
