@@ -167,11 +167,11 @@ def naming(what: str, code: Code | None = None) -> Generator[None]:
         raise DiagnosticsError(f"{what}: {error}", code=code or error.code) from error
 
 
-def refuse_values(*checks: tuple[object, str]) -> None:
-    """Raise the sentence of the first check that is true, as an error of code `bad-value`.
+def refuse_values(*checks: tuple[object, str] | tuple[object, str, Code]) -> None:
+    """Raise the sentence of the first check that is true.
 
     Args:
-        checks: whether a value is wrong, and the sentence for it.
+        checks: whether a value is wrong, the sentence for it, and the code of that error (`bad-value`).
 
     Examples:
         >>> from diagnostics.plugin import DiagnosticsError, refuse_values
@@ -185,9 +185,9 @@ def refuse_values(*checks: tuple[object, str]) -> None:
         ...     print(error)
         Batch size 0 is below 1: give 1 or more.
     """
-    for wrong, sentence in checks:
+    for wrong, sentence, *code in checks:
         if wrong:
-            raise DiagnosticsError(sentence, code="bad-value")
+            raise DiagnosticsError(sentence, code=code[0] if code else "bad-value")
 
 
 @contextlib.contextmanager

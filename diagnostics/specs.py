@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from diagnostics.errors import DiagnosticsError, explaining, few, name_error
+from diagnostics.errors import DiagnosticsError, explaining, few, name_error, refuse_values
 from diagnostics.options import hints_of
 from diagnostics.registry import ClaimedTwice, plugin_entries, plugins
 
@@ -305,12 +305,10 @@ def _options(spec: str, query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for part in query.split("&") if query else ():
         key, equals, value = part.partition("=")
-        if not key or not equals:
-            raise DiagnosticsError(
-                f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.", code="bad-value"
-            )
-        if key in options:
-            raise DiagnosticsError(f"Option {key} is given twice in '{spec}': keep one of the two.", code="duplicate")
+        refuse_values(
+            (not key or not equals, f"Options of '{spec}' cannot be read: write them as ?key=value&key=value."),
+            (key in options, f"Option {key} is given twice in '{spec}': keep one of the two.", "duplicate"),
+        )
         options[key] = unquote(value)
     return options
 

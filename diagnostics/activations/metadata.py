@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,15 @@ MOST_UNSTATED = 2**32
 
 class DamagedError(Exception):
     """Raised where what lies on disk is not what was written."""
+
+
+@contextlib.contextmanager
+def damage_of(name: str, *errors: type[Exception]) -> Generator[None]:
+    """Turn one of these errors within this context into a DamagedError of the name of a file."""
+    try:
+        yield
+    except errors as error:
+        raise DamagedError(name) from error
 
 
 class Sealing:
@@ -77,10 +86,8 @@ def read_files(folder: Place, files: Mapping[str, str]) -> dict[str, bytes]:
 
     def read(name: str) -> bytes:
         written = files[name]
-        try:
+        with damage_of(name, OSError, ValueError):
             data = folder.get(name, int(written.partition(" ")[2] or MOST_UNSTATED))
-        except (OSError, ValueError) as error:
-            raise DamagedError(name) from error
         if written not in (found := digest(data), found.partition(" ")[0]):
             raise DamagedError(name)
         return data
@@ -98,10 +105,8 @@ def read_array(folder: Place, name: str, files: Mapping[str, str]) -> np.ndarray
         raise DamagedError(name)
     read = read_files(folder, {file: written for file, written in files.items() if file.startswith(f"{name}/")})
     store = MemoryStore({file.removeprefix(f"{name}/"): Buffer.from_bytes(data) for file, data in read.items()})
-    try:
+    with damage_of(name, ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError):
         return np.asarray(zarr.open_array(store, mode="r", zarr_format=3)[...])
-    except (ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError) as error:
-        raise DamagedError(name) from error
 
 
 def write_group(folder: Place, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,11 +130,9 @@ def write_group(folder: Place, attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_document(folder: Place) -> dict[str, Any]:
     """A group's metadata, sealed or not; raises DamagedError where it is no mapping, or too large or deep to be one."""
-    try:
+    with damage_of(NAME, OSError, ValueError, TypeError, AttributeError, RecursionError):
         document = json.loads(folder.get(NAME, MOST_BYTES))
         return {**document, "attributes": dict(document.get("attributes", {}))}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(NAME) from error
 
 
 def read_attributes(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,11 +157,9 @@ def seal(values: Mapping[str, Any]) -> bytes:
 
 def unseal(data: bytes) -> dict[str, Any]:
     """Read a sealed file; raises DamagedError where it is not what was written."""
-    try:
+    with damage_of("JSON", ValueError, TypeError, KeyError, AttributeError, RecursionError):
         values: dict[str, Any] = json.loads(data)
         written = values.pop("digest")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedError("JSON") from error
     if written != _blake(json.dumps(values, sort_keys=True).encode()):
         raise DamagedError("JSON")
     return values
@@ -248,12 +249,10 @@ def read_observed(run: Place, key: str, name: str) -> Observed | None:
     if not SAFE_NAME.fullmatch(name) or folder.head(NAME) is None:
         return None
     attributes = read_attributes(read_document(folder))
-    try:
+    with damage_of(name, KeyError, ValueError, TypeError):
         if attributes["name"] != name or attributes["run"] != key:
             raise DamagedError(name)
         observed: Observed = decode(Observed, attributes)
-    except (KeyError, ValueError, TypeError) as error:
-        raise DamagedError(name) from error
     if not all(SAFE_NAME.fullmatch(tap) for tap in observed.taps):
         raise DamagedError(name)
     read_files(folder, {file: digest for file, digest in observed.files.items() if file.endswith(NAME)})

@@ -4,8 +4,6 @@ Whether encoder and dataset fit, what stored activations depend on, whether the 
 the batches of samples.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib

@@ -37,6 +37,7 @@ from diagnostics.activations.metadata import (
     DamagedError,
     Observed,
     TargetFacts,
+    damage_of,
     left_names,
     observation_names,
     read_array,
@@ -123,10 +124,8 @@ class Store(Activations):
                     code="other-version",
                 )
             attrs = read_attributes(document)
-            try:
+            with damage_of(NAME, KeyError, ValueError, TypeError, DiagnosticsError):
                 contents = Contents.from_attrs(attrs)
-            except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
-                raise DamagedError(NAME) from error
             at_once = (NAME, *(f"samples/{name}/c/0" for name in ("id", "split", "group")))
             described = {file: digest for file, digest in contents.files.items() if file.endswith(at_once)}
             read_files(self.folder, described if verified else {})

@@ -42,7 +42,7 @@ from diagnostics.cli.app import (
     read_config,
     working,
 )
-from diagnostics.errors import DiagnosticsError, explaining, name_error
+from diagnostics.errors import DiagnosticsError, explaining, name_error, refuse_values
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
@@ -554,12 +554,10 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     """
     module = _module(name)
     folder = out / name
-    if folder.exists():
-        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.", code="occupied")
-    if not out.is_dir():
-        raise DiagnosticsError(
-            f"There is no folder {out}: make it first, or choose another --out.", code="missing-file"
-        )
+    refuse_values(
+        (folder.exists(), f"{folder} is there already: choose another name or another --out.", "occupied"),
+        (not out.is_dir(), f"There is no folder {out}: make it first, or choose another --out.", "missing-file"),
+    )
     with explaining(f"{folder} cannot be written", "choose another --out", "unwritable", OSError):
         partial = out / f".{name}.{os.urandom(8).hex()}.partial"
         partial.mkdir()

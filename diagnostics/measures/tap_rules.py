@@ -4,8 +4,6 @@ A rule sees what `Evidence` holds, so that none can look at test. Nothing here l
 command.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.errors import DiagnosticsError, describe, join_names
+from diagnostics.errors import DiagnosticsError, describe, join_names, refuse_values
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import TINY, common_tap
 from diagnostics.measures.regret import Regrets, mean_over_tasks, mean_over_units, noise_floor
@@ -177,16 +177,18 @@ def cells_of(run: RunData, encoder: str) -> list[Cell]:
             beside = {p.measure: p.data for p in profiles if p.target in (None, target) and p is not profile}
             flops = run.store.attrs.get("flops", {})
             cells.append(Cell(encoder, run.dataset, profile.data, beside, flops))
-    if not cells:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            not cells,
             f"{run.path} has no target with a tap to use: run it with a probe on a dataset with targets.",
-            code="no-target",
-        )
-    if all(len(cell.candidates) < 2 for cell in cells):
-        raise DiagnosticsError(
+            "no-target",
+        ),
+        (
+            all(len(cell.candidates) < 2 for cell in cells),
             f"{run.path} has one tap alone up to its output, and nothing to choose: run with more --taps.",
-            code="too-few",
-        )
+            "too-few",
+        ),
+    )
     return [cell for cell in cells if len(cell.candidates) > 1]
 
 

@@ -19,7 +19,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import device_of, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, check_known, importing
+from diagnostics.errors import DiagnosticsError, check_known, importing, refuse_values
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Measure
@@ -290,14 +290,15 @@ class LayerProfiles:
         std: Numbers | None = None,
         size: int | None = None,
     ) -> None:
-        if every < 1:
-            raise DiagnosticsError(f"every={every} is no number of steps: give 1 or more.", code="bad-value")
-        if log is not None and not hasattr(log, "add_scalar") and not callable(log):
-            raise DiagnosticsError(
+        refuse_values(
+            (every < 1, f"every={every} is no number of steps: give 1 or more."),
+            (
+                log is not None and not hasattr(log, "add_scalar") and not callable(log),
                 f"log is a {type(log).__name__}: give an object with add_scalar(name, value, step), or a "
                 f"function of a dict.",
-                code="bad-type",
-            )
+                "bad-type",
+            ),
+        )
         self.every, self.log = every, log
         options: dict[str, Any] = {"taps": taps, "measures": measures, "samples": samples, "seed": seed}
         self._request = InMemoryRequest("LayerProfiles", module, dataset, **options, mean=mean, std=std, size=size)

@@ -1,7 +1,5 @@
 """Encoder and dataset as a caller gives them: names, objects, bare torch modules, arrays, tables, other datasets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +19,7 @@ from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import upright
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, check_known, join_names, name_error
+from diagnostics.errors import DiagnosticsError, check_known, join_names, name_error, refuse_values
 from diagnostics.specs import build
 from diagnostics.vocabulary import Modality
 
@@ -442,17 +440,19 @@ def resolve_inputs(
     Raises DiagnosticsError for what is neither a name, nor one, nor a torch module, nor samples.
     """
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
-    if not isinstance(model, Encoder | nn.Module):
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            not isinstance(model, Encoder | nn.Module),
             f"{caller} was given a {type(model).__name__}: give a name or a diagnostics.Encoder, or a torch module.",
-            code="bad-type",
-        )
-    if isinstance(dataset, nn.Module | int | float | NoneType):
-        raise DiagnosticsError(
+            "bad-type",
+        ),
+        (
+            isinstance(dataset, nn.Module | int | float | NoneType),
             f"{caller} was given a {type(dataset).__name__}: give a name or a diagnostics.Dataset, or arrays as "
             f"(X, y).",
-            code="bad-type",
-        )
+            "bad-type",
+        ),
+    )
     data = _data(dataset, model.modality if isinstance(model, Encoder) else None)
     if isinstance(model, nn.Module):
         return encoder_of(model, data, **fed), data

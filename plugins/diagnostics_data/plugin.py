@@ -1,7 +1,5 @@
 """The entry point: datasets that are simulated, or arrive in wheels. Importing it imports neither torch nor numpy."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 from collections.abc import Generator, Mapping
@@ -99,13 +97,14 @@ def motorcycle(tile: int = 100, views: int = 1) -> dx.Dataset:
     (`Dataset.views`), with `matches` of points. Source: Scharstein et al., High-resolution stereo datasets with
     subpixel-accurate ground truth (GCPR 2014), a quarter of the size, as in `skimage.data.stereo_motorcycle`.
     """
-    if not 8 <= tile <= WIDTH // 3:
-        raise dx.DiagnosticsError(
+    refuse_values(
+        (
+            not 8 <= tile <= WIDTH // 3,
             f"Dataset motorcycle cannot be cut into tiles of tile={tile} pixels: give 8 to {WIDTH // 3}, so that "
             f"there are columns for train, val and test.",
-            code="bad-value",
-        )
-    refuse_values((not 1 <= views <= 2, f"Dataset motorcycle cannot have views={views}: give 1 or 2."))
+        ),
+        (not 1 <= views <= 2, f"Dataset motorcycle cannot have views={views}: give 1 or 2."),
+    )
     left, right, disparity = module_of("motorcycle", "skimage.data", "scikit-image").stereo_motorcycle()
     import numpy as np
 
@@ -519,15 +518,14 @@ def _dataset(name: str, options: tuple[int, int, int], described: Described, abo
     refuse_values(
         (not 10 <= n <= 1_000_000, f"Dataset {name} cannot have n={n} series: give 10 to 1000000."),
         (not 32 <= length <= 65_536, f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps."),
-    )
-    if n * length > MOST_VALUES:
-        raise dx.DiagnosticsError(
+        (
+            n * length > MOST_VALUES,
             f"Dataset {name} with n={n} and length={length} does not fit in memory: "
             f"keep n x length at {MOST_VALUES} or less.",
-            code="too-large",
-        )
-    if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.", code="bad-value")
+            "too-large",
+        ),
+        (seed < 0, f"Dataset {name} cannot have seed={seed}: give 0 or more."),
+    )
     import numpy as np
 
     from diagnostics_data import systems

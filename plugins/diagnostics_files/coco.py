@@ -1,7 +1,5 @@
 """Images with boxes, and perhaps captions, in COCO's format (cocodataset.org/#format-data)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +12,9 @@ import numpy as np
 from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Target, complete_splits, pad_boxes
 from diagnostics.plugin import name_error as unknown_name
 from diagnostics_files.captions import hashed
-from diagnostics_files.decode import picture
+from diagnostics_files.decode import check_there, picture_of
 from diagnostics_files.folder import (
     FileDataset,
-    Unusable,
     folder,
     join_notes,
     parsing,
@@ -46,20 +43,9 @@ class Photo:
     boxes: list[list[float]] = field(default_factory=list[list[float]])
     captions: list[str] = field(default_factory=list[str])
 
-    def require(self) -> None:
-        """Raise where there is no such file."""
-        if not self.path.is_file():
-            raise Unusable(self.name, "is not there", "copy it")
-
     def read(self) -> np.ndarray:
         """Pixels; raises where they are not of the extent that boxes are given in."""
-        self.require()
-        pixels = picture(self.path, self.name)
-        if pixels.shape[:2] != self.extent:
-            (rows, columns), (y, x) = pixels.shape[:2], self.extent
-            why = f"is {rows} x {columns} pixels, and its annotations say {y} x {x}"
-            raise Unusable(self.name, why, "give boxes in its own pixels")
-        return pixels
+        return picture_of(self.extent, self.path, self.name, "its annotations say", "boxes")
 
 
 def coco(path: str, sets: str, targets: str, seed: int, on_error: str) -> FileDataset:
@@ -92,7 +78,7 @@ def coco(path: str, sets: str, targets: str, seed: int, on_error: str) -> FileDa
     kept, left_out = usable([photo.name for photo in photos], lambda i: photos[i].read(), on_error, scheme)
     photos = [photos[i] for i in kept]
     for photo in photos:
-        photo.require()
+        check_there(photo.path, photo.name)
     note = f"{dropped} boxes without area or outside of their images left out" if dropped else ""
     if note:
         warn(f"{scheme}: {note}.")

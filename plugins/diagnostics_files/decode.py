@@ -75,6 +75,26 @@ def picture(source: Path | IO[bytes], name: str) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def picture_of(extent: tuple[int, int], file: Path, name: str, source: str, given: str) -> np.ndarray:
+    """The picture in a file, of this extent (y, x); raises where there is none, or one of another extent.
+
+    `source` says what states the extent, and `given` what is given in its pixels.
+    """
+    check_there(file, name)
+    pixels = picture(file, name)
+    if pixels.shape[:2] != extent:
+        (rows, columns), (y, x) = pixels.shape[:2], extent
+        why = f"is {rows} x {columns} pixels, and {source} {y} x {x}"
+        raise Unusable(name, why, f"give {given} in its own pixels")
+    return pixels
+
+
+def check_there(file: Path, name: str) -> None:
+    """Raise where there is no such file."""
+    if not file.is_file():
+        raise Unusable(name, "is not there", "copy it")
+
+
 def mask(source: Path | IO[bytes], name: str) -> np.ndarray:
     """The numbers of a mask, int32 [y, x], from one channel of 1, 8 or 16 bits or palette indices."""
     image = _picture(source, name)

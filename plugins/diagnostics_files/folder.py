@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.plugin import SPLIT_OF, Dataset, DiagnosticsError, LazySamples, importing, printable
+from diagnostics.plugin import SPLIT_OF, Dataset, DiagnosticsError, LazySamples, importing, printable, refuse_values
 
 # What goes wrong with files: missing packages, damaged files, and whether to go on without them.
 
@@ -235,20 +235,24 @@ def folder(text: str, scheme: str) -> Path:
 def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
     """The file that a specification names."""
     path = Path(text).expanduser()
-    if not path.exists():
-        raise DiagnosticsError(
-            f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.", code="missing-file"
-        )
-    if path.is_dir() and not path.suffix:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            not path.exists(),
+            f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.",
+            "missing-file",
+        ),
+        (
+            path.is_dir() and not path.suffix,
             f"{scheme}:{text} is a folder: give a file, {', '.join(sorted(suffixes))}; a table may have a row for each "
             f"file of the folder.",
-            code="missing-file",
-        )
-    if path.suffix.lower() not in suffixes:
-        raise DiagnosticsError(
-            f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.", code="unsupported"
-        )
+            "missing-file",
+        ),
+        (
+            path.suffix.lower() not in suffixes,
+            f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.",
+            "unsupported",
+        ),
+    )
     if path.suffix.lower() == ".zarr" and path.is_dir():
         check_tree(path)
     else:

@@ -1,11 +1,10 @@
 """Images with phrases and the boxes of what they name: RefCOCO, RefCOCO+ and RefCOCOg, as JSON."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits, pad_phrases
 from diagnostics_files.coco import Photo, by_number, photo_of
+from diagnostics_files.decode import check_there
 from diagnostics_files.folder import FileDataset, folder, join_notes, parsing, read_json, sentence, usable, warn
 
 
@@ -37,7 +36,7 @@ def refcoco(path: str, by: str, images: str, seed: int, on_error: str) -> FileDa
     kept, left_out = usable([photo.name for photo in every], lambda i: every[i].read(), on_error, scheme)
     shown = [every[i] for i in kept]
     for photo in shown:
-        photo.require()
+        check_there(photo.path, photo.name)
     notes = (
         f"{dropped} phrases without a word or a box left out" if dropped else "",
         f"{moved} objects in the split of their image and not in their own" if moved else "",

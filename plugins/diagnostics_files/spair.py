@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits, few, pad_matches
-from diagnostics_files.decode import picture
+from diagnostics_files.decode import picture_of
 from diagnostics_files.folder import (
     FileDataset,
-    Unusable,
     folder,
     join_notes,
     parsing,
@@ -49,14 +48,7 @@ class Side:
 
     def read(self) -> np.ndarray:
         """Pixels; raises where they are not of the extent that points are given in."""
-        if not self.path.is_file():
-            raise Unusable(self.name, "is not there", "copy it")
-        pixels = picture(self.path, self.name)
-        if pixels.shape[:2] != self.extent:
-            (rows, columns), (y, x) = pixels.shape[:2], self.extent
-            why = f"is {rows} x {columns} pixels, and its pair says {y} x {x}"
-            raise Unusable(self.name, why, "give points in its own pixels")
-        return pixels
+        return picture_of(self.extent, self.path, self.name, "its pair says", "points")
 
 
 @dataclass

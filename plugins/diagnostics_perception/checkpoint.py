@@ -15,7 +15,16 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, Encoder, TorchEncoder, build, cut_encoder, few, whole_file
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Encoder,
+    TorchEncoder,
+    build,
+    cut_encoder,
+    few,
+    refuse_values,
+    whole_file,
+)
 from diagnostics_perception.models import (
     ARCHITECTURES,
     LAYER_SCALE,
@@ -365,13 +374,18 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
     Encoder, and one whose activations are not those that its tensors give in `pe:NAME`, bit for bit.
     """
     file = out.expanduser()
-    if file.suffix not in ENDINGS:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            file.suffix not in ENDINGS,
             f"{file} says no format: give a file that ends in {' or '.join(ENDINGS)} (Meta's own code reads .pt).",
-            code="unsupported",
-        )
-    if file.exists() or file.is_symlink():
-        raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.", code="occupied")
+            "unsupported",
+        ),
+        (
+            file.exists() or file.is_symlink(),
+            f"{file} is there already: choose another --out, or remove it.",
+            "occupied",
+        ),
+    )
     whole: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     own, left_out = _own(whole)
     _check_tensors(whole.name, own.module.state_dict())

@@ -10,7 +10,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, name_error
+from diagnostics.plugin import DiagnosticsError, name_error, refuse_values
 
 Positions = Literal["index", "rescaled"]
 Pool = Literal["attention", "class"]
@@ -54,16 +54,14 @@ class Architecture:
     def grid(self, image: int | None = None) -> int:
         """Patches along a side of an image, by default of one as in training; raises where they do not fit."""
         side = self.image if image is None else image
-        if side > 8192:
-            raise DiagnosticsError(
-                f"No image of img_size={side} pixels is encoded: give at most 8,192.", code="bad-value"
-            )
-        if side < self.patch or side % self.patch:
-            raise DiagnosticsError(
+        refuse_values(
+            (side > 8192, f"No image of img_size={side} pixels is encoded: give at most 8,192."),
+            (
+                side < self.patch or side % self.patch,
                 f"An image of {side} x {side} pixels cannot be cut into patches of {self.patch}: "
                 f"choose an img_size that is a multiple of {self.patch}.",
-                code="bad-value",
-            )
+            ),
+        )
         return side // self.patch
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, sample_frames
+from diagnostics.plugin import Dataset, DiagnosticsError, TorchEncoder, refuse_values, sample_frames
 from diagnostics_pretraining.losses import clamp_scale, contrast, divergences, regularisation
 from diagnostics_pretraining.order import Broken, ShardOrder
 from diagnostics_pretraining.recipe import Recipe, Stage, stage_at, steps_of
@@ -201,20 +201,21 @@ class Feed:
         broken: Broken | None = None,
     ) -> None:
         check_batch(batch, len(rows))
-        if dataset.modality not in ("image", "video"):
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                dataset.modality not in ("image", "video"),
                 f"{dataset.name} holds {dataset.modality}, and Perception Encoders are trained on images and clips: "
                 f"give other --data.",
-                code="other-modality",
-            )
-        if clips and dataset.modality != "video":
-            raise DiagnosticsError(
+                "other-modality",
+            ),
+            (
+                clips and dataset.modality != "video",
                 f"{dataset.name} holds images, so that no share of a batch can be clips: give clips, as "
                 f"'shapes?frames=8'.",
-                code="other-modality",
-            )
-        if frames < 1:
-            raise DiagnosticsError(f"Nothing is seen of clips in {frames} frames: give 1 or more.", code="bad-value")
+                "other-modality",
+            ),
+            (frames < 1, f"Nothing is seen of clips in {frames} frames: give 1 or more."),
+        )
         self.dataset, self.vocabulary, self.changes = dataset, vocabulary, changes
         self.stages, self.batch, self.seed = tuple(stages), batch, seed
         self.steps = steps_of(stages, batch)

@@ -533,11 +533,12 @@ def _check(job: RecaptionJob) -> None:
             job.out.is_dir() or job.out.suffix != ".jsonl",
             f"The table {job.out} must have a name that ends in .jsonl: correct --out.",
         ),
+        (
+            job.precision not in PRECISIONS,
+            f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.",
+            "unknown-name",
+        ),
     )
-    if job.precision not in PRECISIONS:
-        raise DiagnosticsError(
-            f"Unknown precision '{job.precision}': give {' or '.join(PRECISIONS)}.", code="unknown-name"
-        )
     for option, prompt in (("--prompt", job.prompt), ("--frame-prompt", job.frame_prompt)):
         if prompt is not None and not prompt.strip():
             raise DiagnosticsError(

@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from diagnostics_training.jobs import WHAT
 from diagnostics_training.trainer.settings import TRAINING, Computation, Optimisation, Seed, Warmup, identity_of
 
-from diagnostics.plugin import DiagnosticsError, Option, decode, explaining, join_names, name_error, options
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Option,
+    decode,
+    explaining,
+    join_names,
+    name_error,
+    options,
+    refuse_values,
+)
 
 # What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
 #
@@ -142,14 +151,14 @@ class Recipe(Optimisation):
     objective: Literal["contrast", "distil"] = "contrast"
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise DiagnosticsError(
-                "A recipe without stages trains nothing: give at least one, with its size and samples.", code="too-few"
-            )
-        if self.batch < 2:
-            raise DiagnosticsError(
-                f"There is nothing to contrast in a batch of {self.batch}: give at least 2.", code="bad-value"
-            )
+        refuse_values(
+            (
+                not self.stages,
+                "A recipe without stages trains nothing: give at least one, with its size and samples.",
+                "too-few",
+            ),
+            (self.batch < 2, f"There is nothing to contrast in a batch of {self.batch}: give at least 2."),
+        )
         shares = [(name, getattr(self, name)) for name in ("mask", "hidden", "mask_from", "clips")]
         shares += [(name, getattr(self.augment, name)) for name in _AUGMENTED] if self.augment else []
         for name, value in shares:
@@ -162,33 +171,34 @@ class Recipe(Optimisation):
                 f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1.",
                 code="bad-value",
             )
-        if self.objective == "distil" and (self.mask or self.augment or self.clips):
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                self.objective == "distil" and (self.mask or self.augment or self.clips),
                 "Distillation uses a teacher's embeddings of whole images, which a recipe with mask, augment or clips "
                 "does not show: leave these out.",
-                code="conflict",
-            )
-        if self.mask and not 0 < self.hidden < 1:
-            raise DiagnosticsError(
+                "conflict",
+            ),
+            (
+                self.mask and not 0 < self.hidden < 1,
                 f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4.",
-                code="bad-value",
-            )
-        if not 0 <= self.mask_weight < math.inf or (not self.mask and (self.mask_weight, self.mask_from) != (1, 0)):
-            raise DiagnosticsError(
+            ),
+            (
+                not 0 <= self.mask_weight < math.inf
+                or (not self.mask and (self.mask_weight, self.mask_from) != (1, 0)),
                 f"A recipe with mask = {self.mask} cannot have mask_weight = {self.mask_weight} and mask_from = "
                 f"{self.mask_from}: give a weight of 0 or more, and neither without mask.",
-                code="bad-value",
-            )
-        if self.mask and self.clips:
-            raise DiagnosticsError(
-                "Patches are hidden in batches of images alone: give mask = 0 or clips = 0.", code="conflict"
-            )
-        if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
-            raise DiagnosticsError(
+            ),
+            (
+                self.mask and self.clips,
+                "Patches are hidden in batches of images alone: give mask = 0 or clips = 0.",
+                "conflict",
+            ),
+            (
+                self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9,
                 f"The mask share {self.mask} is not one in n: every n-th image of a batch is used again with patches "
                 f"hidden, so give 1 divided by a whole number, as 0.0625.",
-                code="bad-value",
-            )
+            ),
+        )
 
     @property
     def largest(self) -> int:
@@ -216,18 +226,18 @@ class Recipe(Optimisation):
                 replace(stage, size=max(2, round(stage.size / self.image * image / patch)) * patch) for stage in stages
             )
         for stage in stages:
-            if stage.size < patch or stage.size % patch or stage.size > image:
-                raise DiagnosticsError(
+            refuse_values(
+                (
+                    stage.size < patch or stage.size % patch or stage.size > image,
                     f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger "
                     f"than the model's {image}: give a multiple of {patch}, at most {image}.",
-                    code="bad-value",
-                )
-            if self.mask and stage.size == patch:
-                raise DiagnosticsError(
+                ),
+                (
+                    self.mask and stage.size == patch,
                     f"An image of {stage.size} pixels is a single patch, of which no part can be hidden: give larger "
                     f"stages, or mask = 0.",
-                    code="bad-value",
-                )
+                ),
+            )
         if samples is not None:
             stages = scaled(stages, samples, self.batch)
         return replace(self, stages=stages, image=None)
@@ -404,21 +414,23 @@ class PretrainJob(Computation, Pairs):
     """A training of `diagnostics train pe`."""
 
     def __post_init__(self) -> None:
-        if (self.recipe is None) == (self.config is None):
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                (self.recipe is None) == (self.config is None),
                 "A training has one recipe: name it with --recipe (1 to 9), or give a file of your own with --config.",
-                code="conflict",
-            )
-        if (self.size is None) == (self.start is None):
-            raise DiagnosticsError(
+                "conflict",
+            ),
+            (
+                (self.size is None) == (self.start is None),
                 "Towers start from new weights of a --size, or from those of a folder (--from): give one of the two.",
-                code="other-weights",
-            )
-        if self.split == "all" and self.evaluation == self.data:
-            raise DiagnosticsError(
+                "other-weights",
+            ),
+            (
+                self.split == "all" and self.evaluation == self.data,
                 "All pairs are trained on, so that none is left to score: give other data to --eval, or --split train.",
-                code="conflict",
-            )
+                "conflict",
+            ),
+        )
 
     @property
     def asked(self) -> Recipe:

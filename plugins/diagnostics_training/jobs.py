@@ -3,8 +3,6 @@
 Importing it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import shlex
@@ -125,15 +123,18 @@ def check_weight(option: str, given: object, weight: float) -> None:
 
 def check_choice(to: str | None, target: str | None) -> None:
     """Raise unless a target is named where the best tap is asked for, and nowhere else."""
-    if to == BEST and target is None:
-        raise DiagnosticsError(
-            f"--to {BEST} is the best tap for a target: name that with --for.", code="missing-option"
-        )
-    if to != BEST and target is not None:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            to == BEST and target is None,
+            f"--to {BEST} is the best tap for a target: name that with --for.",
+            "missing-option",
+        ),
+        (
+            to != BEST and target is not None,
             f"--for names the target of --to {BEST}, and --to names the tap {to}: leave one of them out.",
-            code="bad-target",
-        )
+            "bad-target",
+        ),
+    )
 
 
 def check_start(init: float) -> None:
@@ -287,14 +288,14 @@ class SpatialJob(AlignmentJob):
 
     def __post_init__(self) -> None:
         check_choice(self.to, self.target)
-        if self.to is None and self.relations is None:
-            raise DiagnosticsError(
-                "There is no teacher: give --to TAP, --relations TEACHER, or both.", code="missing-option"
-            )
-        if self.mask_cell < 1:
-            raise DiagnosticsError(
-                f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.", code="bad-value"
-            )
+        refuse_values(
+            (
+                self.to is None and self.relations is None,
+                "There is no teacher: give --to TAP, --relations TEACHER, or both.",
+                "missing-option",
+            ),
+            (self.mask_cell < 1, f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more."),
+        )
         super().__post_init__()
 
 
@@ -339,16 +340,18 @@ class LanguageJob(AlignmentJob):
                 f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to "
                 f"{self.steps}.",
             ),
-        )
-        if self.lm == TINY and not self.train_lm:
-            raise DiagnosticsError(
-                "Decoder tiny starts from random weights and must be trained too: add --train-lm.", code="other-weights"
-            )
-        if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
-            raise DiagnosticsError(
+            (
+                self.lm == TINY and not self.train_lm,
+                "Decoder tiny starts from random weights and must be trained too: add --train-lm.",
+                "other-weights",
+            ),
+            (
+                self.lm != TINY
+                and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()),
                 f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out.",
-                code="occupied",
-            )
+                "occupied",
+            ),
+        )
 
     @property
     def alone(self) -> int:

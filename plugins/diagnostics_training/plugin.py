@@ -3,8 +3,6 @@
 Importing it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence

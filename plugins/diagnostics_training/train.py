@@ -18,6 +18,7 @@ from diagnostics.plugin import (
     central_part,
     load_encoder,
     options,
+    refuse_values,
     stack_taps,
     watcher,
 )
@@ -212,13 +213,14 @@ def check_job(job: TrainJob) -> None:
 
     It is called before samples are made.
     """
-    if job.regulariser not in REGULARISERS:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            job.regulariser not in REGULARISERS,
             f"There is no regulariser '{job.regulariser}': choose one of {', '.join(REGULARISERS)}.",
-            code="unknown-name",
-        )
-    if job.seeds < 1:
-        raise DiagnosticsError(f"There is nothing to train with {job.seeds} seeds: give at least 1.", code="bad-value")
+            "unknown-name",
+        ),
+        (job.seeds < 1, f"There is nothing to train with {job.seeds} seeds: give at least 1."),
+    )
     check_choices(positives=job.positives, **({} if job.likelihood is None else {"likelihood": job.likelihood}))
     check_sizes(job.width, job.depth, job.heads)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Tap, explaining
+from diagnostics.plugin import DiagnosticsError, Tap, explaining, refuse_values
 from diagnostics_transformers.towers import Arguments, Prepared, arguments, from_directory, model_type, setting
 
 # Which part of a sound the tokens behind a stack of convolutions stand for.
@@ -216,17 +216,19 @@ class Sounds:
             )
         known = np.isfinite(values)
         first = int(known.argmax())
-        if not known[first:].all() or not known.any():
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                not known[first:].all() or not known.any(),
                 f"{self.encoder} takes audio that is NaN only before its first sample: fill the gaps.",
-                code="not-finite",
-            )
-        if first and not self.masked:
-            raise DiagnosticsError(
+                "not-finite",
+            ),
+            (
+                first and not self.masked,
                 f"{self.encoder} has no input that marks which part of a sample is sound, so the padding of shorter "
                 f"ones would count: cut all samples to one length.",
-                code="bad-sample",
-            )
+                "bad-sample",
+            ),
+        )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
         rest = self.frames - features.shape[self.time]
         # Axes are counted from the last one, two numbers for each.

@@ -13,7 +13,7 @@ from diagnostics_timm.weights import is_fetching, quick_offline, quiet, seeding
 from torch import nn
 from transformers import AutoConfig
 
-from diagnostics.plugin import DiagnosticsError, describe, explaining, few
+from diagnostics.plugin import DiagnosticsError, describe, explaining, few, refuse_values
 
 _DATA_FILES = (
     "*config.json",
@@ -120,15 +120,14 @@ def _source(name: str) -> str:
                 code="missing-file",
             )
         return str(path)
-    if path.is_file():
-        raise DiagnosticsError(
-            f"{name} is a file: give the directory that holds it with its config.json.", code="missing-file"
-        )
-    if not _HUB_NAME.fullmatch(name) or ".." in name or name.startswith(("~", ".", os.sep)):
-        raise DiagnosticsError(
+    refuse_values(
+        (path.is_file(), f"{name} is a file: give the directory that holds it with its config.json.", "missing-file"),
+        (
+            not _HUB_NAME.fullmatch(name) or ".." in name or name.startswith(("~", ".", os.sep)),
             f"There is no directory {name}: give one with a config.json, or the name of a model on the hub.",
-            code="missing-file",
-        )
+            "missing-file",
+        ),
+    )
     return name
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, discover, explaining
+from diagnostics.plugin import DiagnosticsError, Grid, Tap, TorchEncoder, discover, explaining, refuse_values
 from diagnostics_wheels import ctranslate2
 from diagnostics_wheels.cache import fill, image_encoder, load, to_tensors
 from diagnostics_wheels.wheels import Wheel, needs
@@ -284,17 +284,19 @@ def _sound(sample: np.ndarray) -> np.ndarray:
         )
     known = np.flatnonzero(~np.isnan(sample))
     sound = sample[known[0] :] if len(known) else sample[:0]
-    if len(sound) == 0 or not np.isfinite(sound).all():
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            len(sound) == 0 or not np.isfinite(sound).all(),
             f"{WHISPER.encoder} takes finite numbers, behind NaN only as padding on the left: this sample of "
             f"{len(sample)} has {'none' if len(sound) == 0 else 'others in between'}.",
-            code="not-finite",
-        )
-    if len(sound) > WINDOW:
-        raise DiagnosticsError(
+            "not-finite",
+        ),
+        (
+            len(sound) > WINDOW,
             f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first.",
-            code="bad-sample",
-        )
+            "bad-sample",
+        ),
+    )
     return sound
 
 

@@ -5,8 +5,6 @@ Distance and entropy of their attention, how much of it goes to global tokens, a
 Attention gathers by how much one key gets of a row, how large logits become, and how much a few keys get of all rows.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import abstractmethod
@@ -30,7 +28,7 @@ from diagnostics.encoders.attention import (
 from diagnostics.encoders.attention.capture import FusedCall, OfCall
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Grid, Site, Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.arrays import ShortRepr, as_tensor, over_taps
 from diagnostics.measures.base import Case, Measure, define
 from diagnostics.measures.locality.blocks import extents, lengths, places
@@ -221,14 +219,17 @@ def _check(attention: Any) -> tuple[Tensor, bool]:
     """
     weights = attention.detach() if isinstance(attention, Tensor) else as_tensor(attention)
     shape = tuple(weights.shape)
-    if weights.ndim not in (3, 4) or 0 in shape:
-        raise DiagnosticsError(
-            f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].", code="bad-shape"
-        )
-    if not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()):
-        raise DiagnosticsError(
-            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax.", code="bad-value"
-        )
+    refuse_values(
+        (
+            weights.ndim not in (3, 4) or 0 in shape,
+            f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].",
+            "bad-shape",
+        ),
+        (
+            not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()),
+            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax.",
+        ),
+    )
     return (weights, False) if weights.ndim == 4 else (weights[None], True)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, naming
+from diagnostics.errors import DiagnosticsError, naming, refuse_values
 from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.locality.blocks import plane
@@ -152,13 +152,13 @@ def _pair(prediction: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _mask(x: Any, name: str) -> np.ndarray:
     array = as_array(x)
-    if array.ndim != 2 or 0 in array.shape:
-        raise DiagnosticsError(f"{name} has shape {array.shape}: give one mask as [y, x].", code="bad-shape")
-    if array.dtype != bool and not np.isin(array, (0, 1)).all():
-        raise DiagnosticsError(
+    refuse_values(
+        (array.ndim != 2 or 0 in array.shape, f"{name} has shape {array.shape}: give one mask as [y, x].", "bad-shape"),
+        (
+            array.dtype != bool and not np.isin(array, (0, 1)).all(),
             f"{name} of shape {array.shape} holds more than 0 and 1: compare one object at a time, as masks == object.",
-            code="bad-value",
-        )
+        ),
+    )
     return array.astype(bool)
 
 
@@ -314,16 +314,14 @@ def label_propagation(
     """
     grid = plane(grid, "a frame")
     x, single = token_samples(tokens, "The array of tokens", grid)
-    if single:
-        raise DiagnosticsError(
-            f"tokens has shape {tuple(x.shape[1:])}: give [frame, token, feature].", code="bad-shape"
-        )
-    if neighbours < 1 or window < 0 or memory < 0 or not temperature > 0:
-        raise DiagnosticsError(
+    refuse_values(
+        (single, f"tokens has shape {tuple(x.shape[1:])}: give [frame, token, feature].", "bad-shape"),
+        (
+            neighbours < 1 or window < 0 or memory < 0 or not temperature > 0,
             f"label_propagation got neighbours {neighbours}, window {window}, memory {memory} and temperature "
             f"{temperature}: give at least 1, 0, 0 and a temperature above 0.",
-            code="bad-value",
-        )
+        ),
+    )
     given = as_array(first_mask)
     if given.ndim not in (2, 3) or 0 in given.shape or given.dtype.kind not in "iub":
         raise DiagnosticsError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, naming
+from diagnostics.errors import DiagnosticsError, naming, refuse_values
 from diagnostics.measures.arrays import (
     ShortRepr,
     as_tensor,
@@ -336,16 +336,18 @@ def position_probe(
             code="bad-shape",
         )
     by_split = [np.flatnonzero(names == name) for name in SPLITS]
-    if set(names) != set(SPLITS):
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            set(names) != set(SPLITS),
             f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of "
             f"{', '.join(SPLITS)}.",
-            code="bad-splits",
-        )
-    if not penalties or not min(penalties) > 0:
-        raise DiagnosticsError(
-            f"The penalties are {list(penalties)}: give at least one, all above 0.", code="bad-value"
-        )
+            "bad-splits",
+        ),
+        (
+            not penalties or not min(penalties) > 0,
+            f"The penalties are {list(penalties)}: give at least one, all above 0.",
+        ),
+    )
     if math.prod(grid) == 1:
         nan = float("nan")
         return PositionProbe(nan, np.full(len(grid), nan), nan, nan, nan)

@@ -1,7 +1,5 @@
 """Scores of predicted depth (Eigen et al. 2014, 1406.2283), and their known answers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.arrays import as_tensor
 from diagnostics.measures.base import Case
 
@@ -73,14 +71,18 @@ def depth_by_sample(prediction: Any, truth: Any, align: Align | None) -> dict[st
         )
     p, t = p.flatten(1), t.flatten(1)
     known = ~t.isnan()
-    if not bool(((t > 0) & t.isfinite())[known].all()):
-        raise DiagnosticsError(
-            f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.", code="bad-target"
-        )
-    if not bool(p[known].isfinite().all()):
-        raise DiagnosticsError(
-            f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.", code="not-finite"
-        )
+    refuse_values(
+        (
+            not bool(((t > 0) & t.isfinite())[known].all()),
+            f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.",
+            "bad-target",
+        ),
+        (
+            not bool(p[known].isfinite().all()),
+            f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.",
+            "not-finite",
+        ),
+    )
     there = known.any(dim=1)
     p, t, known = p[there], t[there], known[there]
     weight = known.to(t.dtype) / known.sum(dim=1, keepdim=True)

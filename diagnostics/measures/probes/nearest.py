@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, pair, samples, unit_rows
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
@@ -111,13 +111,14 @@ def knn_votes(
     """
     known, asked = samples(bank, "bank"), samples(queries, "queries")
     codes = torch.from_numpy(class_labels(labels, len(known))).to(known.device)
-    if asked.shape[1] != known.shape[1]:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            asked.shape[1] != known.shape[1],
             f"bank {tuple(known.shape)} and queries {tuple(asked.shape)} do not fit: give equal features.",
-            code="bad-shape",
-        )
-    if min(neighbours) < 1:
-        raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.", code="bad-value")
+            "bad-shape",
+        ),
+        (min(neighbours) < 1, f"neighbours are {neighbours}: give numbers of at least 1."),
+    )
     known, asked = unit_rows(known), asked.to(known.device)
     votes = known.new_zeros(len(neighbours), len(asked), int(codes.max()) + 1)
     most = min(max(neighbours), len(known))
@@ -301,14 +302,14 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
         0.25
     """
     x, y = pair(a, b)
-    if x.shape[1] != y.shape[1]:
-        raise DiagnosticsError(
-            f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.", code="bad-shape"
-        )
-    if len(at) == 0 or min(at) < 1:
-        raise DiagnosticsError(
-            f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.", code="bad-value"
-        )
+    refuse_values(
+        (
+            x.shape[1] != y.shape[1],
+            f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.",
+            "bad-shape",
+        ),
+        (len(at) == 0 or min(at) < 1, f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1."),
+    )
     groups = np.arange(len(x))
     if same is not None:
         names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)

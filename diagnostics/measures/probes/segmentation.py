@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.arrays import cholesky, token_samples
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
@@ -52,15 +52,18 @@ def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
         [[2, 1], [0, 1]]
     """
     p, t = (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for x in (prediction, truth))
-    if p.shape != t.shape:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            p.shape != t.shape,
             f"Prediction and truth have shapes {tuple(p.shape)} and {tuple(t.shape)}: give a class for each place of both.",
-            code="bad-shape",
-        )
-    if p.is_floating_point() or t.is_floating_point():
-        raise DiagnosticsError(
-            f"Prediction and truth are {p.dtype} and {t.dtype}: give the integer number of a class.", code="bad-type"
-        )
+            "bad-shape",
+        ),
+        (
+            p.is_floating_point() or t.is_floating_point(),
+            f"Prediction and truth are {p.dtype} and {t.dtype}: give the integer number of a class.",
+            "bad-type",
+        ),
+    )
     known = t >= 0
     p, t = p.to(t.device)[known].long(), t[known].long()
     if len(t) and not (int(p.min()) >= 0 and max(int(p.max()), int(t.max())) < classes):

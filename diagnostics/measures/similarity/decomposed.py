@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.arrays import centre, pair, svd, svdvals, triangle
 from diagnostics.measures.base import (
     Case,
@@ -528,16 +528,18 @@ def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
     """
     first, second = pair(x, y, 2)
     n, widest = len(first), max(first.shape[1], second.shape[1])
-    if not 0 <= regularization < float("inf"):
-        raise DiagnosticsError(
-            f"gulp has a regularization of {regularization}: give 0 or a positive number.", code="bad-value"
-        )
-    if regularization == 0 and n <= widest:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            not 0 <= regularization < float("inf"),
+            f"gulp has a regularization of {regularization}: give 0 or a positive number.",
+        ),
+        (
+            regularization == 0 and n <= widest,
             f"gulp without regularization has {n} samples of {widest} features: give more samples than features, or a "
             "positive regularization.",
-            code="too-few",
-        )
+            "too-few",
+        ),
+    )
     a, b = unit(first), unit(second)
     if n > a.shape[1] + b.shape[1]:
         # What counts lies in the span of both: fewer rows hold it, and no matrix of n x n is made.

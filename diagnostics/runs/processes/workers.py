@@ -5,8 +5,6 @@ nothing is decided here: without the processes, or with a measure that they cann
 longer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

@@ -1,7 +1,5 @@
 """Batches of an alignment: what is changed at random in its pictures, and samples as student and teachers see them."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, Tap
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, Tap, refuse_values
 from diagnostics_training.alignment.objective import OWN, Teacher, put_section
 from diagnostics_training.models.inputs import LUMA
 from diagnostics_training.trainer.data import EpochOrder
@@ -118,18 +116,20 @@ class Places:
 
 def places_of(encoder: Encoder, tap: Tap) -> Places:
     """Those of an encoder of images. Raises for other samples, and for tokens that do not lie on rows and columns."""
-    if encoder.modality != "image":
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            encoder.modality != "image",
             f"{encoder.name} reads {encoder.modality} samples, and spatial alignment takes images: give an encoder of "
             f"images.",
-            code="bad-sample",
-        )
-    if tap.grid.axes != ("y", "x"):
-        raise DiagnosticsError(
+            "bad-sample",
+        ),
+        (
+            tap.grid.axes != ("y", "x"),
             f"Tap {tap.name} of {encoder.name} has {tap.grid}, and spatial alignment takes tokens on rows and "
             f"columns: give another tap.",
-            code="no-grid",
-        )
+            "no-grid",
+        ),
+    )
     return Places((tap.grid.shape[0], tap.grid.shape[1]), encoder.covers)
 
 

@@ -1,7 +1,5 @@
 """Alignment of tokens' places: relations between tokens, SAM 2 as their teacher, and `align spatial`."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

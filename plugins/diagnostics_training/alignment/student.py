@@ -3,8 +3,6 @@
 Also its control, and `diagnostics align tap`.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import tempfile
@@ -28,6 +26,7 @@ from diagnostics.plugin import (
     build,
     cut_encoder,
     load_encoder,
+    refuse_values,
     run,
     save_encoder,
     silent,
@@ -125,16 +124,18 @@ def start_of(job: AlignmentJob) -> Start:
     dataset: Dataset = build("dataset", spec, trust_code=job.trust_code, named_by=recorded)
     check_modality(whole, dataset)
     rows = np.flatnonzero(dataset.split == "train")
-    if job.batch > len(rows):
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            job.batch > len(rows),
             f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a "
             f"smaller --batch.",
-            code="bad-value",
-        )
-    if job.mask and dataset.modality not in MODALITIES:
-        raise DiagnosticsError(
-            f"There is no way to mask patches of {dataset.modality}: leave --mask out.", code="unsupported"
-        )
+        ),
+        (
+            job.mask and dataset.modality not in MODALITIES,
+            f"There is no way to mask patches of {dataset.modality}: leave --mask out.",
+            "unsupported",
+        ),
+    )
     sample = dataset[int(rows[0])]
     own = with_module(whole.sized_for(sample))
     tap = own.tap(job.at or own.output_tap)

@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, Target
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, Target, refuse_values
 from diagnostics_training.trainer.objective import Batch, Objective
 
 # The one backbone of all objectives: a pre-norm transformer on patches, with fixed positions.
@@ -154,18 +154,19 @@ def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
         if not 1 <= value <= MOST[option]:
             limit = "at least 1" if value < 1 else f"at most {MOST[option]:,}"
             raise DiagnosticsError(f"An encoder cannot have {option}={value}: give {limit}.", code="bad-value")
-    if 12 * depth * width**2 > MOST_WEIGHTS:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            12 * depth * width**2 > MOST_WEIGHTS,
             f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of "
             f"either.",
-            code="too-large",
-        )
-    if width % (2 * heads):
-        raise DiagnosticsError(
+            "too-large",
+        ),
+        (
+            width % (2 * heads),
             f"A width of {width} cannot be divided among {heads} heads in pairs, as sines and cosines of positions "
             f"need it: give a multiple of {2 * heads} (2 x heads).",
-            code="bad-value",
-        )
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, StorageError, Target, build, describe
+from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, StorageError, Target, build, describe, refuse_values
 from diagnostics_training.models.encoder import AXES, TUBE
 from diagnostics_training.models.inputs import Views, channels_of, extent_of, resized
 from diagnostics_training.trainer.objective import Batch, Objective, World
@@ -304,15 +304,17 @@ def _held(dataset: Dataset, rows: np.ndarray, patch: int, side: int = 0) -> np.n
 
 def check_batch(batch: int, samples: int, parts: int = 1) -> None:
     """Raise where that many samples cannot be drawn, or not be computed in so many parts."""
-    if not 2 <= batch <= samples:
-        raise DiagnosticsError(
-            f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.", code="bad-sample"
-        )
-    if parts > batch:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            not 2 <= batch <= samples,
+            f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.",
+            "bad-sample",
+        ),
+        (
+            parts > batch,
             f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many.",
-            code="bad-value",
-        )
+        ),
+    )
 
 
 class EpochOrder:

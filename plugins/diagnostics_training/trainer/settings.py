@@ -206,13 +206,13 @@ class Settings(Computation, Optimisation, Duration):
                 not 0 <= self.cooldown <= 1,
                 f"A cooldown cannot take {self.cooldown} of the steps: give a share, from 0 to 1.",
             ),
-        )
-        if self.cooldown and self.schedule != "constant":
-            raise DiagnosticsError(
+            (
+                self.cooldown and self.schedule != "constant",
                 f"A {self.schedule} schedule falls by itself and has no cooldown: leave it out, or choose a constant "
                 f"schedule.",
-                code="no-effect",
-            )
+                "no-effect",
+            ),
+        )
         if self._rising + self._falling > self.steps:
             raise DiagnosticsError(
                 f"Training of {self.steps} steps cannot have {self._rising} of warm-up and {self._falling} of "

@@ -28,6 +28,7 @@ from diagnostics.plugin import (
     explain_attention,
     importing,
     lock,
+    refuse_values,
     save_encoder,
     silent,
     watch_heads,
@@ -311,17 +312,19 @@ def fit(
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:
     """Raise where an objective cannot be trained as the settings say."""
-    if settings.accumulate > 1 and objective.compares_samples:
-        raise DiagnosticsError(
+    refuse_values(
+        (
+            settings.accumulate > 1 and objective.compares_samples,
             f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave "
             f"--accumulate out.",
-            code="conflict",
-        )
-    if settings.recompute and not objective.blocks():
-        raise DiagnosticsError(
+            "conflict",
+        ),
+        (
+            settings.recompute and not objective.blocks(),
             f"There are no blocks of {name} whose activations could be recomputed: leave --recompute out.",
-            code="unsupported",
-        )
+            "unsupported",
+        ),
+    )
 
 
 def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
