@@ -20,6 +20,7 @@ import numpy as np
 
 from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import why_no_matches
+from diagnostics.datasets.questions import why_no_questions
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, check_known, explaining
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
@@ -384,6 +385,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         return why_no_matches(name, target.values, split) if target.kind == "matches" else ""
     if target.kind in BOXED:
         return why_no_boxes(name, target.values, split)
+    if target.kind == "questions":
+        return why_no_questions(name, target.values, split)
     lazy = target.values.dtype == object
     values = extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
     classes = target.kind.endswith("label")

@@ -8,6 +8,7 @@ from tokens to one column for each direction of the embedding, and one for no ph
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,17 +49,22 @@ MOST_RANK = 32
 LEAST_IOU = 0.5
 TEXT_ENCODER = "text_encoder"
 WORDS = "bag of words"
+EMBEDDED_BY = ", embedded by "
+"""Between what a target is about and the name of its text encoder."""
 _SMALL = 1e-6
 """Of the largest standard deviation, below which a direction is none."""
 
 
-def count_words(texts: Sequence[str]) -> np.ndarray:
-    """Counts of each word in each text, over the Euclidean length of that: float64 [text, word]."""
+def count_words(texts: Sequence[str], most: int | None = None) -> np.ndarray:
+    """Counts of each word in each text, over the Euclidean length of that: float64 [text, word]; of the `most` frequent
+    words, if it is given.
+    """
     said = [re.findall(r"\w+", text.lower()) for text in texts]
-    number = {word: i for i, word in enumerate(sorted({word for words in said for word in words}))}
+    often = Counter(word for words in sorted(said) for word in words).most_common(most)
+    number = {word: i for i, word in enumerate(sorted(word for word, _ in often))}
     counts = np.zeros((len(texts), len(number)))
     for row, words in zip(counts, said, strict=True):
-        np.add.at(row, [number[word] for word in words], 1)
+        np.add.at(row, [number[word] for word in words if word in number], 1)
     return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1)
 
 
@@ -122,7 +128,7 @@ class PhraseRows(BoxRows):
             place = np.unique(number[there(boxes)].astype(int), return_index=True)
             embedded = np.zeros((len(target.classes), boxes.shape[2] - AREA - 1))
             embedded[place[0]] = boxes[:, 1:, AREA + 1 :][there(boxes)][place[1]]
-            text_encoder = target.about.partition("embedded by ")[2]
+            text_encoder = target.about.partition(EMBEDDED_BY)[2]
         return cls(
             measure,
             activations,

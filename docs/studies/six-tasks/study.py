@@ -93,7 +93,7 @@ def kept_of(run: Any, kind: str) -> dict[str, Any]:
             continue
         profile = run.profile(task["key"])
         data, taps = profile.data, [str(tap) for tap in profile.data["tap"].values]
-        score = data[task.get("variable", "score")].values.astype(float)
+        score = np.mean([data[name].values.astype(float) for name in task.get("variables", ["score"])], axis=0)
         best = str(profile.best_tap or "")
         kept[name] = {
             "taps": taps,
