@@ -35,7 +35,7 @@ from diagnostics.measures.statistics import Losses
 SIDE = 4
 """Cells along a side of a grid, where it has as many tokens."""
 MOST_ANSWERS = 1000
-SETTINGS = ((1e-2, 1e-2), (1e-2, 1.0))
+SETTINGS = ((1e-2, 1.0), (3e-2, 0.1))
 """Learning rate and weight decay that are tried at every tap."""
 
 
