@@ -385,8 +385,6 @@ def with_questions(dataset: Dataset) -> Dataset:
         "questions", behind(values, texts, lambda some: count_words(some, MOST_WORDS)), about=about, classes=classes
     )
     told.targets = {**dataset.targets, QUESTIONS: target}
-    # They are in its fingerprint already.
-    told._fingerprint = dataset.fingerprint
     return told
 
 

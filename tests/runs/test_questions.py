@@ -110,4 +110,3 @@ def test_a_text_encoder_embeds_questions(tmp_path: Path) -> None:
     )
     assert {"phrases", "questions"} <= {target.kind for target in told.targets.values()}
     assert "pe-text" in told.targets["questions"].about
-
