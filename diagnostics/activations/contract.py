@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from diagnostics.datasets.matches import there
-from diagnostics.datasets.questions import known as asked
+from diagnostics.datasets.questions import there as asked
 from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
@@ -248,7 +248,7 @@ class Activations(ABC):
             f"No {name} was recorded, since nothing is stored: measure it in a run.", code="not-measured"
         )
 
-    def observed_rows(self, name: str, tap: str) -> np.ndarray:
+    def read_blocks(self, name: str, tap: str) -> np.ndarray:
         """float32 [sample, ...], what an `Observation` recorded at one tap in blocks; raises, with the reason, where it
         has not.
         """

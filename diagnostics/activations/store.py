@@ -306,7 +306,7 @@ class Store(Activations):
         except DamagedError as error:
             raise damage_error(self.path, f"observed/{name}/{error}") from error
 
-    def observed_rows(self, name: str, tap: str) -> np.ndarray:
+    def read_blocks(self, name: str, tap: str) -> np.ndarray:
         blocks = list[np.ndarray]()
         while (block := self.observation_at(block_name(name, len(blocks)), tap)) is not None:
             blocks.append(block)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from diagnostics.vocabulary import SPLITS
-
-if TYPE_CHECKING:
-    from diagnostics.datasets.dataset import Question
 
 KIND, ANSWER, TEXT = 0, 1, 2
 """Columns: the question and its answer, as numbers of the target's classes, and the number of its wording."""
@@ -18,9 +15,9 @@ _COLUMNS = 3
 
 
 def pad_questions(
-    asked: Iterable[Sequence[Question]], split: Sequence[str]
+    asked: Iterable[Sequence[Any]], split: Iterable[str]
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Questions of each sample as the values and the classes of a target, float64 [sample, question, column], and the
+    """`Question`s of each sample as the values and the classes of a target, float64 [sample, question, column], and the
     wordings by their numbers.
 
     Test asks in wordings that are held back, where there are any. One wording stands for several, in turn from sample
@@ -40,7 +37,7 @@ def pad_questions(
     return values, classes, tuple(texts)
 
 
-def known(values: np.ndarray) -> np.ndarray:
+def there(values: np.ndarray) -> np.ndarray:
     """The places that hold a question, bool [sample, question]."""
     return ~np.isnan(values[..., KIND])
 
@@ -49,7 +46,7 @@ def misfit_of_questions(values: np.ndarray, classes: Sequence[str]) -> str:
     """The reason why values are no questions, in words; "" where they are. An embedding may be behind each."""
     if values.ndim != 3 or values.shape[2] < _COLUMNS or values.dtype.kind != "f":
         return f"its values are {values.dtype} of shape {values.shape}, not the questions of each sample"
-    of = values[known(values)]
+    of = values[there(values)]
     numbers = of[:, [KIND, ANSWER]]
     if not np.isfinite(of).all() or (numbers < 0).any() or (numbers >= len(classes)).any():
         return f"a question or an answer is none of the {len(classes)} that are named"
@@ -59,9 +56,9 @@ def misfit_of_questions(values: np.ndarray, classes: Sequence[str]) -> str:
 def why_no_questions(name: str, values: np.ndarray, split: np.ndarray) -> str:
     """The reason why no probe can answer the questions of a target called so, as a sentence; "" where one can."""
     for part in SPLITS:
-        if not known(values[split == part]).any():
+        if not there(values[split == part]).any():
             return f"Target {name} has no question in its {part} samples: leave it out or use more samples."
     train = values[split == "train"]
-    if len(np.unique(train[known(train)][:, ANSWER])) < 2:
+    if len(np.unique(train[there(train)][:, ANSWER])) < 2:
         return f"Target {name} has one and the same answer in all train samples: leave it out or use more samples."
     return ""

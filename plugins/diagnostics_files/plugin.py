@@ -85,8 +85,9 @@ def refcoco(path: str, by: str = "unc", images: str = "train2014", seed: int = 0
 def vqa(path: str, sets: str = "", n: int | None = None, seed: int = 0, on_error: str = "stop") -> dx.Dataset:
     """Images with questions: `*_SET_questions.json` and `*_SET_annotations.json` of VQA v2, or `TextVQA_*_SET.json`.
 
-    A run makes its target `questions` of them; the answer is the most frequent one, told apart by its type. Images lie below `SET/` (TextVQA: `train_images/`) or `images/`. `sets=val2014` reads these sets alone,
-    without test; `n` takes a random subset of images. Sets train and val are the splits train and test.
+    A run makes its target `questions` of them; the answer is the most frequent one, told apart by its type. Images lie
+    below `SET/` (TextVQA: `train_images/`) or `images/`. `sets=val2014` reads these sets alone, without test; `n` takes
+    a random subset of images. Sets train and val are the splits train and test.
     """
     from diagnostics_files.vqa import vqa
 

@@ -79,7 +79,7 @@ def vqa(path: str, sets: str, n: int | None, seed: int, on_error: str) -> FileDa
 
 
 def _files(root: Path, sets: str, scheme: str) -> dict[str, tuple[Path, ...]]:
-    """Of each set of images (`val2014`, `val`) its questions, with its annotations where they are a file of their own."""
+    """Of each set of images (`val2014`) its questions, with its annotations where they are a file of their own."""
     there = sorted(at for base in (root, root / "annotations") for at in base.glob("*.json"))
     found: dict[str, tuple[Path, ...]] = {}
     for at in there:
@@ -91,9 +91,10 @@ def _files(root: Path, sets: str, scheme: str) -> dict[str, tuple[Path, ...]]:
             found[at.stem.rpartition("_")[2]] = (at,)
     wanted = [name.strip() for name in sets.split(",") if name.strip()] or [name for name in found if name != "test"]
     if absent := [name for name in wanted if name not in found] or ([""] if not wanted else []):
+        name = absent[0] or "val2014"
         raise DiagnosticsError(
-            f"{scheme} has no questions with answers of {absent[0] or 'any set'}: copy *_{absent[0] or 'val2014'}_questions.json "
-            f"and *_annotations.json of VQA v2, or TextVQA_*_{absent[0] or 'val'}.json there.",
+            f"{scheme} has no questions with answers of {name}: copy *_{name}_questions.json and "
+            f"*_{name}_annotations.json of VQA v2, or TextVQA_*_{name}.json there.",
             code="missing-file",
         )
     return {name: found[name] for name in wanted}

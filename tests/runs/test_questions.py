@@ -57,7 +57,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_cells_of_all_samples_are_recorded_in_blocks(recorded: Run) -> None:
     assert recorded.store.token_samples < N
-    rows = recorded.store.observed_rows("cells", "blocks.0")
+    rows = recorded.store.read_blocks("cells", "blocks.0")
     assert len(rows) == N
     assert [recorded.store.observation(f"cells-{i}").samples for i in range(4)] == [32, 32, 32, 4]
     # The mean of cells of one size is the mean of the tokens.

@@ -191,7 +191,7 @@ def train(
     for _ in range(epochs):
         for rows in torch.randperm(n, generator=rng, device="cpu").to(tokens.device).split(BATCH):
             parameters = [p.requires_grad_() for p in optimiser.parameters]
-            guess = attend(_of(tokens, rows, asked), *parameters, _texts(rows, asked))
+            guess = attend(_of(tokens, rows, asked), *parameters, texts=_texts(rows, asked))
             if classes:
                 loss = (guess.logsumexp(dim=3) - (guess * wanted[rows]).sum(dim=3)).mean(dim=2).sum()
             else:

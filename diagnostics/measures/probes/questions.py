@@ -22,14 +22,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.questions import ANSWER, KIND, TEXT, known
+from diagnostics.datasets.questions import ANSWER, KIND, TEXT, there
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.cross_attention import EPOCHS, HEADS, Asked, Attentive, train
 from diagnostics.measures.probes.grounding import EMBEDDED_BY, TEXT_ENCODER, WORDS, whiten
 from diagnostics.measures.probes.protocol import Probe, Rows, probe_result, rows_of, sum_by_unit
-from diagnostics.measures.result import FUNCTIONAL
 from diagnostics.measures.statistics import Losses
 
 SIDE = 4
@@ -103,7 +102,7 @@ class Task:
     @classmethod
     def of(cls, activations: Activations, target: StoredTarget, seed: int) -> Task:
         """Raises where a split has no question."""
-        sample, at = np.nonzero(known(target.values))
+        sample, at = np.nonzero(there(target.values))
         of = target.values[sample, at]
         split, groups = activations.split[sample], activations.groups[sample]
         rows = rows_of(activations.with_other(split=split, groups=groups), target.name, np.ones(len(of), dtype=bool))
@@ -116,9 +115,15 @@ class Task:
         directions = whiten(of[:, TEXT + 1 :], train.astype(np.float64))
         length = math.sqrt(max(1, directions.shape[1]))
         texts = np.concatenate([directions / length, np.ones((len(of), 1))], axis=1)
-        unseen = int((~np.isin(given[rows.test], numbers)).sum())
         return cls(
-            sample, of[:, KIND].astype(int), answer, torch.from_numpy(texts).float(), rows, len(frequent), unseen, seed
+            sample=sample,
+            kind=of[:, KIND].astype(int),
+            answer=answer,
+            texts=torch.from_numpy(texts).float(),
+            rows=rows,
+            answers=len(frequent),
+            only_in_test=int((~np.isin(given[rows.test], numbers)).sum()),
+            seed=seed,
         )
 
     def asked(self, rows: np.ndarray, sample: np.ndarray | None = None) -> Asked:
@@ -142,7 +147,7 @@ class Task:
         return (said != self.answer[rows]).astype(np.float64)
 
     def read(self, x: Tensor) -> dict[str, Any]:
-        """What is found of x [sample, cell, feature]: wrong answers on val by the fit on train, and on test by that on
+        """Readings of x [sample, cell, feature]: wrong answers on val by the fit on train, and on test by that on
         both, with the chosen numbers."""
         x, rows = x[None], self.rows
         epochs = [self.wrong(each, x, self.asked(rows.val), rows.val) for each in self.train(x, rows.train, SETTINGS)]
@@ -174,7 +179,8 @@ def _planted() -> tuple[Task, Tensor]:
     texts = np.stack([which / 1.5 - 1, np.ones(2 * n)], axis=1)
     part = np.array(["train", "val", "test"])[np.digitize(sample, (100, 120))]
     rows = Rows.of({name: np.flatnonzero(part == name) for name in ("train", "val", "test")}, sample.astype(str))
-    task = Task(sample, which, answers[sample, which], torch.from_numpy(texts).float(), rows, 3, 0, 0)
+    told = {"sample": sample, "kind": which, "answer": answers[sample, which], "rows": rows}
+    task = Task(**told, texts=torch.from_numpy(texts).float(), answers=3, only_in_test=0, seed=0)
     return task, torch.from_numpy(x).float()
 
 
@@ -212,7 +218,7 @@ class QuestionProbe(Probe):
 
     def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> dict[str, Any]:
         if activations.token_samples < len(activations.ids):
-            cells = torch.from_numpy(activations.observed_rows(Cells.name, tap.name))
+            cells = torch.from_numpy(activations.read_blocks(Cells.name, tap.name))
         else:
             blocks = activations.token_blocks(tap.name)
             cells = torch.cat([average(tap, torch.from_numpy(block)) for _, block in blocks])
@@ -247,17 +253,17 @@ class QuestionProbe(Probe):
             "line_chance": np.full(len(taps), 1 - alone.mean()),
             **{f"of_{_slug(name)}": 1 - wrong["test"][:, of].mean(axis=1) for name, of in kinds.items()},
         }
+        stated: dict[str, Any] = {f"alone_{_slug(name)}": 1 - float(alone[of].mean()) for name, of in kinds.items()}
+        stated[TEXT_ENCODER] = target.about.partition(EMBEDDED_BY)[2] or WORDS
         # Rows of it are questions.
         view = activations.with_other(groups=activations.groups[task.sample])
         return probe_result(
             view, rows, losses["test"].loss, losses["test"].reference, losses["val"], extra, seed=seed,
             reasons=left_out.items(), centring="cells standardised with the samples fitted", pooling="means of 4 x 4 cells",
-            **{FUNCTIONAL: f"share of right answers; {HEADS} queries and a bias that are linear in the question's embedding, and a "
-               "linear map of what they gather from 4 x 4 cells",
-               TEXT_ENCODER: target.about.partition(EMBEDDED_BY)[2] or WORDS},
+            functional=f"share of right answers; {HEADS} queries and a bias that are linear in the question's embedding, and a "
+            "linear map of what they gather from 4 x 4 cells",
             answers=task.answers, questions_test=len(rows.test), answers_only_in_test=task.only_in_test,
-            settings=[list(pair) for pair in SETTINGS], most_epochs=EPOCHS,
-            **{f"alone_{_slug(name)}": 1 - float(alone[of].mean()) for name, of in kinds.items()},
+            settings=[list(pair) for pair in SETTINGS], most_epochs=EPOCHS, **stated,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ _STREAM = 2**30
 
 
 @functools.cache
-def _font(name: str, size: int) -> object:
+def _font(name: str, size: int) -> Any:
     with importing("Written words need", "pip install matplotlib pillow"):
         import matplotlib
         from PIL import ImageFont
