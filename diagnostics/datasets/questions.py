@@ -17,8 +17,7 @@ _COLUMNS = 3
 def pad_questions(
     asked: Iterable[Sequence[Any]], split: Iterable[str]
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """`Question`s of each sample as the values and the classes of a target, float64 [sample, question, column], and the
-    wordings by their numbers.
+    """`Question`s of each sample as a target's values, float64 [sample, question, column], classes, and wordings.
 
     Test asks in wordings that are held back, where there are any. One wording stands for several, in turn from sample
     to sample. What asks nothing is no question.

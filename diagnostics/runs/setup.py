@@ -395,8 +395,9 @@ MOST_WORDS = 512
 def behind(
     values: np.ndarray, texts: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray], text: int = questions.TEXT
 ) -> np.ndarray:
-    """Values [sample, item, column] with the embeddings behind the first columns of each item whose text has the number
-    that the column `text` says, in at most `MOST_DIRECTIONS`.
+    """Values [sample, item, column] with the embedding of each item's text behind them, in at most `MOST_DIRECTIONS`.
+
+    The column `text` has the text's number.
     """
     embedded = np.asarray(embed(list(texts)), dtype=np.float64)
     embedded = embedded - embedded.mean(axis=0)

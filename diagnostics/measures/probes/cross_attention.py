@@ -73,8 +73,9 @@ class Attentive(ShortRepr):
     spread: Tensor
 
     def outputs(self, tokens: Tensor, asked: Asked | None = None) -> Tensor:
-        """[tap, setting, row, output] for tokens [tap, sample, token, feature], a row a sample or, where it is `asked`,
-        a question; in blocks of rows.
+        """Outputs [tap, setting, row, output] for tokens [tap, sample, token, feature], in blocks of rows.
+
+        A row is a sample or, where samples are `asked`, a question.
         """
         mean, scale = self.mean[:, None, None], self.scale[:, None, None]
         rows = torch.arange(tokens.shape[1] if asked is None else len(asked.sample), device=tokens.device)
@@ -89,9 +90,7 @@ class Attentive(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Asked(ShortRepr):
-    """Questions, each about the tokens of one sample: its number, int [question], and what it asks, float32 [question,
-    direction], the last direction 1.
-    """
+    """Questions, each about one sample, int [question]; `texts` float32 [question, direction], the last of which is 1."""
 
     sample: Tensor
     texts: Tensor

@@ -58,9 +58,7 @@ _SMALL = 1e-6
 
 
 def count_words(texts: Sequence[str], most: int | None = None) -> np.ndarray:
-    """Counts of each word in each text, over the Euclidean length of that: float64 [text, word]; of the `most` frequent
-    words, if it is given.
-    """
+    """Counts of each (of the `most` frequent) words in each text, over their Euclidean length: float64 [text, word]."""
     said = [re.findall(r"\w+", text.lower()) for text in texts]
     often = Counter(word for words in sorted(said) for word in words).most_common(most)
     number = {word: i for i, word in enumerate(sorted(word for word, _ in often))}

@@ -27,7 +27,7 @@ from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.cross_attention import EPOCHS, HEADS, Asked, Attentive, train
-from diagnostics.measures.probes.grounding import EMBEDDED_BY, TEXT_ENCODER, WORDS, whiten
+from diagnostics.measures.probes.grounding import EMBEDDED_BY, TEXT_ENCODER, WORDS
 from diagnostics.measures.probes.protocol import Probe, Rows, probe_result, rows_of, sum_by_unit
 from diagnostics.measures.statistics import Losses
 
@@ -49,8 +49,9 @@ def _cells(tap: Tap) -> tuple[int, int] | None:
 
 
 def average(tap: Tap, tokens: Tensor, known: Tensor | None = None) -> Tensor:
-    """Means over cells [sample, cell, feature] of grid tokens [sample, token, feature], of those that are known [sample,
-    token]; 0 without any.
+    """Means over cells [sample, cell, feature] of grid tokens [sample, token, feature].
+
+    Those count that are `known` [sample, token]; without any the mean is 0.
     """
     grid = tokens.float()
     weight = torch.ones_like(grid[..., :1]) if known is None else known[..., None].to(grid)
@@ -61,8 +62,9 @@ def average(tap: Tap, tokens: Tensor, known: Tensor | None = None) -> Tensor:
 
 
 class Cells(Observation):
-    """Grid tokens of each tap averaged over at most 4 x 4 cells, [sample, cell, feature], of all samples; of those whose
-    tokens are stored they are read from these.
+    """Grid tokens of each tap averaged over at most 4 x 4 cells, [sample, cell, feature], of all samples.
+
+    Where all tokens are stored nothing is recorded.
     """
 
     name = "cells"
@@ -87,8 +89,10 @@ class Cells(Observation):
 
 @dataclass(frozen=True)
 class Task:
-    """All questions one after the other: their sample, kind and answer (-1: none of the frequent), int [question], what they
-    ask, float32 [question, direction], and which of them each split has."""
+    """All questions one after the other, with their sample, kind and answer (-1: none of the frequent), int [question].
+
+    texts: what they ask, float32 [question, direction]; rows: those of each split.
+    """
 
     sample: np.ndarray
     kind: np.ndarray
@@ -111,10 +115,10 @@ class Task:
         frequent = np.sort(numbers[np.argsort(-times, kind="stable")][:MOST_ANSWERS])
         place = np.minimum(np.searchsorted(frequent, given), len(frequent) - 1)
         answer = np.where(frequent[place] == given, place, -1)
-        train = np.isin(np.arange(len(of)), rows.train)
-        directions = whiten(of[:, TEXT + 1 :], train.astype(np.float64))
-        length = math.sqrt(max(1, directions.shape[1]))
-        texts = np.concatenate([directions / length, np.ones((len(of), 1))], axis=1)
+        # Not whitened: what differs among wordings would then weigh as much as what is asked.
+        away = of[:, TEXT + 1 :] - of[rows.train, TEXT + 1 :].mean(axis=0)
+        length = np.sqrt((away[rows.train] ** 2).sum(axis=1).mean())
+        texts = np.concatenate([away / max(length, 1e-12), np.ones((len(of), 1))], axis=1)
         return cls(
             sample=sample,
             kind=of[:, KIND].astype(int),
@@ -131,8 +135,9 @@ class Task:
         return Asked(torch.from_numpy((self.sample if sample is None else sample)[rows]), self.texts[rows])
 
     def train(self, x: Tensor, rows: np.ndarray, settings: Sequence[tuple[float, float]]) -> Iterator[Attentive]:
-        """The models after each epoch on those of some questions whose answer is frequent; x [tap, sample, cell,
-        feature].
+        """The models after each epoch on those of some questions whose answer is frequent.
+
+        x: [tap, sample, cell, feature].
         """
         rows = rows[self.answer[rows] >= 0]
         samples, of = np.unique(self.sample[rows], return_inverse=True)
@@ -147,8 +152,10 @@ class Task:
         return (said != self.answer[rows]).astype(np.float64)
 
     def read(self, x: Tensor) -> dict[str, Any]:
-        """Readings of x [sample, cell, feature]: wrong answers on val by the fit on train, and on test by that on
-        both, with the chosen numbers."""
+        """Readings of x [sample, cell, feature]: what was chosen, and wrong answers.
+
+        Those on val are by the fit on train, and those on test by that on both.
+        """
         x, rows = x[None], self.rows
         epochs = [self.wrong(each, x, self.asked(rows.val), rows.val) for each in self.train(x, rows.train, SETTINGS)]
         lost = np.stack(epochs)

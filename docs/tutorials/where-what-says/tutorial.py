@@ -9,7 +9,7 @@
 # ```
 
 # %% language="bash"
-# diagnostics run 'wheel:dinov2-small?size=112' --data 'shapes?n=240&size=112&words=1' \
+# diagnostics run 'wheel:dinov2-small?size=112' --data 'shapes?n=400&size=112&words=1' \
 #   --measures detection_probe,grounding_probe,question_probe --taps encoder.layer.2,encoder.layer.5,encoder.layer.8 \
 #   --no-controls --out scenes
 
@@ -32,5 +32,5 @@ print(asked[["score", "line_chance", "other_sample"]].to_dataframe().drop(column
 print(asked[["of_word", "of_number", "of_colour", "of_shape"]].to_dataframe().drop(columns="depth").round(2))
 
 # %% [markdown]
-# 48 test scenes are few: read differences of a tenth as chance. For your own images give `coco:FOLDER`, `refcoco:FOLDER` or
+# The 80 test scenes are few: read differences of a tenth as chance. For your own images give `coco:FOLDER`, `refcoco:FOLDER` or
 # [`vqa:FOLDER`](../../how-to/data/files.md).
