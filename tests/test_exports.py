@@ -40,7 +40,7 @@ NAMES = {
     "diagnostics.sklearn": "TapFeatures",
     "diagnostics.measures.similarity": """
         MinibatchCka angular_distance canonical_correlations cca center_gram cka cknna compare_rdms
-        gram_of_blocks gulp hsic minibatch_cka mutual_knn procrustes pwcca question_probe rdm rsa svcca
+        gram_of_blocks gulp hsic minibatch_cka mutual_knn procrustes pwcca rdm rsa svcca
     """,
 }
 MEASURES = """
