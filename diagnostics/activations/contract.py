@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from diagnostics.datasets.matches import there
+from diagnostics.datasets.questions import there as asked
 from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
@@ -123,6 +124,8 @@ def _is_known(target: StoredTarget, samples: int) -> np.ndarray:
         return np.ones(samples, dtype=bool)
     if target.kind == "label":
         return np.asarray(target.values >= 0)
+    if target.kind == "questions":
+        return np.asarray(asked(target.values).any(axis=1))
     if target.kind == "matches":
         return np.asarray(there(target.values).any(axis=1))
     return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))
@@ -149,6 +152,12 @@ class Observation(ABC):
 
     name: ClassVar[str]
     samples: ClassVar[int] = 64
+    block: ClassVar[int] = 0
+    """Samples that are recorded and stored together, so that memory does not grow with their number; 0: all."""
+
+    def values_at(self, tap: Tap) -> int:
+        """Number of values of a sample at a tap, where they are so many that the cost of a run tells them."""
+        return 0
 
     def reads(self, dataset: Dataset) -> bool:
         """Test for a dataset that has what is loaded; of others nothing is recorded."""
@@ -164,6 +173,11 @@ class Observation(ABC):
 
         Raises DiagnosticsError, with the reason, where none of the taps has one.
         """
+
+
+def block_name(name: str, block: int) -> str:
+    """The name under which a block of an observation is stored."""
+    return f"{name}-{block}"
 
 
 class Activations(ABC):
@@ -233,6 +247,10 @@ class Activations(ABC):
         raise DiagnosticsError(
             f"No {name} was recorded, since nothing is stored: measure it in a run.", code="not-measured"
         )
+
+    def read_blocks(self, name: str, tap: str) -> np.ndarray:
+        """Array [sample, ...] of an `Observation` recorded in blocks, at one tap; raises where there is none."""
+        return self.observation_arrays(name)[tap]
 
     def with_other(self, **members: Any) -> Self:
         """The same rows with other members.

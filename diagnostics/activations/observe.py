@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.activations.contract import Observation
+from diagnostics.activations.contract import Observation, block_name
 from diagnostics.activations.prepare import (
     prepare_batches,
 )
@@ -43,19 +43,21 @@ def observe(
     nothing runs again until another `version` of this package, another torch or another kind of device could give
     another answer. Raises DiagnosticsError where samples cannot be read, StorageError where the disk is full.
     """
-    for observation in _distinct(observations):
-        rows = min(observation.samples, len(dataset))
+    each = ((observation, *block) for observation in _distinct(observations) for block in _blocks(observation, dataset))
+    failed = set[str]()
+    for observation, name, start, stop in each:
         state = {
             "by": f"{type(observation).__module__}.{type(observation).__qualname__}",
             "version": version,
             "torch": str(torch.__version__),
             "device": device.partition(":")[0],
         }
-        if not observation.reads(dataset) or store.has_observed(observation.name, rows, state):
+        done = not observation.reads(dataset) or store.has_observed(name, stop - start, state)
+        if done or observation.name in failed:
             continue
         encoder.to(device)
         size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
-        batches = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
+        batches = [np.arange(first, min(first + size, stop)) for first in range(start, stop, size)]
         progress_step = f"observing {observation.name} of {encoder.name}"
         parts: list[Captured] = []
         reason = ""
@@ -76,18 +78,28 @@ def observe(
                     reason = str(error)
                     break
                 except Exception as error:  # out of memory, say: nothing to keep
-                    store.unobserved[observation.name] = (
-                        f"{encoder.name} fails on {observation.name}: {describe(error)}."
-                    )
+                    store.unobserved[name] = f"{encoder.name} fails on {observation.name}: {describe(error)}."
                     break
-                watch(Progress(progress_step, int(positions[-1]) + 1, rows))
-        if observation.name in store.unobserved:
+                watch(Progress(progress_step, int(positions[-1]) + 1, min(observation.samples, len(dataset))))
+        if name in store.unobserved:
+            failed.add(observation.name)
             continue
         joined = Captured({}, {}) if reason else _concatenate(parts, taps)
         if not reason and not joined:
             reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
-        about = {"samples": rows, "reason": reason, "left_out": joined.left_out, "state": state}
-        store.put_observed(observation.name, joined, about)
+        about = {"samples": stop - start, "reason": reason, "left_out": joined.left_out, "state": state}
+        store.put_observed(name, joined, about)
+
+
+def _blocks(observation: Observation, dataset: Dataset) -> list[tuple[str, int, int]]:
+    """The name of each block that is stored, with its first position and the one behind its last."""
+    rows = min(observation.samples, len(dataset))
+    if not observation.block:
+        return [(observation.name, 0, rows)]
+    starts = range(0, rows, observation.block)
+    return [
+        (block_name(observation.name, i), start, min(start + observation.block, rows)) for i, start in enumerate(starts)
+    ]
 
 
 def _distinct(observations: Iterable[Observation]) -> list[Observation]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.cache import Kept
-from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget, block_name
 from diagnostics.activations.folder import Folder, StrangeFileError, pages, reading, writing
 from diagnostics.activations.metadata import (
     COVERED,
@@ -304,6 +304,15 @@ class Store(Activations):
             return read_array(self.folder.inside(f"observed/{name}"), tap, stored.files)
         except DamagedError as error:
             raise damage_error(self.path, f"observed/{name}/{error}") from error
+
+    def read_blocks(self, name: str, tap: str) -> np.ndarray:
+        blocks = list[np.ndarray]()
+        while (block := self.observation_at(block_name(name, len(blocks)), tap)) is not None:
+            blocks.append(block)
+        if not blocks:
+            left_out = self.observation_arrays(block_name(name, 0)).left_out
+            raise DiagnosticsError(f"{name} of tap {tap}: {left_out.get(tap, 'nothing was recorded')}.", code="no-grid")
+        return np.concatenate(blocks)
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
         """True if an observation of that many samples is stored, or that in this `state` of the code there is none.

@@ -18,6 +18,7 @@ import numpy as np
 
 from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import why_no_matches
+from diagnostics.datasets.questions import why_no_questions
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, check_known, explaining
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
@@ -270,10 +271,10 @@ class Dataset:
                     sample = self[i]
                 _digest_array(digest, sample)
             for name, target in sorted(self.targets.items()):
-                digest.update(
-                    f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()
-                )
-                for values in target.blocks():
+                facts = target.kind, target.classes, target.period, target.units, target.family
+                digest.update(" ".join(map(str, (name, *facts))).encode())
+                # Embeddings of questions, which follow, have other last digits elsewhere.
+                for values in [] if target.kind == "questions" else target.blocks():
                     _digest_array(digest, values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))
@@ -378,10 +379,9 @@ def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
 
 
 def _why_not(name: str, target: Target, split: np.ndarray) -> str:
-    if target.kind in ("masks", "matches"):  # what reads masks is not fitted
-        return why_no_matches(name, target.values, split) if target.kind == "matches" else ""
-    if target.kind in BOXED:
-        return why_no_boxes(name, target.values, split)
+    other = {"matches": why_no_matches, "questions": why_no_questions, **dict.fromkeys(BOXED, why_no_boxes)}
+    if target.kind in ("masks", *other):  # what reads masks is not fitted
+        return other[target.kind](name, target.values, split) if target.kind in other else ""
     lazy = target.values.dtype == object
     values = extremes(target, split) if lazy else target.values.reshape(len(target.values), -1)
     classes = target.kind.endswith("label")

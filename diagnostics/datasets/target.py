@@ -15,6 +15,7 @@ import numpy as np
 
 from diagnostics.datasets.boxes import misfit_of_boxes, pad_boxes
 from diagnostics.datasets.matches import misfit_of_matches
+from diagnostics.datasets.questions import misfit_of_questions
 from diagnostics.errors import DiagnosticsError, few
 from diagnostics.vocabulary import BOXED, BY_PLACE, DENSE, SPLITS, Family, Kind
 
@@ -86,6 +87,7 @@ class Target(TargetInfo):
         own grid axes (pixels, steps, frames and pixels);
         `boxes`: of each image any number of boxes around objects, as `plugin.pad_boxes` takes and gives them;
         `phrases`: of each image any number of texts with the boxes of what they name, as of `plugin.pad_phrases`;
+        `questions`: what is asked of each image, with the answers, which a run makes of `Dataset.questions`;
         `matches`: of each image any number of points with the same points of its view, as `plugin.pad_matches` gives;
         `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
         `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
@@ -227,6 +229,8 @@ def misfit(target: Target) -> str:
         return misfit_of_boxes(values, target.classes, kind == "phrases")
     if kind == "matches":
         return misfit_of_matches(values)
+    if kind == "questions":
+        return misfit_of_questions(values, target.classes)
     ranks, form = _FORMS.get(kind, ((2, 3, 4), "a number for each place of each sample"))
     if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
         return f"its values are {values.dtype} of shape {values.shape}, not {form}"

@@ -96,7 +96,7 @@ class Measure(ABC):
     all samples), or others in words. Tests hold the bundled ones to it."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
-    needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients", "views"]] = "pooled"
+    needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients", "views", "cells"]] = "pooled"
     standard: ClassVar[bool] = True
     """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/explanation/measures.md says
     why.

@@ -59,6 +59,9 @@ def cost_of(
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
     sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
+    seen_all = [] if planned.token_samples == planned.samples else [one.observation for one in setup.measures]
+    observed = [seen for seen in seen_all if seen and seen.block and seen.reads(dataset)]
+    written += sum(4 * each.samples * seen.values_at(tap) for seen in observed for each in stores for tap in each.taps)
     passes = 0.0
     if any(sums):
         in_order, stored = dataset.split[row_order(len(dataset))], tokens_read(planned)
@@ -66,7 +69,8 @@ def cost_of(
     alike = 1 + sum(_has_weights(name, encoder) for name in plans)
     # In tokens that are extracted again, controls have their share.
     share = (again or planned.samples) / planned.samples
-    passed = (alike - 1) * len(setup.control_positions) * share * (1 + passes)
+    times = 1 + passes + len(observed)
+    passed = (alike - 1) * len(setup.control_positions) * share * times
     written += sum(sums)
     enough = planned.token_samples >= min(WANTED, planned.samples)
     return Cost(
@@ -77,7 +81,7 @@ def cost_of(
         bytes=token_bytes if again else written,
         token_bytes=token_bytes,
         token_samples=planned.token_samples,
-        seconds=seconds * ((again or planned.samples) * (1 + passes) + passed),
+        seconds=seconds * ((again or planned.samples) * times + passed),
         encoders=alike,
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,

@@ -497,7 +497,9 @@ class Extraction:
             LOG.info("attention of %s: %s", encoder.name, ran)
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure], control: str = ENCODER) -> None:
-        observations = [measure.observation for measure in measures if measure.observation is not None]
+        # What is recorded of all samples can be read from their tokens, where these are stored.
+        whole = store.token_samples == len(store.ids)
+        observations = [seen for measure in measures if (seen := measure.observation) and not (whole and seen.block)]
         with self._passing(encoder):
             observe(encoder, self._dataset_of(control), store, observations, version=self.version, **self.passes)
 

@@ -336,8 +336,9 @@ class _Job(Extraction):
             return None
         encoder, stored = self._extract_control(name, measures, store)
         with self._making_control():
-            if has_weights:
-                self._observe(encoder, stored, measures, name)
+            # Of inputs alone what is made of tokens, and no attention.
+            seen = measures if has_weights else [m for m in measures if m.observation and m.observation.block]
+            self._observe(encoder, stored, seen, name)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
             view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
         measured = self._measure(measures, stored, view, readable, name)

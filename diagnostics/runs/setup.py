@@ -17,9 +17,10 @@ from diagnostics.activations.place import Address, Location, locate
 from diagnostics.activations.plan import Precision, parse_budget, plan, row_order
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
-from diagnostics.datasets.boxes import CLASS, there
+from diagnostics.datasets import questions
+from diagnostics.datasets.boxes import AREA, CLASS
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
-from diagnostics.datasets.target import Target
+from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.attention.kernel_choice import check_kernel
 from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
@@ -28,6 +29,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining, join_names, name_error, refuse_values
 from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.grounding import EMBEDDED_BY, count_words
 from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.verdict import check_margin
 from diagnostics.registry import plugin_entries
@@ -66,6 +68,7 @@ class Setup:
         self.named = frozenset(one if isinstance(one, str) else one.name for one in asked or ()) - set(SUITES)
         fed = {"mean": request.mean, "std": request.std, "size": request.size}
         model, data = resolve_inputs("run", request.encoder, request.dataset, fed, trust_code=request.trust_code)
+        data = with_questions(data)
         if request.text_encoder is not None:
             data = embed_phrases(data, request.text_encoder)
         self.encoder, self.dataset = fit(model, data), data
@@ -263,6 +266,7 @@ PERCEPTION = (
     "segmentation_probe",
     "detection_probe",
     "grounding_probe",
+    "question_probe",
     "label_propagation",
     "correspondence",
 )
@@ -361,18 +365,59 @@ def targets_to_stream(setup: Setup) -> dict[str, Target]:
 
 MOST_DIRECTIONS = 64
 """Of an embedding, those of largest variance, that are stored."""
+QUESTIONS = "questions"
+"""The target that is made of a dataset's questions."""
+
+
+def with_questions(dataset: Dataset) -> Dataset:
+    """The dataset with a target of its questions, embedded as counts of words, if it has images that are asked of."""
+    asked = dataset.questions
+    if dataset.modality != "image" or not len(asked) or isinstance(asked, LazySamples) or QUESTIONS in dataset.targets:
+        return dataset
+    values, classes, texts = questions.pad_questions(asked, dataset.split)
+    if not texts:
+        return dataset
+    told = copy.copy(dataset)
+    about = "answers to questions"
+    target = Target(
+        "questions", behind(values, texts, lambda some: count_words(some, MOST_WORDS)), about=about, classes=classes
+    )
+    told.targets = {**dataset.targets, QUESTIONS: target}
+    return told
+
+
+MOST_WORDS = 512
+"""Words of questions that are counted, the most frequent ones."""
+
+
+def behind(
+    values: np.ndarray, texts: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray], text: int = questions.TEXT
+) -> np.ndarray:
+    """Values [sample, item, column] with the embedding of each item's text behind them, in at most `MOST_DIRECTIONS`.
+
+    The column `text` has the text's number.
+    """
+    embedded = np.asarray(embed(list(texts)), dtype=np.float64)
+    embedded = embedded - embedded.mean(axis=0)
+    directions = svd(torch.from_numpy(embedded))[2].numpy()[:MOST_DIRECTIONS]
+    placed = np.full((*values.shape[:2], len(directions)), np.nan)
+    known = values[..., text] >= 0
+    placed[known] = (embedded @ directions.T)[values[..., text][known].astype(int)]
+    return np.concatenate([values, placed], axis=2)
 
 
 def embed_phrases(dataset: Dataset, name: str) -> Dataset:
-    """The dataset whose phrases have behind each box the embedding of its text by the encoder called so.
+    """The dataset whose phrases and questions have behind each the embedding of its text by the encoder called so.
 
-    Raises DiagnosticsError for a dataset without phrases, an encoder of anything but texts, and texts that it cannot
+    Raises DiagnosticsError for a dataset without either, an encoder of anything but texts, and texts that it cannot
     embed.
     """
-    targets = {key: target for key, target in dataset.targets.items() if target.kind == "phrases"}
-    if not targets:
+    told = copy.copy(dataset)
+    told.targets = {key: target for key, target in dataset.targets.items() if target.kind in ("phrases", "questions")}
+    if not told.targets:
         raise DiagnosticsError(
-            f"{dataset.name} has no phrases that {name} could embed: leave --text-encoder out.", code="no-effect"
+            f"{dataset.name} has no phrases or questions that {name} could embed: leave --text-encoder out.",
+            code="no-effect",
         )
     encoder = build("encoder", name)
     if encoder.modality != "text":
@@ -380,18 +425,15 @@ def embed_phrases(dataset: Dataset, name: str) -> Dataset:
             f"{name} reads {encoder.modality} samples and no phrases: give --text-encoder an encoder of texts.",
             code="other-modality",
         )
-    told = copy.copy(dataset)
-    told.targets = dict(dataset.targets)
-    for key, target in targets.items():
-        embedded = encoder.transform(list(target.classes)).astype(np.float64)
-        embedded -= embedded.mean(axis=0)
-        directions = svd(torch.from_numpy(embedded))[2].numpy()[:MOST_DIRECTIONS]
-        behind = np.full((*target.values.shape[:2], len(directions)), np.nan)
-        behind[:, 0] = 0
-        known = there(target.values)
-        behind[:, 1:][known] = (embedded @ directions.T)[target.values[:, 1:, CLASS][known].astype(int)]
-        values = np.concatenate([target.values, behind], axis=2)
-        told.targets[key] = dataclasses.replace(target, values=values, about=f"{target.about}, embedded by {name}")
+    for key, target in told.targets.items():
+        if target.kind == "phrases":
+            values = behind(target.values, target.classes, encoder.transform, CLASS)
+            values[:, 0, AREA + 1 :] = 0
+        else:
+            bare, _, texts = questions.pad_questions(dataset.questions, dataset.split)
+            values = behind(bare, texts, encoder.transform)
+        told.targets[key] = dataclasses.replace(target, values=values, about=f"{target.about}{EMBEDDED_BY}{name}")
+    told.targets = dataset.targets | told.targets
     identity = f"{dataset.fingerprint} phrases by {sorted(encoder.identity.items())}"
     told._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
     return told

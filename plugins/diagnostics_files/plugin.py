@@ -80,6 +80,18 @@ def refcoco(path: str, by: str = "unc", images: str = "train2014", seed: int = 0
     return refcoco(path, by, images, seed, on_error)
 
 
+def vqa(path: str, sets: str = "", n: int | None = None, seed: int = 0, on_error: str = "stop") -> dx.Dataset:
+    """Images with questions: `*_SET_questions.json` and `*_SET_annotations.json` of VQA v2, or `TextVQA_*_SET.json`.
+
+    A run makes its target `questions` of them; the answer is the most frequent one, told apart by its type. Images lie
+    below `SET/` (TextVQA: `train_images/`) or `images/`. `sets=val2014` reads these sets alone, without test; `n` takes
+    a random subset of images. Sets train and val are the splits train and test.
+    """
+    from diagnostics_files.vqa import vqa
+
+    return vqa(path, sets, n, seed, on_error)
+
+
 def spair(path: str, layout: str = "small", seed: int = 0, on_error: str = "stop") -> dx.Dataset:
     """Pairs of images of one category with the same points marked in both, in SPair-71k's layout.
 
@@ -287,6 +299,7 @@ def datasets() -> Mapping[str, Entry]:
         "depth:": Entry(depth, modalities=("image",), kinds=("token_value",)),
         "coco:": Entry(coco, modalities=("image",), kinds=("boxes", "caption")),
         "refcoco:": Entry(refcoco, modalities=("image",), kinds=("phrases",)),
+        "vqa:": Entry(vqa, modalities=("image",), kinds=("questions",)),
         "spair:": Entry(spair, modalities=("image",), kinds=("matches",)),
         "davis:": Entry(davis, modalities=("video",), kinds=("masks",)),
         "captions:": Entry(captions, modalities=("image",), kinds=("caption",)),

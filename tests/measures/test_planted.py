@@ -209,8 +209,16 @@ SERIES: dict[str, tuple[Claim, ...]] = {
     "event_probe/event": (lowest("eventless", "rotor", "line", "restless"), value("held", 1, 0.02)),
     "forecast_probe/ahead": (lowest("futureless", "rotor", "line", "restless"), value("held", 0.95, 0.05)),
 }
-# Those that neither run can show: a spectrum of 100 ranks, a video, a kernel from 100 samples, and boxes (`test_detection`).
-IN_MEMORY = {"alpha_req", "label_propagation", "kernel_probe", "detection_probe", "grounding_probe", "correspondence"}
+# Those that neither run can show: a spectrum of 100 ranks, a video, a kernel from 100 samples, boxes and questions (tests of their own).
+IN_MEMORY = {
+    "alpha_req",
+    "label_propagation",
+    "kernel_probe",
+    "detection_probe",
+    "grounding_probe",
+    "question_probe",
+    "correspondence",
+}
 
 # What turning all features together may change: these look at features, or at variance beside a constant.
 NOT_TURNED = {"massive_activations", "lidar", "mlp_probe/kind", "mlp_probe/value"}

@@ -176,12 +176,13 @@ def test_every_probe_of_a_target_gives_val_losses_that_make_its_val_score(tmp_pa
             np.testing.assert_allclose(val.scores, data["val_score"].values, rtol=1e-9, err_msg=profile.name)
             assert set(data["val_unit"].values) <= set(run.store.groups[run.store.split == "val"])
             seen.add(profile.measure)
-    # Which read videos, more samples than these, boxes, phrases, matches, have no losses, or are no probes; of the first five this holds by the same function.
+    # Which read videos, more samples than these, boxes, phrases, questions, matches, have no losses, or are no probes; of the first five this holds by the same function.
     assert seen == set(names) - {
         "label_propagation",
         "kernel_probe",
         "detection_probe",
         "grounding_probe",
+        "question_probe",
         "correspondence",
         "tap_set",
         "label_efficiency",

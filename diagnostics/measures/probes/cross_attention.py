@@ -14,6 +14,8 @@ feature, output]; bias [tap, setting, output]. A setting is a pair of learning r
 side by side on the same batches, and on a GPU all taps of one shape too.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,12 +72,36 @@ class Attentive(ShortRepr):
     centre: Tensor
     spread: Tensor
 
-    def outputs(self, tokens: Tensor) -> Tensor:
-        """[tap, setting, sample, output] for tokens [tap, sample, token, feature]; in blocks of samples."""
+    def outputs(self, tokens: Tensor, asked: Asked | None = None) -> Tensor:
+        """Outputs [tap, setting, row, output] for tokens [tap, sample, token, feature], in blocks of rows.
+
+        A row is a sample or, where samples are `asked`, a question.
+        """
         mean, scale = self.mean[:, None, None], self.scale[:, None, None]
-        blocks = ((block - mean) * scale for block in tokens.split(BATCH, dim=1))
-        outputs = [attend(block, self.queries, self.weights, self.bias) for block in blocks]
+        rows = torch.arange(tokens.shape[1] if asked is None else len(asked.sample), device=tokens.device)
+        outputs = [
+            attend(
+                (_of(tokens, block, asked) - mean) * scale, self.queries, self.weights, self.bias, _texts(block, asked)
+            )
+            for block in rows.split(BATCH)
+        ]
         return torch.cat(outputs, dim=2) * self.spread + self.centre
+
+
+@dataclass(frozen=True, repr=False)
+class Asked(ShortRepr):
+    """Questions, each about one sample, int [question]; `texts` float32 [question, direction], the last of which is 1."""
+
+    sample: Tensor
+    texts: Tensor
+
+
+def _of(tokens: Tensor, rows: Tensor, asked: Asked | None) -> Tensor:
+    return tokens[:, rows if asked is None else asked.sample[rows]]
+
+
+def _texts(rows: Tensor, asked: Asked | None) -> Tensor | None:
+    return None if asked is None else asked.texts[rows]
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,10 +123,18 @@ class OneSetting(Settings):
         return super().__call__(x)[:, 0]
 
 
-def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """The model, [tap, setting, sample, output]; shapes and formula at the top of the module."""
+def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor, texts: Tensor | None = None) -> Tensor:
+    """The model, [tap, setting, sample, output]; shapes and formula at the top of the module.
+
+    With `texts` [sample, direction] a query and the bias are linear maps of what is asked: queries [tap, setting, head,
+    direction, feature], bias [tap, setting, direction, output].
+    """
     samples, count, features = tokens.shape[1:]
     settings, heads = queries.shape[1:3]
+    if texts is not None:
+        own = (texts @ queries.flatten(1, 2) / math.sqrt(features)).transpose(1, 2)
+        gathered = (own @ tokens.mT).softmax(dim=3) @ tokens
+        return gathered.unflatten(2, (settings, heads)).movedim(2, 1).flatten(3) @ weights + texts @ bias
     flat = queries.flatten(1, 2) / math.sqrt(features)
     # Queries by tokens, not tokens by queries: on a CPU the narrow side first is several times as fast.
     scores = (flat @ tokens.flatten(1, 2).mT).unflatten(2, (samples, count))
@@ -110,15 +144,21 @@ def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Te
 
 
 def train(
-    tokens: Tensor, targets: Tensor, settings: Sequence[Sequence[tuple[float, float]]], epochs: int, seed: int
+    tokens: Tensor,
+    targets: Tensor,
+    settings: Sequence[Sequence[tuple[float, float]]],
+    epochs: int,
+    seed: int,
+    asked: Asked | None = None,
 ) -> Iterator[Attentive]:
-    """The models after each epoch, for settings [tap][setting].
+    """The models after each epoch, for settings [tap][setting]; where samples are `asked`, of targets [question].
 
     tokens [tap, sample, token, feature] float32, standardised **in place**; targets [sample] int64 for classes
     (cross-entropy) or [sample, column] float (squared error of the standardised columns). AdamW on batches of BATCH
     samples, its learning rate falling to zero along a cosine. Start and batches follow from the seed alone.
     """
-    taps, n, _, features = tokens.shape
+    taps, _, _, features = tokens.shape
+    n, directions = len(targets), [] if asked is None else [asked.texts.shape[1]]
     classes = targets.ndim == 1
     outputs = int(targets.max()) + 1 if classes else targets.shape[1]
     rest = tokens.view(taps, -1, features)
@@ -137,20 +177,20 @@ def train(
         wanted = ((targets - centre) / unit).to(tokens)
     # Drawn on the CPU, so that every device starts from the same queries.
     rng = torch.Generator(device="cpu").manual_seed(seed)
-    start = torch.randn(HEADS, features, generator=rng, device="cpu").to(tokens)
+    start = torch.randn(HEADS, *directions, features, generator=rng, device="cpu").to(tokens)
     count = len(settings[0])
-    queries = start.expand(taps, count, -1, -1).clone()
+    queries = start.expand(taps, count, *start.shape).clone()
     weights = tokens.new_zeros(taps, count, HEADS * features, outputs)
-    bias = tokens.new_zeros(taps, count, outputs)
+    bias = tokens.new_zeros(taps, count, *directions, outputs)
     if classes:
-        bias += wanted.mean(dim=0).clamp(min=1e-6).log()
+        (bias if asked is None else bias[:, :, -1]).add_(wanted.mean(dim=0).clamp(min=1e-6).log())
     rates, decays = torch.tensor(settings, dtype=tokens.dtype, device=tokens.device).unbind(dim=2)
     optimiser = _AdamW((queries, weights, bias), rates, decays)
     steps = epochs * math.ceil(n / BATCH)
     for _ in range(epochs):
         for rows in torch.randperm(n, generator=rng, device="cpu").to(tokens.device).split(BATCH):
             parameters = [p.requires_grad_() for p in optimiser.parameters]
-            guess = attend(tokens[:, rows], *parameters)
+            guess = attend(_of(tokens, rows, asked), *parameters, texts=_texts(rows, asked))
             if classes:
                 loss = (guess.logsumexp(dim=3) - (guess * wanted[rows]).sum(dim=3)).mean(dim=2).sum()
             else:
@@ -183,7 +223,7 @@ class _AdamW:
             away = self.first[i] / (1 - 0.9**self.taken)
             size = (self.second[i] / (1 - 0.999**self.taken)).sqrt_().add_(1e-8)
             rates = (self.rates * share).reshape(*self.rates.shape, *[1] * (p.ndim - 2))
-            decay = 1 - rates * self.decays.reshape(rates.shape) if p.ndim > 3 else 1.0
+            decay = 1 - rates * self.decays.reshape(rates.shape) if i < 2 else 1.0  # not of the bias
             self.parameters[i] = p * decay - rates * away / size
 
 

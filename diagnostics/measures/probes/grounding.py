@@ -8,10 +8,11 @@ from tokens to one column for each direction of the embedding, and one for no ph
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,19 +47,24 @@ from diagnostics.measures.result import FUNCTIONAL
 MOST_RANK = 32
 """Directions of an embedding that are read, those of largest variance over the phrases of train."""
 LEAST_IOU = 0.5
+VOTES = (0.3, 0.5, 0.7, 0.85)
+"""How far from the median score to the highest tokens begin to count for a box, of which one is chosen without test."""
 TEXT_ENCODER = "text_encoder"
 WORDS = "bag of words"
+EMBEDDED_BY = ", embedded by "
+"""Between what a target is about and the name of its text encoder."""
 _SMALL = 1e-6
 """Of the largest standard deviation, below which a direction is none."""
 
 
-def count_words(texts: Sequence[str]) -> np.ndarray:
-    """Counts of each word in each text, over the Euclidean length of that: float64 [text, word]."""
+def count_words(texts: Sequence[str], most: int | None = None) -> np.ndarray:
+    """Counts of each (of the `most` frequent) words in each text, over their Euclidean length: float64 [text, word]."""
     said = [re.findall(r"\w+", text.lower()) for text in texts]
-    number = {word: i for i, word in enumerate(sorted({word for words in said for word in words}))}
+    often = Counter(word for words in sorted(said) for word in words).most_common(most)
+    number = {word: i for i, word in enumerate(sorted(word for word, _ in often))}
     counts = np.zeros((len(texts), len(number)))
     for row, words in zip(counts, said, strict=True):
-        np.add.at(row, [number[word] for word in words], 1)
+        np.add.at(row, [number[word] for word in words if word in number], 1)
     return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1)
 
 
@@ -74,17 +80,17 @@ def whiten(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return away @ (directions[:rank] / sizes[:rank, None]).T
 
 
-def vote(score: np.ndarray, corners: np.ndarray) -> np.ndarray:
+def vote(score: np.ndarray, corners: np.ndarray, share: float) -> np.ndarray:
     """The box [phrase, 4] on which tokens agree, from scores [token, phrase] and the box that each stands for [token, 4].
 
-    Tokens count by how far their score is above the middle between the highest and the median one.
+    Tokens count by how far their score is above what lies at this share of the way from the median to the highest.
     """
-    middle = (score.max(axis=0) + np.median(score, axis=0)) / 2
-    weight = np.maximum(score - middle, 0)
+    median = np.median(score, axis=0)
+    weight = np.maximum(score - median - share * (score.max(axis=0) - median), 0)
     total = weight.sum(axis=0)
     # Where all tokens are alike, all count.
-    share = np.where(total > 0, weight / np.where(total > 0, total, 1), 1 / len(score))
-    return np.asarray(share.T @ corners)
+    of_token = np.where(total > 0, weight / np.where(total > 0, total, 1), 1 / len(score))
+    return np.asarray(of_token.T @ corners)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class PhraseRows(BoxRows):
             place = np.unique(number[there(boxes)].astype(int), return_index=True)
             embedded = np.zeros((len(target.classes), boxes.shape[2] - AREA - 1))
             embedded[place[0]] = boxes[:, 1:, AREA + 1 :][there(boxes)][place[1]]
-            text_encoder = target.about.partition("embedded by ")[2]
+            text_encoder = target.about.partition(EMBEDDED_BY)[2]
         return cls(
             measure,
             activations,
@@ -170,6 +176,7 @@ class Phrases(Sums):
     """Phrases by ridge on all tokens, and the sides of their boxes by `Sides` on those inside."""
 
     second_penalty = "side_penalty"
+    variants: ClassVar = {"vote": VOTES}
 
     def rows(self, measure: str, activations: Activations, target: StoredTarget) -> PhraseRows:
         return PhraseRows.of(measure, activations, target)
@@ -197,15 +204,15 @@ class Phrases(Sums):
         return dense.foreground, Sides()
 
     def join(self, first: TokenMap, second: TokenMap) -> TokenMap:
-        weights = np.concatenate([first.weights, second.weights], axis=1)
+        weights = np.concatenate([first.weights, second.weights, np.zeros((len(first.mean), 1))], axis=1)
         sides = second.bias[0] + (first.mean - second.mean) @ second.weights
-        return TokenMap(first.mean, weights, np.concatenate([first.bias[0], sides])[None])
+        return TokenMap(first.mean, weights, np.array([[*first.bias[0], *sides, share] for share in VOTES]))
 
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         assert isinstance(dense, PhraseRows)
         said, test = said.cpu().double(), bool(dense.is_test[rows[0]])
-        corners = corners_of(said[..., -4:], dense).double().numpy()
-        maps, rank = said[..., :-4].numpy(), dense.texts.shape[1]
+        corners, share = corners_of(said[..., -5:-1], dense).double().numpy(), float(said[0, 0, -1])
+        maps, rank = said[..., :-5].numpy(), dense.texts.shape[1]
         ways = ("found", "pointing", *(CONTROLS if test else ()))
         judged = {name: np.zeros(len(rows)) for name in ("reference", *ways)}
         for i, row in enumerate(rows):
@@ -218,7 +225,7 @@ class Phrases(Sums):
                 scores["no_phrase"] = np.broadcast_to(none, scores["found"].shape)
                 scores["bag_of_words"] = none + maps[i, :, rank:-1] @ dense.words[number].T
             for name, score in scores.items():
-                judged[name][i] = overlap(vote(score, corners[i]), boxes).sum()
+                judged[name][i] = overlap(vote(score, corners[i], share), boxes).sum()
             y, x = centres_of(dense.grid.shape)[:, scores["found"].argmax(axis=0)]
             judged["pointing"][i] = (
                 (x > boxes[:, 0]) & (y > boxes[:, 1]) & (x < boxes[:, 2]) & (y < boxes[:, 3])

@@ -17,6 +17,7 @@ from diagnostics.plugin import (
     split_groups,
 )
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render, render_views
+from diagnostics_data.shapes.words import write
 from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS, SHAPES, TEXTURES
 
 # What a scene's caption says, and the caption's words as a vector.
@@ -126,6 +127,17 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """Name of each question -> its wordings, and those that are held back."""
+WRITTEN_WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "word": (
+        ("which word is written?", "what is the written word?", "name the written word."),
+        ("the written word is which?", "what word is written?"),
+    ),
+    "number": (
+        ("which number is written?", "what is the written number?", "name the written number."),
+        ("the written number is which?", "what number is written?"),
+    ),
+}
+"""Those of what `shapes?words=1` writes."""
 NOTHING = "nothing"
 
 
@@ -150,7 +162,7 @@ def questions(scene: Scene) -> tuple[Question, ...]:
 @functools.cache
 def _question(name: str, answer: str) -> Question:
     """The same object for all scenes that share an answer."""
-    return Question(name, answer, *WORDINGS[name])
+    return Question(name, answer, *(WORDINGS | WRITTEN_WORDINGS)[name])
 
 
 MOST_BYTES = 2**32
@@ -184,9 +196,10 @@ def build(
     objects: int = MOST_OBJECTS,
     split: str = SPLITS_BY[0],
     views: int = 1,
+    words: int = 0,
 ) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.plugin.shapes`."""
-    _check(n, size, frames, seed, objects=objects, split=split, views=views)
+    _check(n, size, frames, seed, objects=objects, split=split, views=views, words=words)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)
     maps = {
@@ -215,12 +228,13 @@ def build(
             scene = render(seed, i, size, frames, objects)
         known = len(scene.world.objects)
         pixels[i] = scene.pixels
+        written = write(pixels[i, 0], seed, i) if words else {}
         for name, values in maps.items():
             values[i] = scene.flow[..., 0 if name == "flow_y" else 1] if "flow" in name else getattr(scene, name)
         centres[i, :, :known], visible[i, :, :known] = scene.centres[:-1], scene.visible
         texts.append(caption(scene))
         frame_texts.append(tuple(frame_caption(scene, t) for t in range(frames)))
-        asked.append(questions(scene))
+        asked.append((*questions(scene), *(_question(name, text) for name, text in written.items())))
         numbers.append(_numbers(scene))
         boxes.append(_boxes(scene))
         named.append(phrases(scene))
@@ -249,7 +263,8 @@ def build(
         fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}"
         + (f" objects={objects}" if objects != MOST_OBJECTS else "")
         + (" split=pairs" if by_pair else "")
-        + (f" views={views}" if views > 1 else ""),
+        + (f" views={views}" if views > 1 else "")
+        + (" words=1" if words else ""),
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
@@ -359,7 +374,7 @@ def _targets(
     return targets
 
 
-def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, views: int) -> None:
+def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, views: int, words: int) -> None:
     if split not in SPLITS_BY:
         raise name_error("split", split, SPLITS_BY)
     for name, value, least, most in (
@@ -368,6 +383,7 @@ def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, 
         ("frames", frames, 1, 64),
         ("objects", objects, 1, MOST_OBJECTS),
         ("views", views, 1, 2 if frames == 1 else 1),
+        ("words", words, 0, 1 if frames == 1 else 0),
     ):
         if not least <= value <= most:
             raise DiagnosticsError(

@@ -14,8 +14,18 @@ import pytest
 import torch
 from diagnostics_data.plugin import datasets
 from diagnostics_data.shapes import dataset as dataset_module
-from diagnostics_data.shapes.dataset import WORDINGS, WORDS, caption, embedded, motion, place, questions
+from diagnostics_data.shapes.dataset import (
+    WORDINGS,
+    WORDS,
+    WRITTEN_WORDINGS,
+    caption,
+    embedded,
+    motion,
+    place,
+    questions,
+)
 from diagnostics_data.shapes.render import Scene, render
+from diagnostics_data.shapes.words import WRITTEN
 from diagnostics_data.shapes.world import COLOURS, SHAPES, TEXTURES, Surface, World, level, reach
 from torch import nn
 
@@ -438,8 +448,9 @@ def test_questions_are_answered_by_what_is_there() -> None:
 
 
 def test_held_back_wordings_are_new_orders_of_known_words() -> None:
-    known = {word for wordings, _ in WORDINGS.values() for text in wordings for word in re.findall("[a-z]+", text)}
-    for wordings, held_back in WORDINGS.values():
+    every = WORDINGS | WRITTEN_WORDINGS
+    known = {word for wordings, _ in every.values() for text in wordings for word in re.findall("[a-z]+", text)}
+    for wordings, held_back in every.values():
         assert held_back and not set(wordings) & set(held_back)
         assert {word for text in held_back for word in re.findall("[a-z]+", text)} <= known
     one, two = questions(scene(0, 64))[:2]
@@ -447,6 +458,26 @@ def test_held_back_wordings_are_new_orders_of_known_words() -> None:
 
 
 # The data set
+
+
+def test_a_word_and_a_number_are_written_and_asked_for() -> None:
+    plain, written = (make(n=10, size=96, words=words) for words in (0, 1))
+    assert written.fingerprint == f"{plain.fingerprint} words=1"
+    for i in range(len(plain)):
+        asked = {question.name: question.answer for question in written.questions[i]}
+        assert {name: asked[name] in texts for name, texts in WRITTEN.items()} == {"word": True, "number": True}
+        assert list(asked)[:4] == [question.name for question in plain.questions[i]]
+        changed = (plain[i] != written[i]).any(axis=2)
+        # One in each half, and most of the scene is as it was.
+        assert min(changed[:48].sum(), changed[48:].sum()) > 40
+        assert changed.mean() < 0.3
+        np.testing.assert_array_equal(plain.targets["masks"].values[i], written.targets["masks"].values[i])
+    # What is written is that of the seed, and looks different where it differs.
+    again = make(n=10, size=48, words=1)
+    assert [[q.answer for q in of] for of in again.questions] == [[q.answer for q in of] for of in written.questions]
+    words = {asked[4].answer: written[i] for i, asked in enumerate(written.questions)}
+    assert len(words) > 3
+    assert {len(word) for word in WRITTEN["word"]} == {4}
 
 
 def test_images_hold_what_the_scenes_say() -> None:
