@@ -1,5 +1,7 @@
 """Forward passes over a dataset: extraction into a store, step by step and resumable, by this process or by several."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import time

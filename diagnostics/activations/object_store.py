@@ -4,6 +4,8 @@ obstore reads credentials from the environment, in each process for itself. What
 is never passed on.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools

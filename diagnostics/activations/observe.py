@@ -1,5 +1,7 @@
 """Records of what only the running model gives (attention, gradients), beside what was extracted."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any

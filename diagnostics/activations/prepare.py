@@ -4,6 +4,8 @@ Whether encoder and dataset fit, what stored activations depend on, whether the 
 the batches of samples.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import hashlib

@@ -1,5 +1,7 @@
 """Boxes of objects: any number a sample in one array, and what a grid covers of them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

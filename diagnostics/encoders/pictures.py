@@ -3,6 +3,8 @@
 The shorter side, antialiased, cut in the middle.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from typing import Any

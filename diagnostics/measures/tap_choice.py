@@ -7,6 +7,8 @@ it has the least mean regret (docs/explanation/statistics.md, `benchmarks/recomm
 candidates: it cannot hide them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -4,6 +4,8 @@ A rule sees what `Evidence` holds, so that none can look at test. Nothing here l
 command.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import random

@@ -1,5 +1,7 @@
 """Text files for other programs, written whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

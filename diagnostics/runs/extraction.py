@@ -1,5 +1,7 @@
 """The extraction of one call of `run`, or of one launch of it: the encoder and its controls, into their stores."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging

@@ -1,5 +1,7 @@
 """Cores and memory that this process may use, by its affinity, its cgroups and what is free."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from pathlib import Path

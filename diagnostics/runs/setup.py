@@ -1,5 +1,7 @@
 """A request, resolved and checked before any work: encoder, dataset, taps and measures, and what it will write."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import hashlib

@@ -1,5 +1,7 @@
 """The entry point: datasets that are simulated, or arrive in wheels. Importing it imports neither torch nor numpy."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 from collections.abc import Generator, Mapping

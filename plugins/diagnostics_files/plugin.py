@@ -5,6 +5,8 @@ beforehand, says on stderr which are left out, and goes on without them. `replac
 reads, leaves pairs of archives out that lack a part, and looks at no image beforehand.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from json import dumps as to_json
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The encoders of this plugin."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module

@@ -3,6 +3,8 @@
 Importing it imports nothing heavy.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import shlex

@@ -3,6 +3,8 @@
 Importing it imports nothing heavy.
 """
 
+from __future__ import annotations
+
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """The encoders of this plugin; importing it imports nothing heavy."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module

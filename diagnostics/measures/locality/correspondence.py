@@ -1,5 +1,7 @@
 """Correspondence: where a point of one view of a sample finds itself in another, by tokens alone; nothing is fitted."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,6 +4,8 @@ Which box that was found matches which that is there is said by pycocotools, onc
 up here, for any number of times that each image is drawn: with each once they are those of pycocotools.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields

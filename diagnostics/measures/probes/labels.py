@@ -1,5 +1,7 @@
 """Number of labels that a target takes: the linear probe on nested parts of train and val, and the length of an online code."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ nothing is decided here: without the processes, or with a measure that they cann
 longer.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging

@@ -9,6 +9,8 @@ leave the sums of their ranges, and then what they judged of them, and the comma
 process has, to the last digit.
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Language models of `align language`: their folders, the projector in front of them, and the decoder itself."""
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import inspect

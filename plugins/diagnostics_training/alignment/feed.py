@@ -1,5 +1,7 @@
 """Batches of an alignment: what is changed at random in its pictures, and samples as student and teachers see them."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable, Sequence

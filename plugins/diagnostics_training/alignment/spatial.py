@@ -1,5 +1,7 @@
 """Alignment of tokens' places: relations between tokens, SAM 2 as their teacher, and `align spatial`."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json

@@ -3,6 +3,8 @@
 Also its control, and `diagnostics align tap`.
 """
 
+from __future__ import annotations
+
 import copy
 import functools
 import tempfile
