@@ -105,7 +105,7 @@ class Task:
 
     @classmethod
     def of(cls, activations: Activations, target: StoredTarget, seed: int) -> Task:
-        """Raises where a split has no question."""
+        """The task of a target; raises where a split has no question."""
         sample, at = np.nonzero(there(target.values))
         of = target.values[sample, at]
         split, groups = activations.split[sample], activations.groups[sample]

@@ -29,7 +29,7 @@ def _font(name: str, size: int) -> Any:
 
 
 def write(pixels: np.ndarray, seed: int, index: int) -> dict[str, str]:
-    """Writes a word and a number into an image, uint8 [y, x, 3], one in its upper and one in its lower half.
+    """Write a word and a number into an image, uint8 [y, x, 3], one in its upper and one in its lower half.
 
     Each is light with a dark rim or dark with a light one, so that it can be read over everything. Returns what is
     written, `word` and `number`. They depend on seed and index alone; pixels also on the versions of font and Pillow.
