@@ -56,8 +56,9 @@ def add_redraws(
 ) -> None:
     """Add `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes of a target that read what is stored.
 
-    Those of tokens read the samples that have them, whatever split a draw gives these. `measured` is what `measures` gave for `activations` and `targets`. `permute`: whether targets are shuffled within
-    each drawn split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
+    Those of tokens read the samples that have them, whatever split a draw gives these. `measured` is what `measures`
+    gave for `activations` and `targets`. `permute`: whether targets are shuffled within each drawn split. A draw in
+    which a probe has no value (a class that its train lacks) is NaN, and its tap "".
     """
     probes = {key: each for key, each in measured.results.items() if attribute.is_probe(each) and "/" in key}
     streamed = {key for key, result in probes.items() if result.attrs.get("tokens") == "streamed"}
