@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import typer.main
@@ -27,7 +28,9 @@ from diagnostics.measures import load_bundled
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.pages.run import run_page
+from tests.runs.test_token_probes import images
 from tests.support.functions import exported
+from tests.support.tiny import tiny_image_encoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
@@ -96,6 +99,25 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
             line = page.read_text(encoding="utf-8")[: block.start("text")].count("\n")
             # Blank lines before it give errors the line of the page.
             exec(compile("\n" * line + block["text"], str(page), "exec", dont_inherit=True), namespace)
+
+
+def test_the_first_picture_shows_what_its_run_says(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"measures": "segmentation_probe", "report": False, "watch": dx.silent}
+    run = dx.run(tiny_image_encoder(), images(24), out=tmp_path / "run", **options)
+    draw_picture = runpy.run_path(str(ROOT / "docs" / "hero.py"))["draw_picture"]
+    with plt.rc_context():
+        (axes,) = draw_picture(run, tmp_path / "hero.png", "scene").axes
+    drawn, profile = (
+        {line.get_label(): line.get_ydata() for line in axes.lines},
+        run.profile("segmentation_probe/scene"),
+    )
+    advice = run.recommend("scene")
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), profile.data["score"])
+    assert drawn[f"use {advice.tap}"] == pytest.approx([advice.score.value])
+    assert drawn[f"output, {advice.output_tap}"] == pytest.approx([advice.output.value])
+    for name, label in (("fresh_weights", "untrained"), ("shuffled_labels", "shuffled")):
+        assert drawn[label][0] == pytest.approx(profile.control(name).value)
+    assert plt.imread(tmp_path / "hero.png").shape[:2] == (736, 1152)
 
 
 def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
