@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nbclient import NotebookClient
 from nbclient.util import run_sync
 
 FOLDER = Path(__file__).parent / "tutorials"
-WIDTH = 88
+WIDTH = 76
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -113,7 +114,7 @@ def page(name: str, book: Any, seconds: str) -> tuple[str, dict[str, bytes]]:
                 pictures[file] = base64.b64decode(data[kind]) if kind == "image/png" else data[kind].encode()
                 parts.append(f"![The figure that the code above draws]({file})")
             elif text := (output.get("text") or data.get("text/plain", "")).rstrip():
-                parts.append(fenced("text", text))
+                parts.append(fenced("text", narrow(text)))
     title, *rest = parts
     head, _, first = title.partition("\n\n")
     note = NOTE.format(name=name, seconds=seconds)
@@ -124,6 +125,17 @@ def fenced(language: str, text: str) -> str:
     """A block of Markdown; the first line keeps its indent, as that of a table."""
     inside = text.strip("\n")
     return f"```{language}\n{inside}\n```"
+
+
+def narrow(text: str) -> str:
+    """The text, its lines of prose broken at `WIDTH`: those that a page prints itself know no width."""
+    broken = [
+        textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > WIDTH and "  " not in line.strip()
+        else [line]
+        for line in text.splitlines()
+    ]
+    return "\n".join(line for each in broken for line in each)
 
 
 def lines(book: Any) -> list[str]:

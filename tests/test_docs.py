@@ -246,8 +246,8 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     consoles = [block["text"] for block in blocks(ROOT / "README.md")]
     run = next(text for text in consoles if "diagnostics run" in text)
     assert run == (
-        "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
-        ".venv/bin/diagnostics run wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'\n"
+        "python3 -m venv .venv && .venv/bin/pip install --no-compile -e '.[demo]' && "
+        ".venv/bin/diagnostics run 'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'\n"
     )
     test = next(text for text in consoles if "pytest" in text)
     assert test.startswith("python3 -m venv .venv-test && ")
@@ -263,19 +263,19 @@ def test_the_first_page_shows_the_commands_output_in_76_columns() -> None:
     command, output = (next(one["text"] for one in shown if one["language"] == kind) for kind in ("console", "text"))
     typed = " ".join(command.replace("\\\n", " ").split())
     assert typed.split("diagnostics run ")[1] in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert output.startswith("wheel:efficientnet-lite0 on shapes, n = ")
+    assert output.startswith("wheel:efficientnet-lite0?size=160 on shapes, n = ")
     assert all(len(line) <= 76 for one in shown for line in one["text"].splitlines() if one["language"] != "python")
 
 
 def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [
-        "wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'",
+        "'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'",
         "fracast --data lorenz --redraws 20",
     ]
     new = readme.replaced(text, lambda arguments: f"of {arguments}\n")
     assert [found["printed"] for found in readme.BLOCK.finditer(new)] == [
-        "of wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'\n",
+        "of 'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'\n",
         "of fracast --data lorenz --redraws 20\n",
     ]
     old = iter(printed_in(readme, text))
