@@ -23,7 +23,8 @@ from nbclient import NotebookClient
 from nbclient.util import run_sync
 
 FOLDER = Path(__file__).parent / "tutorials"
-WIDTH = 76
+WIDTH, SHOWN = 88, 76
+"""Columns that cells print, and to which a page breaks their prose; tables stay as they are."""
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -128,14 +129,22 @@ def fenced(language: str, text: str) -> str:
 
 
 def narrow(text: str) -> str:
-    """The text, its lines of prose broken at `WIDTH`: those that a page prints itself know no width."""
-    broken = [
-        textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-        if len(line) > WIDTH and "  " not in line.strip()
-        else [line]
-        for line in text.splitlines()
-    ]
-    return "\n".join(line for each in broken for line in each)
+    """The text with its prose broken at `SHOWN`: sentences that a command broke at `WIDTH`, and lines that know no width."""
+    joined: list[str] = []
+    last = ""
+    for line in text.splitlines():
+        prose = bool(line.strip()) and line[0].isalnum() and "  " not in line
+        if prose and joined and last and len(last) + 1 + len(line.split()[0]) > WIDTH >= len(last):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+        last = line if prose else ""
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, SHOWN, break_long_words=False, break_on_hyphens=False))
+        if len(line) > SHOWN and "  " not in line.strip()
+        else line
+        for line in joined
+    )
 
 
 def lines(book: Any) -> list[str]:
