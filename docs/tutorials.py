@@ -133,7 +133,7 @@ def narrow(text: str) -> str:
     joined: list[str] = []
     last = ""
     for line in text.splitlines():
-        prose = bool(line.strip()) and line[0].isalnum() and "  " not in line
+        prose = bool(line.strip()) and line[0] not in " ─" and "  " not in line
         if prose and joined and last and len(last) + 1 + len(line.split()[0]) > WIDTH >= len(last):
             joined[-1] += f" {line}"
         else:
