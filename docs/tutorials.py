@@ -134,7 +134,12 @@ def narrow(text: str) -> str:
     last = ""
     for line in text.splitlines():
         prose = bool(line.strip()) and line[0] not in " ─" and "  " not in line
-        if prose and joined and last and len(last) + 1 + len(line.split()[0]) > WIDTH >= len(last):
+        if (
+            prose
+            and joined
+            and last[-1:] not in ("", ".")
+            and len(last) + 1 + len(line.split()[0]) > WIDTH >= len(last)
+        ):
             joined[-1] += f" {line}"
         else:
             joined.append(line)

@@ -24,8 +24,10 @@ SIDE, STRIDE = 224, 32
 
 
 def efficientnet(size: int = SIDE) -> TorchEncoder:
-    """At `size` pixels a side, by default the 224 of its training; its heads are the pooled features and the 1,000
-    classes of ImageNet."""
+    """The network at `size` pixels a side, by default the 224 of its training.
+
+    Its heads are the pooled features and the 1,000 classes of ImageNet.
+    """
     if size < STRIDE or size % STRIDE:
         near = max(STRIDE, round(size / STRIDE) * STRIDE)
         raise DiagnosticsError(
