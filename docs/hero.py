@@ -11,6 +11,7 @@ import diagnostics as dx
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 PICTURE = Path(__file__).parent / "images" / "hero.png"
 LINES = {
@@ -20,9 +21,9 @@ LINES = {
 }
 
 
-def draw_picture(run: dx.Run, target: str = "segmentation", measure: str = "segmentation_probe") -> None:
-    """Segmentation by tap: intervals, the tap to use, the output, and controls."""
-    profile, advice = run.profile(f"{measure}/{target}"), run.recommend(target)
+def draw_picture(run: dx.Run, picture: Path = PICTURE, target: str = "segmentation") -> Figure:
+    """Segmentation by tap, into a file: intervals, the tap to use, the output, and controls."""
+    profile, advice = run.profile(f"segmentation_probe/{target}"), run.recommend(target)
     data, taps = profile.data, profile.taps
     plt.rcParams |= {"font.size": 23, "axes.spines.top": False, "axes.spines.right": False}
     figure, axes = plt.subplots(figsize=(11.52, 7.36), dpi=100, layout="constrained")
@@ -39,7 +40,8 @@ def draw_picture(run: dx.Run, target: str = "segmentation", measure: str = "segm
     axes.set(ylim=(0, 1), ylabel=f"{target}, mIoU")
     axes.set_xticks([0, use, output], [taps[0], advice.tap, advice.output_tap])
     axes.legend(loc="upper left", frameon=False)
-    figure.savefig(PICTURE)
+    figure.savefig(picture)
+    return figure
 
 
 if __name__ == "__main__":

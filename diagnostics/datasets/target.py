@@ -392,7 +392,10 @@ def _edges(start: float, stop: float, cells: int) -> np.ndarray:
 def _sum_cells(maps: np.ndarray, overlaps: Sequence[np.ndarray]) -> np.ndarray:
     """Maps [sample, *extent] summed over the cells of each axis, [sample, *shape]."""
     for axis, overlap in enumerate(overlaps, start=1):
-        maps = np.moveaxis(np.tensordot(maps, overlap, axes=(axis, 1)), -1, axis)
+        before, after = maps.shape[:axis], maps.shape[axis + 1 :]
+        # Products of matrices, which copy nothing.
+        rows = maps.reshape(math.prod(before), maps.shape[axis], math.prod(after))
+        maps = (overlap @ rows).reshape(*before, len(overlap), *after)
     return maps
 
 

@@ -123,9 +123,9 @@ def run(
     control_samples: how many samples controls with other weights pass, drawn by the seed; all by default. Each is
     compared with
         the encoder fitted on the same samples. At least 4 of 9, so that intervals are at most half wider.
-    redraws: how often the split is drawn again at random and the probes of pooled activations are fitted again, which
-    shows how
-        much the answer depends on the draw; the pass over the data is not repeated. Refused where the splits are given.
+    redraws: how often the split is drawn again at random and the probes of what is stored are fitted again, which shows
+        how much the answer depends on the draw; the pass over the data is not repeated. Streamed targets are left out,
+        and given splits refused.
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.

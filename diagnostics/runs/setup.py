@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, get_args
@@ -317,10 +317,15 @@ def read_tokens(measures: Sequence[Measure], dataset: Dataset, dense: DenseToken
     A target for every place has such probes, whether or not they are among the measures: others may follow in the same
     run.
     """
-    kinds = {target.kind for target in dataset.targets.values()}
+    targets: Iterable[Any] = dataset.targets.values()
+    kinds = {target.kind for target in targets}
     otherwise = {m.name: {"stored": (), "streamed": m.streams, "none": DENSE}[dense] for m in measures}
     # What is observed with the model at hand reads no stored tokens.
-    stored = {m.name: kinds & set(m.kinds) - set(otherwise[m.name]) for m in measures if m.observation is None}
+    stored = {
+        m.name: {target.kind for target in targets if m.reads(target)} - set(otherwise[m.name])
+        for m in measures
+        if m.observation is None
+    }
     probes = any(of & set(BY_PLACE) or (m.needs == "tokens" and of) for m in measures if (of := stored.get(m.name)))
     return probes or any(m.needs == "tokens" and not m.kinds for m in measures), probes or bool(
         kinds & {*BY_PLACE} - {"matches"}

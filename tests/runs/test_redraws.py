@@ -27,10 +27,12 @@ from diagnostics.runs.results.redraws import (
     redraw_splits,
     redraws_of,
 )
+from tests.runs.test_token_probes import images
 from tests.support.declared import Ranks
 from tests.support.graded import graded_data, graded_encoder, known_r2
-from tests.support.planted import planted_series, planted_series_encoder
+from tests.support.planted import planted_image_encoder, planted_images, planted_series, planted_series_encoder
 from tests.support.refusals import refusal
+from tests.support.tiny import tiny_image_encoder
 
 GAINS = [0.2, 3.0, 0.5, 0.5]
 
@@ -158,20 +160,49 @@ def test_a_draw_without_a_value_is_counted(tmp_path: Path) -> None:
     assert "no train sample of class rare" in values.attrs[NO_REDRAWS]
 
 
-def test_probes_that_read_tokens_are_not_redrawn(tmp_path: Path) -> None:
+def test_probes_that_read_tokens_are_redrawn(tmp_path: Path) -> None:
     data = planted_series()
     data.exchangeable = True
     run = measured(
-        tmp_path, planted_series_encoder(), data, measures="event_probe,linear_probe", redraws=2, token_budget=None
+        tmp_path, planted_series_encoder(), data, measures="event_probe,linear_probe", redraws=1, token_budget=None
     )
-    events = run.profile("event_probe/event")
-    assert redraws_of(events.data) is None
-    assert "reads tokens" in events.data.attrs[NO_REDRAWS]
-    said = f"not redrawn: {events.data.attrs[NO_REDRAWS]}"
-    assert said in str(run.recommend("event")) and said in run.recommend("event").reading
-    screen = CliRunner().invoke(app, ["show", str(tmp_path)]).stdout
-    assert said in " ".join(screen.split())
-    assert found(run, "linear_probe/ahead").count == 2
+    assert found(run, "event_probe/event").count == found(run, "linear_probe/ahead").count == 1
+
+
+@pytest.mark.parametrize("budget", ["1GB", "30KB"])
+def test_a_draw_of_dense_targets_is_what_a_run_with_that_split_measures(tmp_path: Path, budget: str) -> None:
+    encoder, data = tiny_image_encoder(), images()
+    data.exchangeable = True
+    options: dict[str, Any] = {
+        "measures": "linear_probe,segmentation_probe",
+        "token_budget": budget,
+        "dense": "stored",
+        "watch": dx.silent,
+    }
+    run = measured(tmp_path / "redrawn", encoder, data, redraws=2, **options)
+    assert (run.store.token_samples == len(data)) == (budget == "1GB")
+    second = redraw_splits(run.store.groups, run.store.split, 2, seed=0)[1]
+    split = dict(zip(run.store.ids, second, strict=True))
+    data.split = np.array([split[i] for i in data.ids], object)
+    other = measured(tmp_path / "drawn", encoder, data, **options)
+    for name in ("linear_probe/height", "linear_probe/level", "segmentation_probe/scene"):
+        ours, theirs = run.profile(name), other.profile(name)
+        np.testing.assert_array_equal(ours.data[SCORE][1], theirs.data["score"])
+        assert ours.data[GAP][1] == theirs.data.attrs["hidden_gap"]
+        assert ours.data[TAP][1] == theirs.data.attrs["chosen_tap"]
+
+
+def test_every_redraw_finds_the_tap_whose_tokens_lost_nothing(tmp_path: Path) -> None:
+    data, encoder = planted_images(), planted_image_encoder().replace(output_tap="scrambled")
+    data.exchangeable = True
+    options: dict[str, Any] = {"taps": "striped,rotated", "token_budget": "1GB", "dense": "stored", "watch": dx.silent}
+    run = measured(tmp_path, encoder, data, measures="segmentation_probe", redraws=2, **options)
+    redraws = found(run, "segmentation_probe/thing")
+    assert redraws.choices == Counter(rotated=2)
+    assert "none:" not in str(run.recommend("thing"))
+    assert redraws.score.low == 1
+    # Of shuffled tokens none is told from the others: the IoU of the background is its share, and that of the object 0.
+    assert redraws.gap.low > 0.5
 
 
 def test_scores_that_are_no_sums_are_redrawn_too() -> None:

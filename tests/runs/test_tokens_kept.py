@@ -13,6 +13,9 @@ from diagnostics.activations.run_files import token_bytes
 from diagnostics.activations.store import Store
 from diagnostics.cli.commands import run as command
 from diagnostics.errors import StorageError
+from diagnostics.measures.locality.masks import LabelPropagation
+from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.runs.setup import read_tokens
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -51,6 +54,16 @@ def test_a_dense_target_keeps_what_its_probe_needs(tmp_path: Path) -> None:
         run(tmp_path / "b", "attentive_probe")
     more = run(tmp_path / "c", "attentive_probe")
     assert more.store.token_samples == N == run(tmp_path / "c", "self_similarity").store.token_samples
+
+
+def test_masks_of_still_images_keep_no_tokens_for_what_follows_a_video(tmp_path: Path) -> None:
+    data = tiny_dataset(N, "image")
+    maps = np.ones((N, 16, 16), np.int64)
+    data.targets["masks"] = dx.Target("masks", maps)
+    measures = [LabelPropagation(), LinearProbe()]
+    assert not read_tokens(measures, data, "streamed")[0]
+    data.targets["masks"] = dx.Target("masks", maps[:, None])
+    assert read_tokens(measures, data, "streamed")[0]
 
 
 def test_an_interrupted_run_without_tokens_goes_on(tmp_path: Path) -> None:

@@ -496,6 +496,10 @@ class LabelPropagation(Probe):
         Case("F, features that name the object", 1, DAVIS, lambda: _followed().f),
     )  # fmt: skip
 
+    def reads(self, target: StoredTarget) -> bool:
+        # In a still image nothing is followed.
+        return super().reads(target) and np.ndim(target.values) == 4
+
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("t", "y", "x"))
         reasons = {tap.name: _lacks(tap, masks.shape[1:]) for tap in activations.taps}

@@ -78,13 +78,18 @@ class Recommendation:
         """The tap to use, in words."""
         return f"{self.tap}, the output" if self.at_output else self.tap or "nothing"
 
+    @property
+    def _pooled(self) -> str:
+        """The pooling, as a sentence says it."""
+        return self.pooling.removeprefix("none: ")
+
     def __str__(self) -> str:
         if self.tap is None:
             return f"For {self.target} there is nothing to recommend: no tap has a score by which to choose."
         if self.confidence == "at chance":
             at = f"{self.score_name} {format_interval(self.score)} at {self.place}"
-            return f"For {self.target} no layer is of use: {self.reading} ({at}, {self.pooling})."
-        text = f"For {self.target} use {self.place} ({self.pooling}): {self.score_name} {format_interval(self.score)}"
+            return f"For {self.target} no layer is of use: {self.reading} ({at}, {self._pooled})."
+        text = f"For {self.target} use {self.place} ({self._pooled}): {self.score_name} {format_interval(self.score)}"
         if not self.at_output:
             text += f", output {format_interval(self.output)}"
         also = ""

@@ -29,8 +29,7 @@ SCORE, GAP, TAP = "redraw_score", "redraw_gap", "redraw_tap"
 SPREAD = "Redraws are other random splits of the same samples: mean (lowest to highest), a spread and no interval."
 NO_REDRAWS = "no_redraws"
 """Attribute: why a probe, or some of its draws, has no value."""
-TOKENS = "it reads tokens, and tokens are stored for some of the samples only"
-STREAMED = "it reads tokens, which are streamed and not stored"
+STREAMED = "its tokens are streamed: give --dense stored, and a --token-budget that holds those of all samples"
 
 
 def redraw_splits(groups: np.ndarray, split: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
@@ -55,24 +54,25 @@ def add_redraws(
     permute: bool = False,
     measure: Callable[..., Measured] = measure_all,
 ) -> None:
-    """Add `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes that read pooled activations.
+    """Add `SCORE`, `GAP` and `TAP` of `count` draws to the results of probes of a target that read what is stored.
 
-    `measured` is what `measures` gave for `activations` and `targets`. `permute`: whether targets are shuffled within
-    each drawn split. A draw in which a probe has no value (a class that its train lacks) is NaN, and its tap "".
+    Those of tokens read the samples that have them, whatever split a draw gives these. `measured` is what `measures`
+    gave for `activations` and `targets`. `permute`: whether targets are shuffled within each drawn split. A draw in
+    which a probe has no value (a class that its train lacks) is NaN, and its tap "".
     """
-    probes = {key: result for key, result in measured.results.items() if attribute.is_probe(result)}
-    pooled = {key for key, result in probes.items() if attribute.TOKEN_SAMPLES not in result.attrs}
-    for key in probes.keys() - pooled:
-        why = STREAMED if probes[key].attrs.get("tokens") == "streamed" else TOKENS
-        measured.results[key] = probes[key].assign_attrs({NO_REDRAWS: why})
-    again = [m for m in measures if m.needs == "pooled" and any(key.startswith(f"{m.name}/") for key in pooled)]
-    read = {name: target for name, target in targets.items() if any(key.endswith(f"/{name}") for key in pooled)}
+    probes = {key: each for key, each in measured.results.items() if attribute.is_probe(each) and "/" in key}
+    streamed = {key for key, result in probes.items() if result.attrs.get("tokens") == "streamed"}
+    for key in streamed:
+        measured.results[key] = probes[key].assign_attrs({NO_REDRAWS: STREAMED})
+    stored = probes.keys() - streamed
+    again = [measure for measure in measures if any(key.startswith(f"{measure.name}/") for key in stored)]
+    read = {name: target for name, target in targets.items() if any(key.endswith(f"/{name}") for key in stored)}
     draws: list[Measured] = []
     for i, split in enumerate(redraw_splits(activations.groups, activations.split, count, activations.seed)):
         there = activations.with_other(split=split)
         asked = shuffle(there, read) if permute else read
         draws.append(measure(again, there, asked, what=f"{what}, redraw {i + 1} of {count}"))
-    for key in pooled:
+    for key in stored:
         measured.results[key] = _with_draws(probes[key], key, draws)
 
 

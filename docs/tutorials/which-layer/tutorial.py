@@ -56,21 +56,15 @@ table.head(3)
 
 # %% [markdown]
 # **The answer** is in the first rows. To count objects, use the features of `blocks.5.0`: a linear model reaches R² 0.84 there and 0.68 at the
-# encoder's output. For the shape, use the output. From the top:
+# encoder's output. For the shape, use the output. Both were chosen by a [rule](../../explanation/statistics.md#which-tap-to-use) on the *train* and *val* splits,
+# and are scored on *test*, so choosing the best of many layers does not inflate the score. [Read a result](../../get-started/reading-a-result.md) explains every
+# column and mark. Here:
 #
-# - **n** is the number of images in each split. The layer is chosen by a [rule](../../explanation/statistics.md#which-tap-to-use) on the *train* and *val*
-#   splits, by predictions for images that a probe has not seen. All scores are computed on the *test* split, so choosing the best of many layers does
-#   not inflate its score.
-# - **use** is the layer to use. A [*tap*](../../explanation/words.md#tap) is any place in the network where activations are read. `blocks.5.0` is the first
-#   block of the sixth stage; blocks and stages are counted from 0.
-# - **score** is how well that layer's probe predicts the test images, with a 95 % confidence interval: for a number R², where 1 is perfect and 0 is no
-#   better than the mean; for a class the accuracy, where 0.125 is chance, because there are eight shapes.
-# - [**at output**](../../explanation/words.md#output-tap) is the score of the same probe at the encoder's usual output, `bn2`: its last feature map,
-#   before the classifier of photographs.
-# - **The sign** at the beginning of a row is the [verdict](../../explanation/words.md#verdict) on the
-#   [hidden gap](../../explanation/words.md#hidden-gap), the score of the best layer other than the output minus the output's. `+` means that the gap is
-#   shown: its interval lies above 0. `?` means that these images cannot tell. `=` would mean that larger gaps than a margin are excluded.
-# - **The line below a row** names other layers that are not distinguished from the one to use.
+# - A [*tap*](../../explanation/words.md#tap) is any place in the network where activations are read. `blocks.5.0` is the first block of the sixth stage; blocks and
+#   stages are counted from 0. The usual output is `bn2`, the last feature map before the classifier of photographs.
+# - The accuracy's chance is 0.125, because there are eight shapes.
+# - The sign is the [verdict](../../explanation/words.md#verdict) on the [hidden gap](../../explanation/words.md#hidden-gap): `+`, it is shown; `?`, these images
+#   cannot tell.
 #
 # So the answers for the two targets differ:
 #

