@@ -19,11 +19,11 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
-from diagnostics.measures.base import Arrays, Case, normal, rotation
+from diagnostics.measures.base import Arrays, Case, define, normal, rotation
 from diagnostics.measures.probes.least_squares import principal_axes, refit, standardise
-from diagnostics.measures.probes.linear import OWN, LinearProbe
+from diagnostics.measures.probes.linear import OWN, LinearProbe, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
-from diagnostics.measures.probes.samples import Choice, Task
+from diagnostics.measures.probes.samples import Task
 from diagnostics.measures.result import (
     CENTRING,
     FUNCTIONAL,
@@ -62,16 +62,8 @@ def _in_two_taps() -> xr.Dataset:
     return TapSet().compute(taps, StoredTarget("sum", "value", x.sum(axis=1)), 0)
 
 
-class _Reader(LinearProbe):
-    """The linear probe, whose errors name the measure that uses it, without a fit on train where that chooses nothing."""
-
-    name = "tap_set"
-
-    def choose(self, task: Task, x: Tensor) -> Choice:
-        if task.label or not task.whole:
-            return super().choose(task, x)
-        penalty, lost, stack = task.ridge.choose(x[:, task.rows.fit])
-        return Choice({"penalty": penalty}, lost[:, len(task.rows.train) :], lost, stack)
+_Reader = define(OutOfFoldProbe, "_Reader", name="tap_set")
+"""The linear probe, whose errors name the measure that uses it."""
 
 
 class TapSet(ClassOrValueProbe):
@@ -107,7 +99,7 @@ class TapSet(ClassOrValueProbe):
         alone = probe.read_out(activations, target, seed).assign_attrs(declared)
         names = [tap.name for tap in activations.taps]
         choosing, depths = choosing_losses(alone), np.array([depth[name] for name in names])
-        choice = choosing and choose_tap(choosing, names.index(activations.output_tap), depths, seed)
+        choice = choosing and choose_tap(choosing, names.index(activations.output_tap), depths, None)
         if not choice:
             raise DiagnosticsError(
                 f"{self.name} of {target.name} has no tap with a score to choose by.", code="too-few"
@@ -149,7 +141,7 @@ class TapSet(ClassOrValueProbe):
         taps, names = ([str(tap) for tap in data["tap"].values] for data in (alone, read))
         own, theirs, fit_units = losses_of(alone, "unit"), losses_of(read, "unit"), units_fitted(alone)
         gains = paired_differences(theirs, own.at([at]), fit_units, seed, student=True)
-        chosen = choose_set(choosing_losses(alone), at, choosing_losses(read), seed)
+        chosen = choose_set(choosing_losses(alone), at, choosing_losses(read))
         ends = {"": "value", "_low": "low", "_high": "high"}
         by_set = dict(zip(("set_score", "set_low", "set_high"), theirs.intervals(fit_units, seed), strict=True))
         by_set |= {f"set_gain{end}": np.array([getattr(gain, of) for gain in gains]) for end, of in ends.items()}
@@ -177,11 +169,9 @@ class TapSet(ClassOrValueProbe):
         return over_taps(activations, variables, stated, set=names, unit=alone["unit"].values)
 
 
-def choose_set(alone: Losses | None, at: int, read: Losses | None, seed: int) -> int | None:
-    """The set to use in place of the tap `at`, by the losses that choose; None for the tap.
-
-    The best one, where it is ahead of the tap by more than one standard error, as the rule for taps asks of a tap and
-    the output.
+def choose_set(alone: Losses | None, at: int, read: Losses | None) -> int | None:
+    """The set to use in place of the tap `at`, by the losses that choose: the best one, where it is ahead of the tap by
+    more than one standard error, as the rule for taps asks of a tap and the output; None for the tap.
     """
     if alone is None or read is None:
         return None
@@ -189,7 +179,7 @@ def choose_set(alone: Losses | None, at: int, read: Losses | None, seed: int) ->
         np.concatenate([getattr(read, side), getattr(alone, side)[[at]]]) for side in ("loss", "reference")
     )
     last = len(loss) - 1
-    choice = choose_tap(Losses(loss, reference, alone.counts), last, np.zeros(len(loss)), seed)
+    choice = choose_tap(Losses(loss, reference, alone.counts), last, np.zeros(len(loss)), None)
     return None if choice is None or choice.tap == last else choice.tap
 
 
