@@ -552,7 +552,8 @@ def _path(
         fits = rows.fit(grid, decrease=RANKING)
         return fits, *judge(fits)
     tried, judged = list[LogisticFits](), list[tuple[Tensor, Tensor]]()
-    taps, worse, ended = torch.arange(len(grid)), torch.zeros(len(grid)), torch.zeros(len(grid), dtype=torch.bool)
+    taps = torch.arange(len(grid), device=rows.mean.device)
+    worse, ended = torch.zeros_like(taps), torch.zeros_like(taps, dtype=torch.bool)
     for penalty in grid.T:
         tried.append(rows.fit(penalty[:, None], decrease=RANKING, start=tried[-1] if tried else None))
         right, losses = judge(tried[-1])
