@@ -7,6 +7,7 @@ own, so that scores of several draws are independent.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,9 +245,15 @@ class Speaker:
         return sound / np.abs(sound).max()
 
 
+@functools.cache
+def _speaker() -> Speaker:
+    """The one of a process: a second initialisation breaks the library's tables of phonemes."""
+    return Speaker()
+
+
 def spoken(draw: int = 1, n: int = 200, seconds: float = 0.8) -> dx.Dataset:
     """Digits spoken by eight voices at a random pitch, rate and place, in noise of 5 to 15 dB less; half are test."""
-    rng, speaker = np.random.default_rng(FIRST_SEED + draw), Speaker()
+    rng, speaker = np.random.default_rng(FIRST_SEED + draw), _speaker()
     length = int(seconds * RATE)
     samples = np.zeros((n, length), np.float32)
     word, voice = rng.integers(len(WORDS), size=n), rng.integers(len(VOICES), size=n)
