@@ -52,7 +52,9 @@ def test_regrets_gains_and_curves_of_a_run_are_kept(measured: Any) -> None:
         expected = float(loss.sel(tap=one["tap"]) - loss.sel(tap=one["output"]))
         assert one["regret"]["output"] == pytest.approx(expected, abs=1e-3)
         assert one["gain"]["all"] == pytest.approx(-one["regret"]["all side by side"], abs=1e-3)
-        assert one["curve"]["labels"][-1] == 35 and one["curve"]["used"][-1] == pytest.approx(one["taps"][one["tap"]], abs=1e-3)
+        assert one["curve"]["labels"][-1] == 35 and one["curve"]["used"][-1] == pytest.approx(
+            one["taps"][one["tap"]], abs=1e-3
+        )
         assert one["units"] == 35
     assert draw["left_out"]["logme"] == "not-measured"
 

@@ -280,9 +280,9 @@ PERCEPTION = (
 def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
     """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
 
-    A name may be a suite: `standard` (also where `chosen` is None or empty), `first-look`, `perception` or `all`. A measure itself
-    stands behind those that are named. Raises DiagnosticsError for an unknown name, where a measure that is named
-    itself cannot be made, and for a measure whose name another one has.
+    A name may be a suite: `standard` (also where `chosen` is None or empty), `first-look`, `perception` or `all`. A
+    measure itself stands behind those that are named. Raises DiagnosticsError for an unknown name, where a measure that
+    is named itself cannot be made, and for a measure whose name another one has.
     """
     own = [one for one in chosen or () if isinstance(one, Measure)]
     asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])

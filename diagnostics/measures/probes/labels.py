@@ -39,9 +39,10 @@ def _noise_free() -> xr.Dataset:
 
 @dataclass(frozen=True)
 class Part:
-    """The task with a part of the labels, rows that the next part adds, and the independent units that are fitted. Found
-    for each tap: losses on test [unit, part], those that choose [row, part], and for classes the bits for the labels of
-    the rows added.
+    """The task with a part of the labels, rows that the next part adds, and how many units are fitted.
+
+    Found for each tap: losses on test [unit, part], those that choose [row, part], and for classes the bits for the
+    labels of the rows added.
     """
 
     task: Task
@@ -141,8 +142,10 @@ class LabelEfficiency(ClassOrValueProbe):
         return Part(task, then, len(set(activations.groups[labelled])))
 
     def _read(self, probe: OutOfFoldProbe, part: Part, x: Tensor, penalty: np.ndarray | None) -> np.ndarray:
-        """Fits the probe at the taps of x [tap, row, feature] on the labels of a part, with the penalty [tap] that the
-        first draw of its size chose, and returns that."""
+        """Fits the probe at the taps of x [tap, row, feature] on a part, and returns its penalty [tap].
+
+        That is the one of the first draw of its size, where it is known.
+        """
         task = part.task
         choice = probe.choose(task, x, penalty)
         readouts = probe.fits(task, x, choice.numbers, choice.start)

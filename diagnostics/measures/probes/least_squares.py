@@ -170,8 +170,9 @@ class RidgeStack(ShortRepr):
 
     @classmethod
     def at_one(cls, x: Tensor, y: Tensor, penalty: Tensor) -> RidgeStack:
-        """Fits for one penalty [tap] alone, from a Cholesky factor where that is cheaper: its inverse takes the place of
-        the axes, which at this penalty shrink alike.
+        """Fits for one penalty [tap] alone, from a Cholesky factor where that is cheaper.
+
+        Its inverse takes the place of the axes, which at this penalty shrink alike.
         """
         n, d = x.shape[1:]
         if n < d:
@@ -530,8 +531,10 @@ class RidgeOutOfFold:
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
 
     def choose(self, x: Tensor, given: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
-        """The penalties [tap] of x [tap, fit row, feature], or those `given`, their losses [tap, fit row, part], and the
-        fits on all these rows where they were made."""
+        """Penalties [tap] of x [tap, fit row, feature], losses [tap, fit row, part], and the last fits if made.
+
+        Of penalties that are `given` [tap] only the losses.
+        """
         y, stack = torch.tensor(self.y, device=x.device), None
         grid = np.tile(PENALTIES, (len(x), 1)) if given is None else given[:, None]
         if self.by_unit:
@@ -579,8 +582,7 @@ def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
 def left_out_errors(
     stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray, grid: Sequence[float] | np.ndarray = PENALTIES
 ) -> Tensor:
-    """Errors [tap, penalty, row, target] of ridge fitted on the rows of all other parts, for penalties [penalty] or
-    [tap, penalty].
+    """Errors [tap, penalty, row, target] of ridge fitted on the rows of all other parts.
 
     `stack` is fitted on x [tap, row, feature] and y [row, target]. With H the hat matrix, and r the errors of a fit on
     all rows, those of rows g left out are (I - H_gg)^-1 r_g. Features keep the mean and scale of all rows, and the

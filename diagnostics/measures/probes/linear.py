@@ -208,8 +208,9 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
         return Choice({"penalty": penalty}, task.lost(Classifiers(fits, task.numbers)(val), rows.val), start=start)
 
     def out_of_fold(self, task: Task, x: Tensor, given: np.ndarray | None = None) -> Choice:
-        """The choice by losses out of fold, of classes or of ridge without a fit on train; of penalties `given` [tap]
-        their losses alone.
+        """The choice by losses out of fold, without a fit on train.
+
+        Of penalties `given` [tap] only the losses.
         """
         fit = task.rows.fit
         if task.label:
@@ -249,8 +250,9 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
 
 
 class OutOfFoldProbe(LinearProbe):
-    """The linear probe for a measure that fits many, several narrow taps at a time: without a fit on train where losses
-    out of fold choose; those on val are then of these.
+    """The linear probe for a measure that fits many, several narrow taps at a time.
+
+    Where losses out of fold choose there is no fit on train; the losses on val are then of these.
     """
 
     def stacks(self, activations: Activations, task: Task) -> Iterator[tuple[Sequence[int], Tensor]]:

@@ -111,8 +111,9 @@ class TapSet(ClassOrValueProbe):
     def read_sets(
         self, activations: Activations, target: StoredTarget, features: Mapping[str, Tensor], single: str, seed: int
     ) -> tuple[xr.Dataset, Mapping[str, TapsTogether], list[tuple[str, str]]]:
-        """The result of a probe of each set as if it were a tap, the sets by name, and reasons (set, reason) why one is
-        missing; from the `features` [sample, feature] of each tap, of which the one called `single` is used alone.
+        """The result of a probe of each set as if it were a tap, the sets by name, and why others are missing.
+
+        From the `features` [sample, feature] of each tap, of which the one called `single` is used alone.
         """
         probe = self.reader
         sets, reasons = TapSets(features, probe.task(activations, target, seed)).build(single, seed, probe)
@@ -183,8 +184,10 @@ class TapSet(ClassOrValueProbe):
 
 
 def choose_set(alone: Losses | None, at: int, read: Losses | None) -> int | None:
-    """The set to use in place of the tap `at`, by the losses that choose: the best one, where it is ahead of the tap by
-    more than one standard error, as the rule for taps asks of a tap and the output; None for the tap.
+    """The set to use in place of the tap `at`, by the losses that choose; None for the tap.
+
+    The best one, where it is ahead of the tap by more than one standard error, as the rule for taps asks of a tap and
+    the output.
     """
     if alone is None or read is None:
         return None

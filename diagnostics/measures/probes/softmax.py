@@ -476,10 +476,9 @@ def choose_out_of_fold(
     penalties: Sequence[float] = LOGISTIC_PENALTIES,
     given: np.ndarray | None = None,
 ) -> OutOfFold:
-    """The penalty by rows left out, `fold` [row] after fold, or that `given` [tap]; x [tap, row, feature], labels codes
-    from 0.
+    """The penalty by rows left out, `fold` [row] after fold; x [tap, row, feature], labels codes from 0.
 
-    The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there
+    Of penalties that are `given` [tap] only what is wrong. The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there
     and its neighbours. These never start from fits that have seen the fold: weak penalties would not forget it. A row
     whose class only its own fold shows is wrong at every penalty.
     """
@@ -545,8 +544,10 @@ def last_fits(start: Start, penalty: np.ndarray) -> LogisticFits:
 def _path(
     rows: LogisticRows, grid: np.ndarray, judge: Judge, whole: bool = False
 ) -> tuple[LogisticFits, Tensor, Tensor]:
-    """Fits of penalties [tap, penalty], strong to weak, and what `judge` says of them; together on a GPU, and on a CPU
-    one by one until (unless `whole`) they get no better at any tap: what a tap alone would not have tried is wrong.
+    """Fits of penalties [tap, penalty], strong to weak, and what `judge` says of them.
+
+    They are made together on a GPU, and on a CPU one by one until (unless `whole`) they get no better at any tap: what a
+    tap alone would not have tried is wrong.
     """
     if rows.mean.is_cuda:
         fits = rows.fit(grid, decrease=RANKING)

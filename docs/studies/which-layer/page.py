@@ -18,7 +18,16 @@ SHOWN, EXCLUDED, OPEN, NONE = "shown", "excluded", "open", "no such rule"
 CARRIES, FAILS = "carries over", "does not"
 RULES = ("best on val", "logme", "64 labels", "16 labels", "best of all others", "best of 1 other", "second last", "random", "output", "rankme",
          "matrix_entropy", "infonce", "dime", "lidar", "self_similarity", "curvature", "linear_predictability", "two_nn")  # fmt: skip
-SETS = ("greedy", "greedy.narrow", "evenly_spaced", "evenly_spaced.narrow", "random", "all", "all.narrow", "weighted_sum")
+SETS = (
+    "greedy",
+    "greedy.narrow",
+    "evenly_spaced",
+    "evenly_spaced.narrow",
+    "random",
+    "all",
+    "all.narrow",
+    "weighted_sum",
+)
 COLOURS = {"image": "#b3432b", "text": "#2a7f4f", "time series": "#2b5cb3", "audio": "#8a4fb0"}
 
 Found = Mapping[str, Any]
@@ -43,7 +52,9 @@ class Mean:
     def __str__(self) -> str:
         if not self.draws:
             return "–"
-        ends = "" if math.isnan(self.reach) else f" [{number(self.value - self.reach)}, {number(self.value + self.reach)}]"
+        ends = (
+            "" if math.isnan(self.reach) else f" [{number(self.value - self.reach)}, {number(self.value + self.reach)}]"
+        )
         return number(self.value) + ends
 
 
@@ -163,7 +174,10 @@ def rules_table(found: Mapping[str, Found], than: str | None) -> str:
 
 
 def sets_table(found: Mapping[str, Found]) -> str:
-    rows = [row(name, *(mean_of(cell, lambda t, name=name: t["gain"].get(name)) for cell in found.values())) for name in SETS]
+    rows = [
+        row(name, *(mean_of(cell, lambda t, name=name: t["gain"].get(name)) for cell in found.values()))
+        for name in SETS
+    ]
     chosen = [mean_of(cell, lambda t: float(t["chosen_set"] != "single")).value for cell in found.values()]
     gained = [mean_of(cell, lambda t: t["gain"].get(t["chosen_set"], 0.0)) for cell in found.values()]
     rows.append(row("the set that is chosen without test, or none", *gained))
@@ -175,9 +189,14 @@ def labels_table(found: Mapping[str, Found]) -> str:
     """By number of labels the score of the tap that all labels choose and of the output, and how often these labels choose it."""
     rows = []
     for name, cell in found.items():
-        sizes = sorted({n for d in cell["draws"].values() for t in d.get("targets", {}).values() for n in t["curve"]["labels"]})
+        sizes = sorted(
+            {n for d in cell["draws"].values() for t in d.get("targets", {}).values() for n in t["curve"]["labels"]}
+        )
         for size in sizes:
-            each = [mean_of(cell, lambda t, key=key, size=size: at(t["curve"], key, size)) for key in ("used", "output", "same")]
+            each = [
+                mean_of(cell, lambda t, key=key, size=size: at(t["curve"], key, size))
+                for key in ("used", "output", "same")
+            ]
             rows.append(row(name, size, number(each[0].value), number(each[1].value), f"{each[2].value:.0%}"))
     return table(["encoder", "labels", "tap that all labels choose", "output", "draws of labels that choose it"], rows)
 
@@ -190,7 +209,9 @@ def claims_table(found: Mapping[str, Found]) -> str:
     rows = []
     for one in outcomes(found).values():
         each = "; ".join(f"{name} {one.values[name]} {one.verdicts[name]}" for name in one.values)
-        rows.append(row(f"{one.claim['says']} ({one.claim['source']})", number(one.mean), one.range, f"**{one.verdict}**", each))
+        rows.append(
+            row(f"{one.claim['says']} ({one.claim['source']})", number(one.mean), one.range, f"**{one.verdict}**", each)
+        )
     return table(["claim", "mean over encoders", "from, to", "over encoders", "in each"], rows)
 
 
@@ -209,24 +230,33 @@ def figure(found: Mapping[str, Found]) -> str:
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
              f'<rect width="{width}" height="{height}" fill="#ffffff"/>']  # fmt: skip
     for i, (modality, colour) in enumerate(COLOURS.items()):
-        parts.append(f'<circle cx="{left + 26 + 100 * i}" cy="14" r="4" fill="{colour}"/><text x="{left + 34 + 100 * i}" y="18" fill="#222">{modality}</text>')
+        parts.append(
+            f'<circle cx="{left + 26 + 100 * i}" cy="14" r="4" fill="{colour}"/><text x="{left + 34 + 100 * i}" y="18" fill="#222">{modality}</text>'
+        )
     for tick in np.arange(0, most, 0.1):
         x = x_of(float(tick))
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 26}" stroke="#ddd"/><text x="{x:.1f}" y="{height - 12}" fill="#222" text-anchor="middle">{tick:.1f}</text>')
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 26}" stroke="#ddd"/><text x="{x:.1f}" y="{height - 12}" fill="#222" text-anchor="middle">{tick:.1f}</text>'
+        )
     for i, (rule, each) in enumerate(means.items()):
         y = top + step * i + step / 2
         parts.append(f'<text x="{left}" y="{y + 4:.1f}" fill="#222" text-anchor="end">{escape(rule)}</text>')
         for name, value in each.items():
             if math.isfinite(value):
                 said = escape(f"{rule}, {name}: {number(value)}")
-                parts.append(f'<circle cx="{x_of(value):.1f}" cy="{y:.1f}" r="4.5" fill="{COLOURS[cells()[name]["modality"]]}" fill-opacity="0.8"><title>{said}</title></circle>')
+                parts.append(
+                    f'<circle cx="{x_of(value):.1f}" cy="{y:.1f}" r="4.5" fill="{COLOURS[cells()[name]["modality"]]}" fill-opacity="0.8"><title>{said}</title></circle>'
+                )
     return "\n".join([*parts, "</svg>", ""])
 
 
 def rows_of(found: Found) -> str:
     """What is found for one encoder, beside the mean over those of the study."""
     there, own = outcomes(results()), {"own": found}
-    rows = [row(one.claim["says"], value := value_of(one.claim, found), verdict(one.claim, value), number(one.mean)) for one in there.values()]
+    rows = [
+        row(one.claim["says"], value := value_of(one.claim, found), verdict(one.claim, value), number(one.mean))
+        for one in there.values()
+    ]
     claims = table(["claim", "here", "", "mean over the study's encoders"], rows)
     failed = [draw["failed"] for draw in found["draws"].values() if "failed" in draw]
     return "\n\n".join([*failed, rules_table(own, None), sets_table(own), claims])
@@ -235,7 +265,9 @@ def rows_of(found: Found) -> str:
 def costs(found: Mapping[str, Found]) -> dict[str, str]:
     draws = [draw for cell in found.values() for draw in cell["draws"].values()]
     wanted = sum(len(draws_of(cell)) for cell in cells().values())
-    units = [t["units"] for cell in found.values() for d in cell["draws"].values() for t in d.get("targets", {}).values()]
+    units = [
+        t["units"] for cell in found.values() for d in cell["draws"].values() for t in d.get("targets", {}).values()
+    ]
     unread = sum(len(draw.get("unread", ())) for draw in draws)
     return {
         "runs": str(len(draws)), "wanted": str(wanted), "minutes": f"{sum(d['cpu_seconds'] for d in draws) / 60:.0f}",
@@ -251,7 +283,9 @@ def missing(found: Mapping[str, Found]) -> str:
         for draw in draws_of(cell):
             kept = found.get(name, {"draws": {}})["draws"].get(str(draw))
             if kept is None or "failed" in kept:
-                lines.append(f"- {name}, draw {draw}: {'not run' if kept is None else kept['failed']}\n\n      {command(name, cell, draw)}\n")
+                lines.append(
+                    f"- {name}, draw {draw}: {'not run' if kept is None else kept['failed']}\n\n      {command(name, cell, draw)}\n"
+                )
     return "\n".join(lines) or "None."
 
 
@@ -262,7 +296,9 @@ def left_out(found: Mapping[str, Found]) -> str:
         reasons: dict[str, list[str]] = {}
         for rule, why in {k: v for d in cell["draws"].values() for k, v in d.get("left_out", {}).items()}.items():
             reasons.setdefault(why, []).append(rule)
-        lines.append(f"- {name}: " + "; ".join(f"{why}: {', '.join(sorted(rules))}" for why, rules in sorted(reasons.items())))
+        lines.append(
+            f"- {name}: " + "; ".join(f"{why}: {', '.join(sorted(rules))}" for why, rules in sorted(reasons.items()))
+        )
     return "\n".join(lines)
 
 

@@ -35,8 +35,9 @@ def regrets_of(cell: Cell, cells: list[Cell]) -> tuple[dict[str, float], dict[st
 
 
 def curve_of(cell: Cell) -> dict[str, list[float]]:
-    """By number of labels: the score of the tap recommended with all, of the output, and of the best tap; and the share
-    of draws in which few labels choose the one that all do.
+    """By number of labels: scores of the tap recommended with all, of the output, and of the best tap.
+
+    And the share of draws in which few labels choose the one that all do.
     """
     data = cell.beside[LABELS]
     curve, chosen = (data[name].transpose("labels", "tap").values for name in ("curve", "chosen"))
