@@ -77,6 +77,7 @@ def test_the_rows_of_ones_own_encoder_stand_beside_the_study(measured: Any) -> N
 
 def test_a_claim_carries_over_where_every_encoder_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     page = module_in(FOLDER, "page", monkeypatch)
+    monkeypatch.setattr(page, "DRAWS", range(4))
     saves = {"id": "x", "kind": "saves", "rule": "a", "than": "b", "margin": 0.0}
     names = list(page.judged(dict.fromkeys(page.cells())))[:2]
     # The rule loses .02 less in the first, between .01 and .03 over draws; in the second it does not differ.
@@ -89,6 +90,8 @@ def test_a_claim_carries_over_where_every_encoder_shows_it(monkeypatch: pytest.M
         monkeypatch.setitem(page.PLAN, "claims", [saves])
         verdicts.append(page.outcomes(dict(zip(names, each, strict=True)))["x"].verdict)
     assert verdicts == [page.CARRIES, page.OPEN, page.FAILS, page.CARRIES]
+    monkeypatch.setattr(page, "DRAWS", range(5))
+    assert page.verdict(saves, page.value_of(saves, clear)) == page.UNFINISHED
     value = page.value_of(saves, clear)
     # t of 3 degrees of freedom is 3.182, and the standard error .00816 / 2.
     assert (value.value, value.reach) == (pytest.approx(0.02), pytest.approx(3.182 * 0.00816 / 2, rel=1e-3))
@@ -96,6 +99,7 @@ def test_a_claim_carries_over_where_every_encoder_shows_it(monkeypatch: pytest.M
 
 def test_gains_are_over_the_set_named_and_a_sign_turns_value_and_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     page = module_in(FOLDER, "page", monkeypatch)
+    monkeypatch.setattr(page, "DRAWS", range(2))
     one = cell([target(a=0.005, b=0.0)], [target(a=0.005, b=0.0)])
     gain = {"kind": "gain", "set": "greedy", "margin": 0.01}
     assert page.value_of(gain, one).value == pytest.approx(0.05)

@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 from study import DRAWS, HERE, PLAN, RESULTS, cells, command, draws_of
 
 TRAINED = "trained here"
-SHOWN, EXCLUDED, OPEN, NONE = "shown", "excluded", "open", "no such rule"
+SHOWN, EXCLUDED, OPEN, NONE, UNFINISHED = "shown", "excluded", "open", "no such rule", "not judged"
 CARRIES, FAILS = "carries over", "does not"
 RULES = ("best on val", "logme", "64 labels", "16 labels", "best of all others", "best of 1 other", "second last", "random", "output", "rankme",
          "matrix_entropy", "infonce", "dime", "lidar", "self_similarity", "curvature", "linear_predictability", "two_nn")  # fmt: skip
@@ -102,6 +102,9 @@ def verdict(claim: Mapping[str, Any], value: Mean) -> str:
     margin = claim.get("sign", 1) * claim["margin"]
     if not value.draws:
         return NONE
+    if len(value.draws) < len(DRAWS):
+        # Judged once, when all draws are there: a look at each would find more than there is.
+        return UNFINISHED
     if value.value - value.reach > margin:
         return SHOWN
     return EXCLUDED if value.value + value.reach < margin else OPEN
@@ -272,6 +275,10 @@ def costs(found: Mapping[str, Found]) -> dict[str, str]:
     return {
         "runs": str(len(draws)), "wanted": str(wanted), "minutes": f"{sum(d['cpu_seconds'] for d in draws) / 60:.0f}",
         "memory": f"{max((d['memory_gib'] for d in draws), default=0.0):.1f}", "units": str(min(units, default=0)), "unread": str(unread),
+        "least": str(min((len(cell["draws"]) for cell in found.values()), default=0)),
+        "most": str(max((len(cell["draws"]) for cell in found.values()), default=0)),
+        "least": str(min((len(cell["draws"]) for cell in found.values()), default=0)),
+        "most": str(max((len(cell["draws"]) for cell in found.values()), default=0)),
         "draws": str(len(DRAWS)), "encoders": str(len(judged(found))), "targets": str(len(units)),
     }  # fmt: skip
 
