@@ -48,7 +48,7 @@ MEASURES = """
     attention_received attentive_probe caption_probe
     cca cka cka_rbf cknna correspondence curvature detection_probe dime effective_rank event_probe forecast_probe global_token_mass grounding_probe gulp infonce input_scaling kernel_probe knn_probe label_efficiency label_propagation lidar linear_predictability linear_probe logme massive_activations matrix_entropy mean_cosine minibatch_cka mle_dimension mlp_probe morans_i mutual_knn neighbour_consistency nesum
     object_discovery outlier_tokens participation_ratio position_probe procrustes pwcca question_probe rankme
-    receptive_field rsa segmentation_probe self_similarity stable_rank straightness svcca tap_set torch_cka two_nn
+    receptive_field rsa segmentation_probe self_similarity stable_rank straightness svcca tap_attention tap_set torch_cka two_nn
     uniformity
 """
 CHECKS = """

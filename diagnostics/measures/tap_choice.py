@@ -85,7 +85,9 @@ class TapChoice:
     alike: tuple[int, ...]
 
 
-def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour: bool = True) -> TapChoice | None:
+def choose_tap(
+    losses: Losses, output: int, depth: np.ndarray, seed: int | None, favour: bool = True
+) -> TapChoice | None:
     """The tap to use, from the losses that choose; None where no tap up to the output has a score.
 
     Parameters
@@ -94,7 +96,7 @@ def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour
     are not clipped.
     output: index of the output tap; without a score it is no candidate.
     depth: [tap]; deeper taps than the output are no candidates.
-    seed: of the resamples behind the set.
+    seed: of the resamples behind the set, which is the tap alone where it is None.
     favour: the output is taken within one standard error of a tap before it; otherwise only where it is the best.
 
     Examples:
@@ -120,7 +122,8 @@ def choose_tap(losses: Losses, output: int, depth: np.ndarray, seed: int, favour
         favoured = favour and best < output
         needed = standard_error(losses.at([best, output])) if favoured else 0.0
         tap = best if score[best] - score[output] > max(needed, TIE if favoured else 0.0) else output
-    return TapChoice(tap, best, tuple(sorted({tap, *confidence_set(losses, candidates, seed)})))
+    alike = () if seed is None else confidence_set(losses, candidates, seed)
+    return TapChoice(tap, best, tuple(sorted({tap, *alike})))
 
 
 def standard_error(pair: Losses) -> float:

@@ -113,7 +113,7 @@ def run(
         goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see
-    docs/explanation/measures.md), `perception` or `all`; those whose needs are met are done.
+    docs/explanation/measures.md), `first-look`, `perception` or `all`; those whose needs are met are done.
     text_encoder: what embeds the phrases of a target `phrases`: an encoder of texts, as `wheel:minilm`; None: counts of
         their words. Embeddings are stored with the target, and a run has those of one text encoder.
     controls: whether control encoders (baselines) are measured beside it.

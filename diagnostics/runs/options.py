@@ -108,7 +108,7 @@ class Request:
     ] = None
     measures: Annotated[
         str | Measure | Sequence[str | Measure] | None,
-        Option("standard, perception, all, or names separated by commas.", "NAMES", group=WHAT),
+        Option("standard, first-look, perception, all, or names separated by commas.", "NAMES", group=WHAT),
     ] = "standard"
     text_encoder: Annotated[
         str | None,

@@ -262,7 +262,9 @@ def _select_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] |
     return [name for name in model.poolings if name in names]
 
 
-SUITES = ("standard", "perception", "all")
+SUITES = ("standard", "first-look", "perception", "all")
+FIRST_LOOK = ("linear_probe", "logme", "tap_set")
+"""The suite `first-look`: which layer, and whether several gain (docs/how-to/new-encoder.md)."""
 PERCEPTION = (
     "linear_probe",
     "segmentation_probe",
@@ -278,9 +280,9 @@ PERCEPTION = (
 def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
     """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
 
-    A name may be a suite: `standard` (also where `chosen` is None or empty), `perception` or `all`. A measure itself
-    stands behind those that are named. Raises DiagnosticsError for an unknown name, where a measure that is named
-    itself cannot be made, and for a measure whose name another one has.
+    A name may be a suite: `standard` (also where `chosen` is None or empty), `first-look`, `perception` or `all`. A
+    measure itself stands behind those that are named. Raises DiagnosticsError for an unknown name, where a measure that
+    is named itself cannot be made, and for a measure whose name another one has.
     """
     own = [one for one in chosen or () if isinstance(one, Measure)]
     asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])
@@ -302,7 +304,12 @@ def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
                 raise
             unusable[name] = str(error)
         else:
-            of = {"all": True, "standard": measure.standard, "perception": name in PERCEPTION}
+            of = {
+                "all": True,
+                "standard": measure.standard,
+                "first-look": name in FIRST_LOOK,
+                "perception": name in PERCEPTION,
+            }
             if name in named or any(of[suite] for suite in asked if suite in of):
                 measures[name] = measure
     # In the order in which they are listed, whatever the order they were asked for.

@@ -87,6 +87,8 @@ EXPECTED: dict[str, tuple[Claim, ...]] = {
     # Each tap alone, beside the sets.
     "tap_set/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
     "tap_set/value": (lowest(*GONE), value("rotated", 1, 0.01)),
+    "tap_attention/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
+    "tap_attention/value": (lowest(*GONE), value("rotated", 1, 0.01)),
     "label_efficiency/kind": (lowest(*GONE),),
     "label_efficiency/value": (lowest(*GONE),),
     "logme/kind": (lowest(*GONE),),
@@ -230,6 +232,7 @@ CURVES = ("label_efficiency",)
 FITTED = (
     "linear_probe",
     "tap_set",
+    "tap_attention",
     "label_efficiency",
     "knn_probe",
     "attentive_probe",

@@ -92,7 +92,7 @@ def test_the_best_of_many_sets_is_rarely_said_to_gain_where_none_does() -> None:
         hard = rng.standard_normal((1, 160))
         lost = (hard + rng.standard_normal((13, 160)) > 1.2).astype(float)
         fit, test = (Losses(x, np.ones_like(x), counts=True) for x in (lost[:, :80], lost[:, 80:]))
-        chosen = choose_set(fit, 12, fit.at(range(12)), 0)
+        chosen = choose_set(fit, 12, fit.at(range(12)))
         if chosen is not None:
             gain = test.scores[chosen] - test.scores[12]
             error = (test.loss[12] - test.loss[chosen]).std(ddof=1) / np.sqrt(80)

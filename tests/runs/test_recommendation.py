@@ -185,6 +185,7 @@ def test_every_probe_of_a_target_gives_val_losses_that_make_its_val_score(tmp_pa
         "question_probe",
         "correspondence",
         "tap_set",
+        "tap_attention",
         "label_efficiency",
         "input_scaling",
         "logme",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps
 from diagnostics.measures.base import Arrays, Case, define, normal
-from diagnostics.measures.probes.linear import OWN, LinearProbe
+from diagnostics.measures.probes.linear import OWN, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
 from diagnostics.measures.probes.samples import Task
 from diagnostics.measures.probes.softmax import Classifiers
@@ -38,19 +39,28 @@ def _noise_free() -> xr.Dataset:
 
 @dataclass(frozen=True)
 class Part:
-    """Findings of the probe when it is fitted on a part of the labels.
+    """The task with a part of the labels, rows that the next part adds, and how many units are fitted.
 
-    Losses on test [tap, unit(, part)], the share in which each tap is the one to use [tap], the bits for the labels
-    that the next part adds [tap], and the independent units that were fitted.
+    Found for each tap: losses on test [unit, part], those that choose [row, part], and for classes the bits for the
+    labels of the rows added.
     """
 
-    test: Losses
-    chosen: np.ndarray
-    bits: np.ndarray
+    task: Task
+    then: np.ndarray
     fit_units: int
+    lost: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    choosing: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    bits: list[float] = field(default_factory=list[float])
+
+    @property
+    def test(self) -> Losses:
+        """The losses on test of all taps."""
+        rows = self.task.rows
+        around = sum_by_unit(self.task.reference_of(rows.fit, rows.test), rows)
+        return _losses(np.stack(self.lost), around, self.task.label)
 
 
-_Reader = define(LinearProbe, "_Reader", name="label_efficiency")
+_Reader = define(OutOfFoldProbe, "_Reader", name="label_efficiency")
 """The linear probe, whose errors name the measure that uses it."""
 
 
@@ -93,10 +103,15 @@ class LabelEfficiency(ClassOrValueProbe):
         orders = [self._order(activations, whole, np.random.default_rng([seed, draw])) for draw in range(DRAWS)]
         ends = [*sizes[1:], len(fit)]
         by_size = [
-            [self._read(activations, whole, order[:size], order[size:end], seed) for order in orders]
+            [self._part(activations, whole, order[:size], order[size:end]) for order in orders]
             for size, end in zip(sizes, ends, strict=True)
         ]
-        by_size.append([self._read(activations, whole, fit, fit[:0], seed)])
+        by_size.append([self._part(activations, whole, fit, fit[:0])])
+        for _, x in probe.stacks(activations, whole):
+            for parts in by_size:
+                penalty = None
+                for part in parts:
+                    penalty = self._read(probe, part, x, penalty)
         return self._result(activations, whole, [*sizes, len(fit)], by_size, seed)
 
     def _order(self, activations: Activations, task: Task, draws: np.random.Generator) -> np.ndarray:
@@ -119,40 +134,39 @@ class LabelEfficiency(ClassOrValueProbe):
             ]
         return np.concatenate([order[first], np.delete(order, first)])
 
-    def _read(self, activations: Activations, whole: Task, labelled: np.ndarray, then: np.ndarray, seed: int) -> Part:
-        """Fits the probe on the labels of some rows; the bits are for those that come `then`."""
+    def _part(self, activations: Activations, whole: Task, labelled: np.ndarray, then: np.ndarray) -> Part:
+        """The task with the labels of some rows alone; bits are for those that come `then`."""
         split = activations.split.copy()
         split[np.setdiff1d(whole.rows.fit, labelled)] = ""
-        part, probe = activations.with_other(split=split, ready={}), _Reader()
-        task = probe.task(part, whole.target, seed)
-        lost: list[np.ndarray] = []
-        choosing: list[np.ndarray] = []
-        bits: list[float] = []
-        for taps, x in probe.stacks(part, task):
-            choice = probe.choose(task, x)
-            readouts = probe.fits(task, x, choice.numbers, choice.start)
-            guess = readouts(x[:, task.rows.test])
-            out = choice.val if choice.out_of_fold is None else choice.out_of_fold
-            for j in range(len(taps)):
-                lost.append(sum_by_unit(task.lost(guess[j], task.rows.test), task.rows))
-                choosing.append(out[j])
-            if isinstance(readouts, Classifiers) and len(then):
-                nats = readouts.fits.judge(x[:, then], whole.codes[then])[1][:, 0].sum(dim=1)
-                bits += (nats / math.log(2)).tolist()
-        around = sum_by_unit(task.reference_of(task.rows.fit, task.rows.test), task.rows)
-        test = _losses(np.stack(lost), around, whole.label)
-        fit_units = len(set(activations.groups[labelled]))
-        return Part(test, self._chosen(activations, task, np.stack(choosing)), np.array(bits), fit_units)
+        task = _Reader().task(activations.with_other(split=split), whole.target, whole.seed)
+        return Part(task, then, len(set(activations.groups[labelled])))
 
-    def _chosen(self, activations: Activations, task: Task, lost: np.ndarray) -> np.ndarray:
-        names = [tap.name for tap in activations.taps]
+    def _read(self, probe: OutOfFoldProbe, part: Part, x: Tensor, penalty: np.ndarray | None) -> np.ndarray:
+        """Fits the probe at the taps of x [tap, row, feature] on a part, and returns its penalty [tap].
+
+        That is the one of the first draw of its size, where it is known.
+        """
+        task = part.task
+        choice = probe.choose(task, x, penalty)
+        readouts = probe.fits(task, x, choice.numbers, choice.start)
+        lost = task.lost(readouts(x[:, task.rows.test]), task.rows.test)
+        part.lost.extend(sum_by_unit(each, task.rows) for each in lost)
+        part.choosing.extend(choice.val if choice.out_of_fold is None else choice.out_of_fold)
+        if isinstance(readouts, Classifiers) and len(part.then):
+            nats = readouts.fits.judge(x[:, part.then], task.codes[part.then])[1][:, 0].sum(dim=1)
+            part.bits.extend((nats / math.log(2)).tolist())
+        return choice.numbers["penalty"]
+
+    def _chosen(self, activations: Activations, part: Part) -> np.ndarray:
+        """The share in which each tap is the one to use, [tap]."""
+        names, task, lost = [tap.name for tap in activations.taps], part.task, np.stack(part.choosing)
         if task.whole:
             around = np.ones(lost.shape[1:]) if task.label else task.ridge.reference
         else:
             around = task.reference_of(task.rows.train, task.rows.val)
         depth = np.array([tap.depth for tap in activations.taps])
         losses = _losses(lost, around, task.label)
-        choice = choose_tap(losses, names.index(activations.output_tap), depth, task.seed)
+        choice = choose_tap(losses, names.index(activations.output_tap), depth, None)
         return np.eye(len(names))[choice.tap] if choice else np.full(len(names), np.nan)
 
     def _result(
@@ -162,8 +176,9 @@ class LabelEfficiency(ClassOrValueProbe):
         units = len(rows.units)
         curve, low, high, drawn = [], [], [], []
         for parts in by_size:
+            tests = [part.test for part in parts]
             loss, reference = (
-                np.mean([getattr(part.test, side) for part in parts], axis=0) for side in ("loss", "reference")
+                np.mean([getattr(test, side) for test in tests], axis=0) for side in ("loss", "reference")
             )
             mean = Losses(loss, reference, task.label)
             # What fits add to the variance is averaged over draws, but all are of the same samples.
@@ -177,7 +192,9 @@ class LabelEfficiency(ClassOrValueProbe):
         ends = interval(area, np.mean(drawn, axis=0), units)
         variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}
         by_labels = {"curve": curve, "curve_low": low, "curve_high": high}
-        by_labels["chosen"] = [np.mean([part.chosen for part in parts], axis=0) for parts in by_size]
+        by_labels["chosen"] = [
+            np.mean([self._chosen(activations, part) for part in parts], axis=0) for parts in by_size
+        ]
         variables |= {name: (("labels", "tap"), np.array(values)) for name, values in by_labels.items()}
         if task.label:
             plain = math.log2(len(task.numbers))

@@ -168,6 +168,22 @@ class RidgeStack(ShortRepr):
             n, mean_x, mean_y, left=scale[..., None] * left, eigenvalues=eigenvalues.clamp(min=0.0), right=right, u=u
         )
 
+    @classmethod
+    def at_one(cls, x: Tensor, y: Tensor, penalty: Tensor) -> RidgeStack:
+        """Fits for one penalty [tap] alone, from a Cholesky factor where that is cheaper.
+
+        Its inverse takes the place of the axes, which at this penalty shrink alike.
+        """
+        n, d = x.shape[1:]
+        if n < d:
+            return cls.from_data(x, y)
+        (mean_x, scale, z), mean_y = standardise(x), y.mean(dim=0)
+        weight, unit = (n * penalty)[:, None, None], torch.eye(d, dtype=x.dtype, device=x.device)
+        factor = cholesky(products(z) + weight * unit)
+        left = torch.linalg.solve_triangular(factor, unit.expand_as(factor), upper=False).mT * weight.sqrt()
+        none = x.new_zeros(len(x), d)
+        return cls(n, mean_x, mean_y, scale[..., None] * left, none, left.mT @ (z.mT @ (y - mean_y)))
+
     def coordinates(self, x: Tensor) -> Tensor:
         """The rows fitted, x, in `u`, or [tap, row, k] in the principal axes of z."""
         return (x - self.mean_x[:, None]) @ self.left if self.u is None else self.u
@@ -514,37 +530,42 @@ class RidgeOutOfFold:
         """What is left out together, [fit row]."""
         self.reference = loss(y - mean_of_others(y, self.part)) if reference is None else reference
 
-    def choose(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
-        """Penalties [tap] of x [tap, fit row, feature], losses [tap, fit row, part], and the last fits if made."""
-        y = torch.tensor(self.y, device=x.device)
+    def choose(self, x: Tensor, given: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, RidgeStack | None]:
+        """Penalties [tap] of x [tap, fit row, feature], losses [tap, fit row, part], and the last fits if made.
+
+        Of penalties that are `given` [tap] only the losses.
+        """
+        y, stack = torch.tensor(self.y, device=x.device), None
+        grid = np.tile(PENALTIES, (len(x), 1)) if given is None else given[:, None]
         if self.by_unit:
-            stack = RidgeStack.from_data(x, y)
-            grid, errors = np.tile(PENALTIES, (len(x), 1)), left_out_errors(stack, x, y, self.part)
+            one = None if given is None else torch.as_tensor(given, device=x.device)
+            stack = RidgeStack.from_data(x, y) if one is None else RidgeStack.at_one(x, y, one)
+            errors = left_out_errors(stack, x, y, self.part, grid)
         else:
-            stack, (grid, errors) = None, self._in_folds(x, y)
+            grid = self._near(x, y) if given is None else grid
+            errors = self._in_folds(x, y, grid)
         losses = self.loss(errors)
         around = self.reference.sum(axis=0)
         best = [choose_index(of_tap, around) for of_tap in losses.sum(dim=2).cpu().numpy()]
         taps = np.arange(len(x))
         return grid[taps, best], losses[taps, best].cpu().numpy(), stack
 
-    def _in_folds(self, x: Tensor, y: Tensor) -> tuple[np.ndarray, Tensor]:
-        """A few penalties [tap, penalty], and the errors [tap, penalty, row, target] of fits without each fold.
-
-        All penalties on the first fold, and on the others the best of it and its neighbours, each from a Cholesky
-        factor.
-        """
+    def _near(self, x: Tensor, y: Tensor) -> np.ndarray:
+        """A few penalties [tap, penalty]: of all the one that is best on the first fold, and its neighbours."""
         first = torch.as_tensor(self.part == 0, device=x.device)
         tried = RidgeStack.from_data(x[:, ~first], y[~first]).predict(x[:, first])
         sums, around = self.loss(tried - y[first]).sum(dim=2).cpu().numpy(), self.reference[self.part == 0].sum(axis=0)
         near = np.add.outer([choose_index(of_tap, around) for of_tap in sums], [-1, 0, 1])
-        grid = np.array(PENALTIES)[near.clip(0, len(PENALTIES) - 1)]
+        return np.array(PENALTIES)[near.clip(0, len(PENALTIES) - 1)]
+
+    def _in_folds(self, x: Tensor, y: Tensor, grid: np.ndarray) -> Tensor:
+        """The errors [tap, penalty, row, target] of fits without each fold, each from a Cholesky factor."""
         errors = x.new_zeros((*grid.shape, *y.shape))
         for fold in np.unique(self.part):
             out = torch.as_tensor(self.part == fold, device=x.device)
             maps = refit(x[:, ~out], y[~out], torch.as_tensor(grid, device=x.device))
             errors[:, :, out] = torch.stack([each.values(x[:, out]) for each in maps], dim=1) - y[out]
-        return grid, errors
+        return errors
 
 
 def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
@@ -558,8 +579,10 @@ def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
     return len(relative) - 1 - int(relative[::-1].argmin())
 
 
-def left_out_errors(stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray) -> Tensor:
-    """Errors [tap, penalty, row, target] of ridge fitted on the rows of all other parts, for all penalties.
+def left_out_errors(
+    stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray, grid: Sequence[float] | np.ndarray = PENALTIES
+) -> Tensor:
+    """Errors [tap, penalty, row, target] of ridge fitted on the rows of all other parts.
 
     `stack` is fitted on x [tap, row, feature] and y [row, target]. With H the hat matrix, and r the errors of a fit on
     all rows, those of rows g left out are (I - H_gg)^-1 r_g. Features keep the mean and scale of all rows, and the
@@ -567,17 +590,17 @@ def left_out_errors(stack: RidgeStack, x: Tensor, y: Tensor, part: np.ndarray) -
     is everything.
     """
     n = stack.n
-    penalties = torch.as_tensor(PENALTIES, dtype=x.dtype, device=x.device)
+    penalties = torch.as_tensor(grid, dtype=x.dtype, device=x.device).expand(len(x), -1)
     # That of the constant is 0 but for rounding, which would count beside what is left of I - H where that is nearly 0.
     floor = n * torch.finfo(x.dtype).eps * stack.eigenvalues.amax(dim=1, keepdim=True)
     eigenvalues = stack.eigenvalues.where(stack.eigenvalues > floor, 0.0)
-    u, shares = stack.coordinates(x), 1 / (eigenvalues[:, None] + n * penalties[:, None])
+    u, shares = stack.coordinates(x), 1 / (eigenvalues[:, None] + n * penalties[..., None])
     columns = (shares[..., None] * stack.right[:, None]).transpose(1, 2)
     if stack.u is not None:
         shares, columns = shares * eigenvalues[:, None], columns * eigenvalues[..., None, None]
     fitted = (u @ columns.flatten(2)).unflatten(2, columns.shape[2:]).transpose(1, 2)
     errors = y - stack.mean_y - fitted
-    for rows in _blocks(part, u.shape[2] * len(PENALTIES)):
+    for rows in _blocks(part, u.shape[2] * penalties.shape[1]):
         at = torch.as_tensor(rows, device=x.device)
         some, size = u[:, at], rows.shape[1]
         if size == 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -148,6 +148,10 @@ def _logistic_gradient() -> float:
     return float(np.abs(z.T @ error / 120 + penalty * model.weights * scale[:, None]).max())
 
 
+BESIDE = 2**23
+"""Values of the taps that are fitted side by side on a CPU: 64 MiB."""
+
+
 class LinearProbe(ClassOrValueProbe, RidgeProbe):
     """Score of a linear map at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
 
@@ -195,15 +199,26 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
     def choose(self, task: Task, x: Tensor) -> Choice:
         if not task.label:
             return super().choose(task, x)
-        rows, codes = task.rows, task.codes
         if task.whole:
-            out = choose_out_of_fold(x[:, rows.fit], codes[rows.fit], task.fold)
-            wrong = out.wrong[..., None]
-            return Choice({"penalty": out.penalty}, wrong[:, task.fold == 0], wrong, out.start)
+            return self.out_of_fold(task, x)
+        rows, codes = task.rows, task.codes
         val = x[:, rows.val]
         penalty, fits = choose_logistic(x[:, rows.train], codes[rows.train], val, codes[rows.val])
         start = LogisticRows(x[:, rows.fit], codes[rows.fit], like=fits), fits
         return Choice({"penalty": penalty}, task.lost(Classifiers(fits, task.numbers)(val), rows.val), start=start)
+
+    def out_of_fold(self, task: Task, x: Tensor, given: np.ndarray | None = None) -> Choice:
+        """The choice by losses out of fold, without a fit on train.
+
+        Of penalties `given` [tap] only the losses.
+        """
+        fit = task.rows.fit
+        if task.label:
+            out = choose_out_of_fold(x[:, fit], task.codes[fit], task.fold, given=given)
+            penalty, lost, start = out.penalty, out.wrong[..., None], out.start
+        else:
+            penalty, lost, start = task.ridge.choose(x[:, fit], given)
+        return Choice({"penalty": penalty}, lost[:, len(task.rows.train) :], lost, start)
 
     def fits(self, task: Task, x: Tensor, numbers: Mapping[str, np.ndarray], start: Any = None) -> TapReadouts:
         if not task.label:
@@ -232,6 +247,26 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
         guess = np.stack([read[i][:, 0] for i in range(len(read))])
         rank = rank_correlation(guess, task.values[rows.test, 0], rows.unit_of_test, task.seed, len(rows.fit_units))
         return dict(zip(("spearman", "spearman_low", "spearman_high"), rank, strict=True))
+
+
+class OutOfFoldProbe(LinearProbe):
+    """The linear probe for a measure that fits many, several narrow taps at a time.
+
+    Where losses out of fold choose there is no fit on train; the losses on val are then of these.
+    """
+
+    def stacks(self, activations: Activations, task: Task) -> Iterator[tuple[Sequence[int], Tensor]]:
+        kept: list[int] = []
+        some: list[Tensor] = []
+        for taps, x in super().stacks(activations, task):
+            if some and (some[0].shape[1:] != x.shape[1:] or (len(some) + 1) * x.numel() > BESIDE):
+                yield kept, torch.cat(some)
+                kept, some = [], []
+            kept, some = [*kept, *taps], [*some, x]
+        yield kept, torch.cat(some)
+
+    def choose(self, task: Task, x: Tensor, given: np.ndarray | None = None) -> Choice:
+        return self.out_of_fold(task, x, given) if task.whole else super().choose(task, x)
 
 
 class _LinearOfTokens(TokenRidge):

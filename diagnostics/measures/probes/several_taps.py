@@ -19,11 +19,11 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
-from diagnostics.measures.base import Arrays, Case, normal, rotation
+from diagnostics.measures.base import Arrays, Case, define, normal, rotation
 from diagnostics.measures.probes.least_squares import principal_axes, refit, standardise
-from diagnostics.measures.probes.linear import OWN, LinearProbe
+from diagnostics.measures.probes.linear import OWN, LinearProbe, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
-from diagnostics.measures.probes.samples import Choice, Task
+from diagnostics.measures.probes.samples import Task
 from diagnostics.measures.result import (
     CENTRING,
     FUNCTIONAL,
@@ -62,18 +62,6 @@ def _in_two_taps() -> xr.Dataset:
     return TapSet().compute(taps, StoredTarget("sum", "value", x.sum(axis=1)), 0)
 
 
-class _Reader(LinearProbe):
-    """The linear probe, whose errors name the measure that uses it, without a fit on train where that chooses nothing."""
-
-    name = "tap_set"
-
-    def choose(self, task: Task, x: Tensor) -> Choice:
-        if task.label or not task.whole:
-            return super().choose(task, x)
-        penalty, lost, stack = task.ridge.choose(x[:, task.rows.fit])
-        return Choice({"penalty": penalty}, lost[:, len(task.rows.train) :], lost, stack)
-
-
 class TapSet(ClassOrValueProbe):
     """Sets of taps beside the tap that is used alone: its `score` is that of each tap by itself.
 
@@ -99,30 +87,47 @@ class TapSet(ClassOrValueProbe):
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        probe, depth = _Reader(), {tap.name: tap.depth for tap in activations.taps}
+        depth = {tap.name: tap.depth for tap in activations.taps}
         upto = [tap for tap in activations.taps if tap.depth <= depth[activations.output_tap]]
         if len(upto) < 2:
             return self._nothing(activations, seed)
-        declared = probe.declaration(target)
-        alone = probe.read_out(activations, target, seed).assign_attrs(declared)
+        alone = self.reader.read_out(activations, target, seed).assign_attrs(self.reader.declaration(target))
         names = [tap.name for tap in activations.taps]
         choosing, depths = choosing_losses(alone), np.array([depth[name] for name in names])
-        choice = choosing and choose_tap(choosing, names.index(activations.output_tap), depths, seed)
+        choice = choosing and choose_tap(choosing, names.index(activations.output_tap), depths, None)
         if not choice:
             raise DiagnosticsError(
                 f"{self.name} of {target.name} has no tap with a score to choose by.", code="too-few"
             )
-        single, task = names[choice.tap], probe.task(activations, target, seed)
         features = {tap.name: self._features(activations, tap) for tap in upto}
-        sets, reasons = TapSets(features, task).build(single, seed, probe)
+        read, sets, reasons = self.read_sets(activations, target, features, names[choice.tap], seed)
+        return self._result(activations, alone, choice.tap, read, sets=sets, reasons=reasons, seed=seed)
+
+    @property
+    def reader(self) -> OutOfFoldProbe:
+        """The linear probe, whose errors name this measure."""
+        return define(OutOfFoldProbe, "_Reader", name=self.name)()
+
+    def read_sets(
+        self, activations: Activations, target: StoredTarget, features: Mapping[str, Tensor], single: str, seed: int
+    ) -> tuple[xr.Dataset, Mapping[str, TapsTogether], list[tuple[str, str]]]:
+        """The result of a probe of each set as if it were a tap, the sets by name, and why others are missing.
+
+        From the `features` [sample, feature] of each tap, of which the one called `single` is used alone.
+        """
+        probe = self.reader
+        sets, reasons = TapSets(features, probe.task(activations, target, seed)).build(single, seed, probe)
         there = activations.with_other(
             taps=[Tap(name, 1.0, "trunk", of.features.shape[1], Grid((1,), ("t",))) for name, of in sets.items()],
             output_tap=next(iter(sets)),
             ready={},
             pooled=lambda name: sets[name].features.numpy(),
         )
-        read = probe.read_out(there, target, seed).assign_attrs(declared)
-        return self._result(activations, alone, choice.tap, read, sets=sets, reasons=reasons, seed=seed)
+        return probe.read_out(there, target, seed).assign_attrs(probe.declaration(target)), sets, reasons
+
+    def choosing(self, alone: xr.Dataset, read: xr.Dataset) -> tuple[Losses | None, Losses | None]:
+        """The losses that choose, of each tap and of each set."""
+        return choosing_losses(alone), choosing_losses(read)
 
     def _nothing(self, activations: Activations, seed: int) -> xr.Dataset:
         """The result without a second tap."""
@@ -149,7 +154,8 @@ class TapSet(ClassOrValueProbe):
         taps, names = ([str(tap) for tap in data["tap"].values] for data in (alone, read))
         own, theirs, fit_units = losses_of(alone, "unit"), losses_of(read, "unit"), units_fitted(alone)
         gains = paired_differences(theirs, own.at([at]), fit_units, seed, student=True)
-        chosen = choose_set(choosing_losses(alone), at, choosing_losses(read), seed)
+        of_taps, of_sets = self.choosing(alone, read)
+        chosen = choose_set(of_taps, at, of_sets)
         ends = {"": "value", "_low": "low", "_high": "high"}
         by_set = dict(zip(("set_score", "set_low", "set_high"), theirs.intervals(fit_units, seed), strict=True))
         by_set |= {f"set_gain{end}": np.array([getattr(gain, of) for gain in gains]) for end, of in ends.items()}
@@ -177,7 +183,7 @@ class TapSet(ClassOrValueProbe):
         return over_taps(activations, variables, stated, set=names, unit=alone["unit"].values)
 
 
-def choose_set(alone: Losses | None, at: int, read: Losses | None, seed: int) -> int | None:
+def choose_set(alone: Losses | None, at: int, read: Losses | None) -> int | None:
     """The set to use in place of the tap `at`, by the losses that choose; None for the tap.
 
     The best one, where it is ahead of the tap by more than one standard error, as the rule for taps asks of a tap and
@@ -189,7 +195,7 @@ def choose_set(alone: Losses | None, at: int, read: Losses | None, seed: int) ->
         np.concatenate([getattr(read, side), getattr(alone, side)[[at]]]) for side in ("loss", "reference")
     )
     last = len(loss) - 1
-    choice = choose_tap(Losses(loss, reference, alone.counts), last, np.zeros(len(loss)), seed)
+    choice = choose_tap(Losses(loss, reference, alone.counts), last, np.zeros(len(loss)), None)
     return None if choice is None or choice.tap == last else choice.tap
 
 

@@ -444,10 +444,9 @@ def choose_logistic(
 ) -> tuple[np.ndarray, LogisticFits]:
     """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
 
-    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of
-    one tap on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss
-    gets better twice in a row, or once where the loss is worse by more than two standard errors of the paired
-    difference.
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU all are fitted together. On a CPU the path runs from
+    strong to weak (the slowest to fit) and ends for a tap where neither accuracy nor loss gets better twice in a row, or
+    once where the loss is worse by more than two standard errors of the paired difference.
     """
     order = sorted(penalties, reverse=True)
     fits, right, losses = _path(
@@ -471,11 +470,15 @@ class OutOfFold:
 
 
 def choose_out_of_fold(
-    x: Tensor, labels: np.ndarray, fold: np.ndarray, penalties: Sequence[float] = LOGISTIC_PENALTIES
+    x: Tensor,
+    labels: np.ndarray,
+    fold: np.ndarray,
+    penalties: Sequence[float] = LOGISTIC_PENALTIES,
+    given: np.ndarray | None = None,
 ) -> OutOfFold:
     """The penalty by rows left out, `fold` [row] after fold; x [tap, row, feature], labels codes from 0.
 
-    The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there
+    Of penalties that are `given` [tap] only what is wrong. The whole path as of `choose_logistic` without the first fold, and without the others the penalty that is best there
     and its neighbours. These never start from fits that have seen the fold: weak penalties would not forget it. A row
     whose class only its own fold shows is wrong at every penalty.
     """
@@ -494,17 +497,16 @@ def choose_out_of_fold(
 
         return rows.only(torch.as_tensor(~out, device=x.device), codes[~out]), judge
 
+    taps, first = torch.arange(len(x), device=x.device), fold == 0
     part, judge = without(0)
-    fits, of_first, losses_of_first = _path(part, np.tile(order, (len(x), 1)), judge)
+    path = np.tile(order, (len(x), 1)) if given is None else given[:, None]
+    fits, of_first, losses_of_first = _path(part, path, judge)
     best = _best(of_first, losses_of_first)
     near = torch.stack([best - 1, best, best + 1], dim=1).clamp(0, of_first.shape[1] - 1).unique(dim=1)
-    taps = torch.arange(len(x), device=x.device)
     right = torch.zeros((*near.shape, len(labels)), dtype=torch.bool, device=x.device)
     losses = x.new_zeros(right.shape)
-    right[:, :, fold == 0], losses[:, :, fold == 0] = (
-        each[taps[:, None], near] for each in (of_first, losses_of_first)
-    )
-    grid = np.array(order)[near.cpu().numpy()]
+    right[:, :, first], losses[:, :, first] = (each[taps[:, None], near] for each in (of_first, losses_of_first))
+    grid = path[taps[:, None].cpu().numpy(), near.cpu().numpy()]
     _, *others = np.unique(fold)
     for number in others:
         part, judge = without(number)
@@ -544,25 +546,31 @@ def _path(
 ) -> tuple[LogisticFits, Tensor, Tensor]:
     """Fits of penalties [tap, penalty], strong to weak, and what `judge` says of them.
 
-    They are made together or one by one until (unless `whole`) they get no better.
+    They are made together on a GPU, and on a CPU one by one until (unless `whole`) they get no better at any tap: what a
+    tap alone would not have tried is wrong.
     """
-    if rows.mean.is_cuda or len(grid) > 1:
+    if rows.mean.is_cuda:
         fits = rows.fit(grid, decrease=RANKING)
         return fits, *judge(fits)
-    tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
-    for penalty in grid[0]:
-        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
+    tried, judged = list[LogisticFits](), list[tuple[Tensor, Tensor]]()
+    taps = torch.arange(len(grid), device=rows.mean.device)
+    worse, ended = torch.zeros_like(taps), torch.zeros_like(taps, dtype=torch.bool)
+    for penalty in grid.T:
+        tried.append(rows.fit(penalty[:, None], decrease=RANKING, start=tried[-1] if tried else None))
         right, losses = judge(tried[-1])
-        certain = False
+        over = ended
         if judged:
-            least = min((before[1] for before in judged), key=lambda before: float(before.mean()))
-            lost = (losses - least)[0, 0]
-            better = lost.mean() < 0 or right.sum() > max(int(before[0].sum()) for before in judged)
-            worse = 0 if better else worse + 1
-            certain = len(lost) > 1 and bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
-        judged.append((right, losses))
-        if not whole and (worse == 2 or (worse and certain)):
+            before, lost_before = (torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))
+            lost = losses[:, 0] - lost_before[taps, lost_before.mean(dim=2).argmin(dim=1)]
+            better = (lost.mean(dim=1) < 0) | (right.sum(dim=2)[:, 0] > before.sum(dim=2).amax(dim=1))
+            worse = torch.where(better, 0, worse + 1)
+            # Of one row it is not known, and nothing is larger than that.
+            error = (lost.var(dim=1, correction=0) / (lost.shape[1] - 1)).sqrt()
+            ended = over | (worse == 2) | (worse > 0) & (lost.mean(dim=1) > 2 * error)
+        judged.append((right & ~over[:, None, None], losses.masked_fill(over[:, None, None], torch.inf)))
+        if not whole and bool(ended.all()):
             break
+        ended = ended & (not whole)
     right, losses = (torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))
     return LogisticFits.beside(tried), right, losses
 

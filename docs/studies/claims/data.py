@@ -7,6 +7,7 @@ own, so that scores of several draws are independent.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +58,16 @@ def scenes(draw: int = 1, n: int = FIT + TEST, size: int = 112) -> dx.Dataset:
     return again(data, split, {**kept, "colour": colour}, f"scenes draw={draw} n={n} size={size}")
 
 
-def views(draw: int = 1, n: int = VIEWS, size: int = 112) -> dx.Dataset:
+def views(draw: int = 1, n: int = VIEWS, size: int = 112, fit: int = 0) -> dx.Dataset:
     """Scenes seen twice, moved, turned and under another lamp.
 
-    Both views of a scene are a group, which label-free measures of agreement need.
+    Both views of a scene are a group, which label-free measures of agreement need. `fit`: scenes of train and val, half
+    of all by default.
     """
     data = dx.build("dataset", f"shapes?n={n}&size={size}&views=2&seed={FIRST_SEED + draw}")
     ids = [f"{name}-{view}" for view in "ab" for name in data.ids]
-    split = splits(data.ids, draw, n // 2, n - n // 2)
+    fitted = fit or n // 2
+    split = splits(data.ids, draw, fitted, n - fitted)
     colours = [next(q.answer for q in each if q.name == "colour") for each in data.questions]
     known = sorted(set(colours))
 
@@ -78,7 +81,7 @@ def views(draw: int = 1, n: int = VIEWS, size: int = 112) -> dx.Dataset:
     }  # fmt: skip
     return dx.Dataset(
         "views", "image", np.concatenate([data.samples, np.stack(list(data.views))]), ids, [*split, *split], targets,
-        groups=[*data.ids, *data.ids], fingerprint=f"claims views draw={draw} n={n} size={size}", exchangeable=True,
+        groups=[*data.ids, *data.ids], fingerprint=f"claims views draw={draw} n={n} size={size}{f' fit={fit}' * (fit > 0)}", exchangeable=True,
         about="scenes, each seen twice",
     )  # fmt: skip
 
@@ -242,9 +245,15 @@ class Speaker:
         return sound / np.abs(sound).max()
 
 
+@functools.cache
+def _speaker() -> Speaker:
+    """The one of a process: a second initialisation breaks the library's tables of phonemes."""
+    return Speaker()
+
+
 def spoken(draw: int = 1, n: int = 200, seconds: float = 0.8) -> dx.Dataset:
     """Digits spoken by eight voices at a random pitch, rate and place, in noise of 5 to 15 dB less; half are test."""
-    rng, speaker = np.random.default_rng(FIRST_SEED + draw), Speaker()
+    rng, speaker = np.random.default_rng(FIRST_SEED + draw), _speaker()
     length = int(seconds * RATE)
     samples = np.zeros((n, length), np.float32)
     word, voice = rng.integers(len(WORDS), size=n), rng.integers(len(VOICES), size=n)
