@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from diagnostics.activations.prepare import (
     refuse_other_identity,
 )
 from diagnostics.activations.run_files import CONTROLS, beside, remove
-from diagnostics.activations.shards import ShardBuffer
+from diagnostics.activations.shards import ShardBuffer, Writer
 from diagnostics.activations.store import FORMAT, SHARED, TOKENS_REMOVED, Store, is_run
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
@@ -70,7 +71,9 @@ class ShardBuffers:
             tap.name: {kind: ShardBuffer(layout) for kind, layout in plan.layouts(tap).items() if kind != "pooled"}
             for tap in plan.taps
         }
-        self._pooled = {tap.name: torch.empty(most, len(plan.poolings), tap.features) for tap in plan.taps}
+        shapes = {tap.name: (most, len(plan.poolings), tap.features) for tap in plan.taps}
+        pinned = torch.cuda.is_initialized()
+        self._pooled = {tap: torch.empty(shape, pin_memory=pinned) for tap, shape in shapes.items()}
 
     @property
     def pooled(self) -> dict[str, np.ndarray]:
@@ -89,8 +92,11 @@ class ShardBuffers:
         return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in buffers], axis=1)
 
     def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
-        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
-        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled)
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there.
+
+        From a GPU they are there once something that was asked of it later is.
+        """
+        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled, non_blocking=True)
 
 
 def create(
@@ -284,7 +290,10 @@ def extract(
     again = sum(len(step) for step in todo) if store is not None and store.complete else 0
     announced, about = done > 0 and not again, about or {}
     also = along(store) if store is not None and share is not None and todo else None
-    buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
+    # A GPU fills one while the other is written.
+    two = device.startswith("cuda")
+    turns = itertools.cycle([ShardBuffers(kept_plan, size) for _ in range(1 + two)])
+    buffers, created, kept, writer = next(turns), None, 0, Writer(two)
 
     def new_store(dense: OnGrids) -> Store:
         facts = {**about}
@@ -295,6 +304,13 @@ def extract(
             made = usable(folder)
             assert made is not None
         return made
+
+    def write(store: Store, step: Step, full: ShardBuffers) -> None:
+        nonlocal kept
+        store.write(step, full.tokens, full.pooled)
+        kept, full.rows = kept + full.rows, 0
+        if step is last[part := step.rows.start // plan.pooled_shard]:
+            seal(store, part)
 
     def seal(store: Store, part: int) -> None:
         if share is not None:
@@ -308,7 +324,10 @@ def extract(
             if store is not None and part not in last:
                 seal(store, part)
         dealt = None if deal is None else lambda rest: deal(kept_plan, rest, also is not None)
-        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, deal=dealt)) as batches:
+        with (
+            contextlib.closing(writer),
+            contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, deal=dealt)) as batches,
+        ):
             for step, positions, batch in batches:
                 if isinstance(batch, Passed):
                     batch.put(kept_plan, buffers, also)
@@ -318,7 +337,8 @@ def extract(
                 dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
                     if seconds * plan.samples > LONG and len(todo) > 1:
-                        seconds = min(seconds, _seconds_when_warm(encoder, dataset, plan, todo[1:], size))
+                        other = next(batches_of(plan, todo[1], size))
+                        seconds = min(seconds, seconds_when_warm(encoder, dataset, plan, other))
                     before_first_byte(seconds, again, dense)
                     announced = True
                 if store is None:
@@ -330,10 +350,9 @@ def extract(
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, total))
                 if buffers.rows == len(step):
-                    store.write(step, buffers.tokens, buffers.pooled)
-                    kept, buffers.rows = kept + buffers.rows, 0
-                    if step is last[part := step.rows.start // plan.pooled_shard]:
-                        seal(store, part)
+                    writer.put(partial(write, store, step, buffers))
+                    buffers = next(turns)
+            writer.last.result()
     except StorageError:
         raise
     except DiagnosticsError as error:
@@ -352,14 +371,13 @@ def extract(
     return store
 
 
-def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int) -> float:
-    """The seconds that a sample of another batch takes.
-
-    The first one pays for all that happens once, like files that are opened and a GPU's choice of kernels.
+def seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray) -> float:
+    """The seconds that a sample of a batch takes that is not the first: that one pays for all that happens once, like
+    files that are opened and a GPU's choice of kernels.
     """
     started = time.perf_counter()
-    with contextlib.closing(step_batches(encoder, dataset, plan, steps, size, 0)) as batches:
-        _, positions, batch = next(batches)
+    with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
+        (batch,) = batches
         with explaining(f"{encoder.name} fails on a batch"):
             encoder.capture(
                 batch, [tap.name for tap in plan.taps], lambda tap, tokens: pool(tap, tokens, plan.poolings).cpu()

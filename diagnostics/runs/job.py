@@ -77,7 +77,7 @@ def run(
     redraw_controls: bool = False,
     device: str | None = None,
     batch_size: int | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     jobs: int | None = None,
     token_budget: str | int | None = None,
     dense: DenseTokens | None = None,
@@ -129,8 +129,8 @@ def run(
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.
-    workers, jobs: processes that load and preprocess samples (0: this one), and that measure and, on a CPU, pass
-        (1 by default: this one).
+    workers, jobs: processes that load and preprocess samples (0: this one, the default but on a GPU), and that measure
+        and, on a CPU, pass (1 by default: this one).
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
