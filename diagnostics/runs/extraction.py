@@ -18,6 +18,7 @@ from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.activations.extract import (
     LONG,
+    Deal,
     OnGrids,
     Passed,
     extract,
@@ -433,7 +434,7 @@ class Extraction:
                     before_first_byte=before_first_byte,
                     along=along,
                     compute=compute,
-                    deal=functools.partial(self._deal, encoder, control) if self.by_names else None,
+                    deal=self.dealing(encoder, control),
                     **self.passes,
                 )
                 store = extracted(share=self.share)
@@ -462,6 +463,10 @@ class Extraction:
             LOG.info("one process passes all samples: %s", error)
             return None
 
+    def dealing(self, encoder: Encoder, control: str) -> Deal | None:
+        """The dealing of an encoder's batches to other processes; None where this one passes alone."""
+        return functools.partial(self._deal, encoder, control) if self.by_names else None
+
     def _deal(
         self, encoder: Encoder, control: str, kept: Plan, batches: Sequence[np.ndarray], whole: bool
     ) -> Generator[Passed]:
@@ -472,7 +477,7 @@ class Extraction:
             return pass_batch(encoder, dataset, kept, batch.positions, whole=batch.whole)
 
         items, done = [Batch(positions, whole) for positions in batches], 0
-        if self.by_names and self.workers:
+        if self.by_names and self.workers and items:
             source = Passing(self.by_names, control, dict(encoder.identity), outline_of(dataset), kept, self.threads)
             size = len(batches[0]) * kept.token_bytes_per_sample
             ahead = max(

@@ -50,6 +50,7 @@ from diagnostics.runs.cost import later_cost
 from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
+from diagnostics.runs.processes.passes import threads
 from diagnostics.runs.processes.workers import Submits, Workers, default_jobs
 from diagnostics.runs.results.record import Call, refuse_other_seed
 from diagnostics.runs.results.redraws import add_redraws
@@ -261,7 +262,7 @@ class _Job(Extraction):
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name = setup.encoder.name
         permuted = shuffle(store, readable).values() if setup.draws else ()
-        view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
+        view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted], ENCODER)
         main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
         measure_nonlinear(main, store, readable, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
@@ -340,7 +341,7 @@ class _Job(Extraction):
             seen = measures if has_weights else [m for m in measures if m.observation and m.observation.block]
             self._observe(encoder, stored, seen, name)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
-            view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
+            view = self._stream(encoder, stored, measures, [*readable.values()], name, computed=has_weights)
         measured = self._measure(measures, stored, view, readable, name)
         for key, result in measured.results.items() if has_weights else ():
             notes = [note] if (note := getattr(encoder, "note", "")) else []
@@ -375,6 +376,7 @@ class _Job(Extraction):
         store: Store,
         measures: Sequence[Measure],
         targets: Sequence[StoredTarget],
+        control: str,
         *,
         computed: bool = True,
     ) -> Store:
@@ -403,9 +405,10 @@ class _Job(Extraction):
             before=before,
             solve=functools.partial(self.solve, what=encoder.name),
             shared=self.share is not None,
+            deal=self.dealing(encoder, control),
             **self.passes,
         )
-        with self._passing(encoder, computed=computed):
+        with threads(self.threads), self._passing(encoder, computed=computed):
             try:
                 view = read()
             except LeftGoneError:
