@@ -42,6 +42,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
+from diagnostics.measures.result import is_probe
 from diagnostics.progress import Watch
 from diagnostics.registry import plugin_entries
 from diagnostics.report.progress_bars import watching
@@ -316,15 +317,15 @@ class _Job(Extraction):
                     main.skipped[f"{measure.name}/{name}"] = why
 
     @functools.cached_property
-    def _refitted(self) -> dict[str, xr.Dataset]:
-        """The results of the encoder's probes on the samples of controls that pass fewer."""
+    def _refitted(self) -> Measured:
+        """The findings of the encoder's probes on the samples of controls that pass fewer."""
         store, targets = Store(self.folder), {}
         store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
         view, targets = at_positions(store, targets, self.setup.control_positions)
         probes = [measure for measure in self.measures if measure.kinds and measure.observation is None]
         what = f"{self.setup.encoder.name} on fewer samples"
-        return measure_all(probes, view, targets, what=what, watch=self.watch).results
+        return measure_all(probes, view, targets, what=what, watch=self.watch)
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
@@ -345,10 +346,17 @@ class _Job(Extraction):
         measured = self._measure(measures, stored, view, readable, name)
         for key, result in measured.results.items() if has_weights else ():
             notes = [note] if (note := getattr(encoder, "note", "")) else []
-            if self.setup.fewer and key in self._refitted:
+            if self.setup.fewer and key in self._refitted.results:
                 result.attrs[attribute.FEWER] = len(stored.ids)
                 notes.append(self.setup.fewer)
             result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": "; ".join(notes)}
+        for key in [*measured.results] if has_weights and self.setup.fewer else ():
+            # Beside the encoder on all samples it would look worse than it is.
+            if is_probe(measured.results[key]) and key not in self._refitted.results:
+                del measured.results[key]
+                why = self._refitted.skipped.get(key, "it gives no reason.")
+                measured.skipped[key] = f"the encoder could not be fitted again on the same samples: {why}"
+                measured.failed.add(key)
         self._redraw(measured, stored, readable, name)
         return measured
 
@@ -457,7 +465,7 @@ class _Job(Extraction):
                 if name not in results and (fewer or not read_alike(main.results[key], theirs[key])):
                     outdated.append((name, key))
                 else:
-                    beside = self._refitted[key] if fewer else None
+                    beside = self._refitted.results[key] if fewer else None
                     main.results[key] = against_control(main.results[key], theirs[key], name, beside)
         why = "it was measured in another way than the encoder is now: give the same command with controls."
         merge_results(
