@@ -13,8 +13,7 @@ import contextlib
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -143,28 +142,6 @@ class ShardBuffer:
             self.bytes[stop : stop + CRC] = checksum(self.bytes[layout.start(chunk) : stop])
         self.bytes[layout.start(layout.chunks) : layout.length] = layout.end(run, shard)
         folder.put(layout.file(shard), self.bytes, layout.length)
-
-
-class Writer:
-    """Writes one thing after the other: at once, or `beside` what goes on meanwhile."""
-
-    def __init__(self, beside: bool) -> None:
-        self.beside, self.thread = beside, ThreadPoolExecutor(1)
-        self.last: Future[None] = Future()
-        """Raises what the last write raised, or waits for it."""
-        self.last.set_result(None)
-
-    def put(self, write: Callable[[], None]) -> None:
-        """Writes, after the one before; raises what that raised."""
-        self.last.result()
-        if self.beside:
-            self.last = self.thread.submit(write)
-        else:
-            write()
-
-    def close(self) -> None:
-        """Ends after what is being written."""
-        self.thread.shutdown()
 
 
 class ShardReader:

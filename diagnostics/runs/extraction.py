@@ -432,7 +432,7 @@ class Extraction:
                     fresh=request.fresh,
                     with_tokens=with_tokens,
                     before_first_byte=before_first_byte,
-                    along=along,
+                    along=along if summed else None,
                     compute=compute,
                     deal=self.dealing(encoder, control),
                     **self.passes,
@@ -455,10 +455,7 @@ class Extraction:
             return None
         try:
             # Passes need no measures, which may be objects.
-            asked = self.request.measures
-            several = [asked] if isinstance(asked, str | Measure) else asked or ()
-            measures = asked if all(isinstance(each, str) for each in several) else "standard"
-            return replace(by_names(self.request, self.setup.folder), measures=measures)
+            return replace(by_names(self.request, self.setup.folder), measures="standard")
         except DiagnosticsError as error:
             LOG.info("one process passes all samples: %s", error)
             return None

@@ -354,8 +354,8 @@ class _Job(Extraction):
             # Beside the encoder on all samples it would look worse than it is.
             if is_probe(measured.results[key]) and key not in self._refitted.results:
                 del measured.results[key]
-                why = self._refitted.skipped.get(key, "it gives no reason.")
-                measured.skipped[key] = f"the encoder could not be fitted again on the same samples: {why}"
+                reason = self._refitted.skipped.get(key, "it gives no reason.")
+                measured.skipped[key] = f"the encoder could not be fitted again on the same samples: {reason}"
                 measured.failed.add(key)
         self._redraw(measured, stored, readable, name)
         return measured

@@ -32,6 +32,8 @@ PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
 
 # A feature that varies less than this beside its mean is constant up to rounding.
 _CONSTANT = 1e-10
+# Features that are standardised at a time.
+_COLUMNS = 64
 # Decompositions in bytes: all taps of 1,024 features and 24 blocks. The next target is read from the same rows.
 _KEPT = Kept(2**28)
 
@@ -405,20 +407,25 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
     return torch.stack(predictions).cpu().numpy()
 
 
-def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def standardise(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
 
-    The last two are 0 for constant features.
+    The last two are 0 for constant features, the last of a `dtype`.
     """
-    first = x[..., :1, :]
-    z = x - first
-    offset = z.mean(dim=-2, keepdim=True)
-    z -= offset
-    mean = (first + offset).squeeze(-2)
-    sd = (z * z).mean(dim=-2).sqrt()
-    scale = torch.where(sd > _CONSTANT * mean.abs(), 1 / sd, torch.zeros_like(sd))
-    z *= scale[..., None, :]
-    return mean, scale, z
+    out, means, scales = torch.empty_like(x, dtype=dtype), list[Tensor](), list[Tensor]()
+    # Some features at a time, so that no other copy is held; never one alone, which torch adds in another order.
+    together = x.is_cuda or (x.ndim == 3 and len(x) > 1)
+    cuts = [] if together else list(range(_COLUMNS, x.shape[-1] - _COLUMNS + 1, _COLUMNS))
+    for some, into in zip(x.tensor_split(cuts, dim=-1), out.tensor_split(cuts, dim=-1), strict=True):
+        first = some[..., :1, :]
+        z = some - first
+        offset = z.mean(dim=-2, keepdim=True)
+        z -= offset
+        means.append((first + offset).squeeze(-2))
+        sd = (z * z).mean(dim=-2).sqrt()
+        scales.append(torch.where(sd > _CONSTANT * means[-1].abs(), 1 / sd, torch.zeros_like(sd)))
+        into.copy_(z.mul_(scales[-1][..., None, :]))
+    return torch.cat(means, dim=-1), torch.cat(scales, dim=-1), out
 
 
 def principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -531,8 +538,7 @@ class RidgeOutOfFold:
     def _in_folds(self, x: Tensor, y: Tensor) -> tuple[np.ndarray, Tensor]:
         """A few penalties [tap, penalty], and the errors [tap, penalty, row, target] of fits without each fold.
 
-        All penalties on the first fold, and on the others the best of it and its neighbours, each from a Cholesky
-        factor.
+        All penalties on the first fold, on the others the best of it and its neighbours, each from a Cholesky factor.
         """
         first = torch.as_tensor(self.part == 0, device=x.device)
         tried = RidgeStack.from_data(x[:, ~first], y[~first]).predict(x[:, first])
