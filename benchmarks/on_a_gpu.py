@@ -108,8 +108,10 @@ def run_part(words: list[str], site: str, limit: float) -> dict[str, object]:
 
 
 def extract_beside_passes(smallest: bool) -> None:
-    """Images a second of an extraction of all taps, pooled, beside those of bare passes over batches that are on the device;
-    the limit is 1.10 of their time."""
+    """Images a second of an extraction of all taps, pooled, beside those of bare passes over batches that are on the device.
+
+    The limit is 1.10 of their time.
+    """
     import diagnostics as dx
     from diagnostics.activations.extract import extract
     from diagnostics.activations.plan import plan

@@ -21,8 +21,10 @@ def usable_cores() -> int:
 
 
 def default_workers(batch: int) -> int:
-    """Processes that prepare batches of so many bytes for a GPU: each has three of them in shared memory, of which a
-    container may have little."""
+    """Processes that prepare batches of so many bytes for a GPU.
+
+    Each has three of them in shared memory, of which a container may have little.
+    """
     shared = Path("/dev/shm")
     fitting = shutil.disk_usage(shared).free // max(1, 3 * batch) if shared.is_dir() else 0
     return min(MOST_WORKERS, usable_cores() - 1, fitting)
