@@ -45,6 +45,8 @@ class Cost:
     """Why targets of the dataset cannot be probed, a sentence each."""
     dense: str = ""
     """How dense targets are read and why, in a clause; empty where none is."""
+    seconds_in_bf16: float = 0.0
+    """Of an extraction on a GPU with `--compute bf16`, where that is worth saying; else 0."""
     measuring: str = ""
     """The cost of measures that compare all samples in pairs, in a clause; empty where that is little."""
 
@@ -76,11 +78,12 @@ class Cost:
             if self.token_samples
             else "no tokens"
         )
+        less = f", with --compute bf16 {duration(self.seconds_in_bf16)}" if self.seconds_in_bf16 else ""
         cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about "
             f"{size(self.bytes)} to {self.path} ({tokens}); {f'{self.dense}; ' if self.dense else ''}"
-            f"extraction takes about {duration(self.seconds)}{f'; {self.measuring}' if self.measuring else ''}."
+            f"extraction takes about {duration(self.seconds)}{less}{f'; {self.measuring}' if self.measuring else ''}."
         )
         return [*self.unprobeable, cost]
 

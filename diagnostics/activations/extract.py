@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,13 +48,14 @@ from diagnostics.vocabulary import Compute
 Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
 """Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
 Deal = Callable[[Plan, Sequence[np.ndarray], bool], "Generator[Passed]"]
-"""Has several processes pass batches of positions, and gives what they give in that order, while it is left open; the
-last says whether all their tokens are wanted.
-"""
+"""Gives what several processes give of batches of positions, in that order, while it is left open; the last says
+whether all their tokens are wanted."""
 OnGrids = Mapping[str, Mapping[str, np.ndarray]]
 """Targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order."""
 LONG = 60
 """Seconds from which an extraction's time is estimated once more before it is announced."""
+MOST_HELD = 2**28
+"""Bytes of tokens of a first batch that are held until there is a store; of more it passes once more."""
 LONGEST_SEAL = 86_400
 """Seconds after which a file in the making on a shared path is that of a dead launch."""
 
@@ -70,7 +73,9 @@ class ShardBuffers:
             tap.name: {kind: ShardBuffer(layout) for kind, layout in plan.layouts(tap).items() if kind != "pooled"}
             for tap in plan.taps
         }
-        self._pooled = {tap.name: torch.empty(most, len(plan.poolings), tap.features) for tap in plan.taps}
+        shapes = {tap.name: (most, len(plan.poolings), tap.features) for tap in plan.taps}
+        pinned = torch.cuda.is_initialized()
+        self._pooled = {tap: torch.empty(shape, pin_memory=pinned) for tap, shape in shapes.items()}
 
     @property
     def pooled(self) -> dict[str, np.ndarray]:
@@ -89,8 +94,8 @@ class ShardBuffers:
         return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in buffers], axis=1)
 
     def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
-        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
-        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled)
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there, from a GPU a moment later."""
+        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled, non_blocking=True)
 
 
 def create(
@@ -205,7 +210,7 @@ def extract(
     with_tokens: bool = True,
     compute: Compute = "float32",
     before_first_byte: Callable[[float, int, OnGrids], None] = lambda seconds_per_sample, again, dense: None,
-    along: Callable[[Store], Along | None] = lambda store: None,
+    along: Callable[[Store], Along | None] | None = None,
     share: Share | None = None,
     deal: Deal | None = None,
 ) -> Store:
@@ -218,10 +223,9 @@ def extract(
     a new or a shared store, and may give what takes in the tokens of all samples that pass. `compute`: what passes
     compute in here, which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted,
     and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
-    `deal` has other processes pass all batches but the first. Without
-    `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
-    activations, or that cannot be read, is not refused: the store is made `beside` it.
-    `about` is added to the attributes of a new store.
+    `deal` has other processes pass all batches but the first. Without `with_tokens` no tokens are written, nor missed
+    where they were removed. With `fresh` a run that holds other activations, or that cannot be read, is not refused:
+    the store is made `beside` it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
@@ -283,8 +287,13 @@ def extract(
     done = total - sum(len(step) for step in todo)
     again = sum(len(step) for step in todo) if store is not None and store.complete else 0
     announced, about = done > 0 and not again, about or {}
-    also = along(store) if store is not None and share is not None and todo else None
-    buffers, created, kept = ShardBuffers(kept_plan, size), None, 0
+    also = along(store) if along is not None and store is not None and share is not None and todo else None
+    held = list[tuple[Tap, Tensor]]()  # of the first batch, until there is a store
+    # A GPU fills one while the other is written.
+    two = device.startswith("cuda")
+    turns = itertools.cycle([ShardBuffers(kept_plan, size) for _ in range(1 + two)])
+    buffers, created, kept, written = next(turns), None, 0, Future[None]()
+    written.set_result(None)
 
     def new_store(dense: OnGrids) -> Store:
         facts = {**about}
@@ -296,11 +305,23 @@ def extract(
             assert made is not None
         return made
 
+    def hold(_: Any, rows: np.ndarray, tap: Tap, tokens: Tensor) -> None:
+        held.append((tap, tokens.clone()))
+
+    def write(store: Store, step: Step, full: ShardBuffers) -> None:
+        nonlocal kept
+        store.write(step, full.tokens, full.pooled)
+        kept, full.rows = kept + full.rows, 0
+        if step is last[part := step.rows.start // plan.pooled_shard]:
+            seal(store, part)
+
     def seal(store: Store, part: int) -> None:
         if share is not None:
             files = store.files_of(part, kept_plan.token_samples > 0)
             seal_part(store, part, files, share, size)
 
+    if store is None and along is not None and size * plan.token_bytes_per_sample <= MOST_HELD:
+        also = hold
     try:
         if store is None and not todo:
             store = new_store(dense_targets(encoder, dataset, plan.taps))
@@ -308,7 +329,10 @@ def extract(
             if store is not None and part not in last:
                 seal(store, part)
         dealt = None if deal is None else lambda rest: deal(kept_plan, rest, also is not None)
-        with contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, deal=dealt)) as batches:
+        with (
+            ThreadPoolExecutor(1) as thread,
+            contextlib.closing(step_batches(encoder, dataset, plan, todo, size, workers, deal=dealt)) as batches,
+        ):
             for step, positions, batch in batches:
                 if isinstance(batch, Passed):
                     batch.put(kept_plan, buffers, also)
@@ -318,27 +342,33 @@ def extract(
                 dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
                     if seconds * plan.samples > LONG and len(todo) > 1:
-                        seconds = min(seconds, _seconds_when_warm(encoder, dataset, plan, todo[1:], size))
+                        other = next(batches_of(plan, todo[1], size))
+                        seconds = min(seconds, seconds_when_warm(encoder, dataset, plan, other))
                     before_first_byte(seconds, again, dense)
                     announced = True
                 if store is None:
                     store = created = new_store(dense)
                     with explaining(f"{encoder.name} fails on what is gathered along with its extraction"):
-                        if (also := along(store)) is not None:
-                            # It needs the store, which is there only now: the first batch passes once more.
-                            encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
+                        if along is not None and (also := along(store)) is not None:
+                            for tap, tokens in held:
+                                also(batch, positions, tap, tokens)
+                            if not held:
+                                encoder.capture(batch, [tap.name for tap in plan.taps], partial(also, batch, positions))
+                        held.clear()
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, total))
                 if buffers.rows == len(step):
-                    store.write(step, buffers.tokens, buffers.pooled)
-                    kept, buffers.rows = kept + buffers.rows, 0
-                    if step is last[part := step.rows.start // plan.pooled_shard]:
-                        seal(store, part)
+                    written.result()
+                    if two:
+                        written = thread.submit(write, store, step, buffers)
+                    else:
+                        write(store, step, buffers)
+                    buffers = next(turns)
+            written.result()
     except StorageError:
         raise
     except DiagnosticsError as error:
-        # A store that cannot be continued is removed. Whole steps stay where the same command may succeed later, with a
-        # smaller batch or when a disk answers again.
+        # A store that cannot be continued is removed; whole steps stay where the same command may succeed later.
         alone = created is not None and share is None and isinstance(folder, Folder)
         if alone and (isinstance(error, _SampleError) or not kept):
             remove(folder)
@@ -352,14 +382,11 @@ def extract(
     return store
 
 
-def _seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, steps: Sequence[Step], size: int) -> float:
-    """The seconds that a sample of another batch takes.
-
-    The first one pays for all that happens once, like files that are opened and a GPU's choice of kernels.
-    """
+def seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray) -> float:
+    """The seconds that a sample of a later batch takes: the first pays for all that happens once."""
     started = time.perf_counter()
-    with contextlib.closing(step_batches(encoder, dataset, plan, steps, size, 0)) as batches:
-        _, positions, batch = next(batches)
+    with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
+        (batch,) = batches
         with explaining(f"{encoder.name} fails on a batch"):
             encoder.capture(
                 batch, [tap.name for tap in plan.taps], lambda tap, tokens: pool(tap, tokens, plan.poolings).cpu()

@@ -411,6 +411,8 @@ def prepare_batches(
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),
+        # From pinned memory a copy to a GPU waits for nobody.
+        pin_memory=torch.cuda.is_initialized(),
     )
     with _worker_errors(dataset):
         batches_in_order = iter(loader)

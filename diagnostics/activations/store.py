@@ -86,6 +86,8 @@ class Store(Activations):
         self.work = self.folder
         """Where shards and journals are written: elsewhere while a launch does parts of a shared run."""
         self.path = self.folder.path
+        self._records: dict[str, Observed] = {}
+        """Of observations that are read tap by tap."""
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
         with reading(self.path):
@@ -297,9 +299,10 @@ class Store(Activations):
 
     def observation_at(self, name: str, tap: str) -> np.ndarray | None:
         """The array of an observation at one tap; None where it has nothing there."""
-        stored = self.observation(name)
+        stored = self._records.get(name) or self.observation(name)
         if stored is None or tap not in stored.taps:
             return None
+        self._records[name] = stored
         try:
             return read_array(self.folder.inside(f"observed/{name}"), tap, stored.files)
         except DamagedError as error:
@@ -503,6 +506,7 @@ class Store(Activations):
 
         In a shared run one that will do stays: another command may have written it since, and be reading it.
         """
+        self._records.pop(name, None)
         if not (self.shared and self.has_observed(name, about["samples"], about["state"])):
             write_observed(self.folder, self.contents.run.hex(), name, arrays, about)
 

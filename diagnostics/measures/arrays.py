@@ -280,6 +280,13 @@ def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
     return _by(torch.linalg.eigh, _eigh, x, "eigenvectors")
 
 
+def eigh_as_given(x: Tensor) -> tuple[Tensor, ...]:
+    """As `eigh`, in the type of x where that converges: in float32 at a third of the cost."""
+    with contextlib.suppress(RuntimeError):
+        return torch.linalg.eigh(x)
+    return tuple(part.to(x.dtype) for part in eigh(x))
+
+
 def eigvalsh(x: Tensor) -> Tensor:
     """Eigenvalues [..., k], ascending, of symmetric float [..., k, k], in float64."""
     return _by(lambda y: (torch.linalg.eigvalsh(y),), lambda y: _eigh(y)[:1], x, "eigenvalues")[0]

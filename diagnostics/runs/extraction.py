@@ -16,7 +16,16 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
-from diagnostics.activations.extract import OnGrids, Passed, extract, pass_batch, refuse_other_folder
+from diagnostics.activations.extract import (
+    LONG,
+    Deal,
+    OnGrids,
+    Passed,
+    extract,
+    pass_batch,
+    refuse_other_folder,
+    seconds_when_warm,
+)
 from diagnostics.activations.folder import Folder, check_room, reading, writing
 from diagnostics.activations.observe import observe
 from diagnostics.activations.parts import Launch, Share, refuse_mixture, scratch_of, units
@@ -27,7 +36,7 @@ from diagnostics.activations.store import Store, is_run
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.attention.kernel_choice import attention_in, explain_attention
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modules import computing, random_kept
+from diagnostics.encoders.modules import BATCH, computing, random_kept
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures.base import Measure
@@ -48,6 +57,8 @@ from diagnostics.vocabulary import Compute
 
 LOG = logging.getLogger("diagnostics")
 MOST_PARTS = 10**6
+WORTH = 0.9
+"""Share of the time from which on another number format is not worth telling of."""
 AHEAD_BYTES = 2**30
 """Tokens of batches that other processes have passed and this one has not taken."""
 
@@ -184,7 +195,7 @@ class Extraction:
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
         self.version = Call.now(request.seed, {}).version
-        options = {"device": setup.device, "batch_size": request.batch_size, "workers": request.workers}
+        options = {"device": setup.device, "batch_size": request.batch_size, "workers": setup.workers}
         self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in setup.measures if m.needs != "pooled"] if setup.dataset.ragged else []
@@ -386,6 +397,11 @@ class Extraction:
                 }
                 kept = planned if with_tokens else planned.without_tokens
                 cost = cost_of(setup, kept, read, seconds=seconds / self.passing, again=again, dense=dense)
+                if compute == "float32" and setup.device.startswith("cuda") and cost.seconds > LONG and not again:
+                    batch = kept.order[: request.batch_size or BATCH["cuda"]]
+                    with computing("bf16", setup.device):
+                        share = seconds_when_warm(encoder, dataset, kept, batch) / seconds
+                    cost = replace(cost, seconds_in_bf16=cost.seconds * share if share < WORTH else 0.0)
                 self.watch(cost)
                 if not is_run(place):
                     check_room(place.path, cost.bytes)
@@ -416,9 +432,9 @@ class Extraction:
                     fresh=request.fresh,
                     with_tokens=with_tokens,
                     before_first_byte=before_first_byte,
-                    along=along,
+                    along=along if summed else None,
                     compute=compute,
-                    deal=functools.partial(self._deal, encoder, control) if self.by_names else None,
+                    deal=self.dealing(encoder, control),
                     **self.passes,
                 )
                 store = extracted(share=self.share)
@@ -439,13 +455,14 @@ class Extraction:
             return None
         try:
             # Passes need no measures, which may be objects.
-            asked = self.request.measures
-            several = [asked] if isinstance(asked, str | Measure) else asked or ()
-            measures = asked if all(isinstance(each, str) for each in several) else "standard"
-            return replace(by_names(self.request, self.setup.folder), measures=measures)
+            return replace(by_names(self.request, self.setup.folder), measures="standard")
         except DiagnosticsError as error:
             LOG.info("one process passes all samples: %s", error)
             return None
+
+    def dealing(self, encoder: Encoder, control: str) -> Deal | None:
+        """The dealing of an encoder's batches to other processes; None where this one passes alone."""
+        return functools.partial(self._deal, encoder, control) if self.by_names else None
 
     def _deal(
         self, encoder: Encoder, control: str, kept: Plan, batches: Sequence[np.ndarray], whole: bool
@@ -457,7 +474,7 @@ class Extraction:
             return pass_batch(encoder, dataset, kept, batch.positions, whole=batch.whole)
 
         items, done = [Batch(positions, whole) for positions in batches], 0
-        if self.by_names and self.workers:
+        if self.by_names and self.workers and items:
             source = Passing(self.by_names, control, dict(encoder.identity), outline_of(dataset), kept, self.threads)
             size = len(batches[0]) * kept.token_bytes_per_sample
             ahead = max(

@@ -42,6 +42,7 @@ from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
+from diagnostics.measures.result import is_probe
 from diagnostics.progress import Watch
 from diagnostics.registry import plugin_entries
 from diagnostics.report.progress_bars import watching
@@ -50,6 +51,7 @@ from diagnostics.runs.cost import later_cost
 from diagnostics.runs.extraction import Extraction, NoControlError, share_of, submit_parts
 from diagnostics.runs.inputs import Data
 from diagnostics.runs.options import Request
+from diagnostics.runs.processes.passes import threads
 from diagnostics.runs.processes.workers import Submits, Workers, default_jobs
 from diagnostics.runs.results.record import Call, refuse_other_seed
 from diagnostics.runs.results.redraws import add_redraws
@@ -77,7 +79,7 @@ def run(
     redraw_controls: bool = False,
     device: str | None = None,
     batch_size: int | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     jobs: int | None = None,
     token_budget: str | int | None = None,
     dense: DenseTokens | None = None,
@@ -129,8 +131,8 @@ def run(
     redraw_controls: whether that is done for all controls and not for `raw_input` alone.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     batch_size: samples per forward pass; 16 by default, 128 on a GPU.
-    workers, jobs: processes that load and preprocess samples (0: this one), and that measure and, on a CPU, pass
-        (1 by default: this one).
+    workers, jobs: processes that load and preprocess samples (0: this one, the default but on a GPU), and that measure
+        and, on a CPU, pass (1 by default: this one).
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are
     stored
         for all samples. By default none where no measure reads them, else those of 64 samples where 2 GB hold them, and
@@ -261,7 +263,7 @@ class _Job(Extraction):
         readable = {name: target for name, target in targets.items() if name not in setup.unprobeable}
         name = setup.encoder.name
         permuted = shuffle(store, readable).values() if setup.draws else ()
-        view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted])
+        view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted], ENCODER)
         main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
         measure_nonlinear(main, store, readable, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
@@ -315,15 +317,15 @@ class _Job(Extraction):
                     main.skipped[f"{measure.name}/{name}"] = why
 
     @functools.cached_property
-    def _refitted(self) -> dict[str, xr.Dataset]:
-        """The results of the encoder's probes on the samples of controls that pass fewer."""
+    def _refitted(self) -> Measured:
+        """The findings of the encoder's probes on the samples of controls that pass fewer."""
         store, targets = Store(self.folder), {}
         store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
         view, targets = at_positions(store, targets, self.setup.control_positions)
         probes = [measure for measure in self.measures if measure.kinds and measure.observation is None]
         what = f"{self.setup.encoder.name} on fewer samples"
-        return measure_all(probes, view, targets, what=what, watch=self.watch).results
+        return measure_all(probes, view, targets, what=what, watch=self.watch)
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
@@ -340,14 +342,21 @@ class _Job(Extraction):
             seen = measures if has_weights else [m for m in measures if m.observation and m.observation.block]
             self._observe(encoder, stored, seen, name)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
-            view = self._stream(encoder, stored, measures, [*readable.values()], computed=has_weights)
+            view = self._stream(encoder, stored, measures, [*readable.values()], name, computed=has_weights)
         measured = self._measure(measures, stored, view, readable, name)
         for key, result in measured.results.items() if has_weights else ():
             notes = [note] if (note := getattr(encoder, "note", "")) else []
-            if self.setup.fewer and key in self._refitted:
+            if self.setup.fewer and key in self._refitted.results:
                 result.attrs[attribute.FEWER] = len(stored.ids)
                 notes.append(self.setup.fewer)
             result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": "; ".join(notes)}
+        for key in [*measured.results] if has_weights and self.setup.fewer else ():
+            # Beside the encoder on all samples it would look worse than it is.
+            if is_probe(measured.results[key]) and key not in self._refitted.results:
+                del measured.results[key]
+                reason = self._refitted.skipped.get(key, "it gives no reason.")
+                measured.skipped[key] = f"the encoder could not be fitted again on the same samples: {reason}"
+                measured.failed.add(key)
         self._redraw(measured, stored, readable, name)
         return measured
 
@@ -375,6 +384,7 @@ class _Job(Extraction):
         store: Store,
         measures: Sequence[Measure],
         targets: Sequence[StoredTarget],
+        control: str,
         *,
         computed: bool = True,
     ) -> Store:
@@ -403,9 +413,10 @@ class _Job(Extraction):
             before=before,
             solve=functools.partial(self.solve, what=encoder.name),
             shared=self.share is not None,
+            deal=self.dealing(encoder, control),
             **self.passes,
         )
-        with self._passing(encoder, computed=computed):
+        with threads(self.threads), self._passing(encoder, computed=computed):
             try:
                 view = read()
             except LeftGoneError:
@@ -454,7 +465,7 @@ class _Job(Extraction):
                 if name not in results and (fewer or not read_alike(main.results[key], theirs[key])):
                     outdated.append((name, key))
                 else:
-                    beside = self._refitted[key] if fewer else None
+                    beside = self._refitted.results[key] if fewer else None
                     main.results[key] = against_control(main.results[key], theirs[key], name, beside)
         why = "it was measured in another way than the encoder is now: give the same command with controls."
         merge_results(

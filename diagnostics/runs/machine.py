@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+MOST_WORKERS = 8
 
 
 def usable_cores() -> int:
@@ -16,6 +18,16 @@ def usable_cores() -> int:
     # "200000 100000" are two, "max 100000" all.
     quotas = [int(limit) // int(period) for limit, period in map(str.split, _limits("cpu.max")) if limit != "max"]
     return max(1, min([cores, *quotas]))
+
+
+def default_workers(batch: int) -> int:
+    """Processes that prepare batches of so many bytes for a GPU.
+
+    Each has three of them in shared memory, of which a container may have little.
+    """
+    shared = Path("/dev/shm")
+    fitting = shutil.disk_usage(shared).free // max(1, 3 * batch) if shared.is_dir() else 0
+    return min(MOST_WORKERS, usable_cores() - 1, fitting)
 
 
 def free_bytes() -> float:

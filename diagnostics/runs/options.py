@@ -168,7 +168,10 @@ class Request:
     trust_code: TrustCode = False
     device: Annotated[str | None, Option(DEVICES, "NAME", group=COST)] = None
     batch_size: Annotated[int | None, Option("Samples per forward pass [16; 128 on a GPU].", "N", group=COST)] = None
-    workers: Annotated[int, Option("Processes that load and preprocess samples.", "N", group=COST)] = 0
+    workers: Annotated[
+        int | None,
+        Option("Processes that load and preprocess samples [0; on a GPU, up to 8 cores].", "N", group=COST),
+    ] = None
     jobs: Annotated[
         int | None,
         Option(

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from diagnostics.activations.bucket import open_place
 from diagnostics.activations.place import Address, Location, locate
@@ -26,7 +27,8 @@ from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.attention.kernel_choice import check_kernel
 from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modules import check_compute, usable_device
+from diagnostics.encoders.hooks import tensors_in
+from diagnostics.encoders.modules import BATCH, check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining, join_names, name_error, refuse_values
 from diagnostics.measures.arrays import svd
@@ -36,6 +38,7 @@ from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.verdict import check_margin
 from diagnostics.registry import plugin_entries
 from diagnostics.runs.inputs import resolve_inputs
+from diagnostics.runs.machine import default_workers
 from diagnostics.runs.options import Request, default_folder
 from diagnostics.specs import build
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
@@ -103,6 +106,14 @@ class Setup:
         _check_control_samples(self)
 
     @cached_property
+    def workers(self) -> int:
+        """Processes that prepare samples: on a GPU, which waits for them, as many as this machine allows."""
+        if self.request.workers is not None or not self.device.startswith("cuda"):
+            return self.request.workers or 0
+        prepared = tensors_in(default_collate([self.encoder.preprocess(self.encoder.example())]))
+        return default_workers((self.request.batch_size or BATCH["cuda"]) * sum(each.nbytes for each in prepared))
+
+    @cached_property
     def control_positions(self) -> np.ndarray:
         """The positions of the samples that controls with other weights pass, ascending."""
         wanted, data = self.request.control_samples, self.dataset
@@ -152,7 +163,10 @@ def _check(request: Request) -> None:
         (request.redraws < 0, f"The number of redraws is {request.redraws}: give 0 or more."),
         (request.seed < 0, f"Seed {request.seed} is below 0: give 0 or more."),
         (request.batch_size is not None and request.batch_size < 1, f"Batch size {request.batch_size} is below 1."),
-        (request.workers < 0, f"The number of workers is {request.workers}: give 0 or more."),
+        (
+            request.workers is not None and request.workers < 0,
+            f"The number of workers is {request.workers}: give 0 or more.",
+        ),
         (request.jobs is not None and request.jobs < 1, f"The number of jobs is {request.jobs}: give 1 or more."),
     )
     if request.precision not in get_args(Precision):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diagnostics import Dataset, Target
+from diagnostics import Dataset, Tap, Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
@@ -283,6 +283,30 @@ def test_a_failure_after_whole_shards_can_be_gone_on_with(tmp_path: Path) -> Non
         extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=4)
     store = extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=2)
     assert store.attrs["complete"]
+
+
+@pytest.mark.parametrize(("most", "again"), [(2**28, 0), (0, 1)])
+def test_a_first_batch_passes_again_only_where_its_tokens_are_too_many_to_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, again: int
+) -> None:
+    monkeypatch.setattr("diagnostics.activations.extract.MOST_HELD", most)
+    encoder, dataset, given = tiny_encoder(), tiny_dataset(N), list[tuple[str, np.ndarray, torch.Tensor]]()
+
+    def take(_: Any, rows: np.ndarray, tap: Tap, tokens: torch.Tensor) -> None:
+        given.append((tap.name, rows, tokens.clone()))
+
+    encoder.module.passes = 0
+    plan = planned(encoder, N)
+    store = extract(encoder, dataset, tmp_path / "run", plan, batch_size=8, along=lambda store: take)
+    batches = sum(-(-len(step) // 8) for step in plan.steps(8))
+    assert encoder.module.passes == 1 + batches + again
+    assert len(given) == batches * len(plan.taps), "each batch once"
+    for tap in plan.taps:
+        rows, tokens = zip(*((rows, tokens) for name, rows, tokens in given if name == tap.name), strict=True)
+        kept = dict(zip(np.concatenate(rows).tolist(), torch.cat(tokens), strict=True))
+        for block, stored in store.token_blocks(tap.name):
+            grid = torch.stack([kept[row][tap.grid.prefix :] for row in range(block.start, block.stop)])
+            np.testing.assert_array_equal(grid, stored)
 
 
 @pytest.mark.parametrize("in_pass", [False, True])

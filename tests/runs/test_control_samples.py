@@ -10,6 +10,8 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.activations.store import Store
+from diagnostics.measures.apply import Measured
+from diagnostics.runs import job
 from diagnostics.runs.options import Request
 from diagnostics.runs.setup import Setup
 from diagnostics.runs.streaming.stream import passes_over
@@ -76,3 +78,24 @@ def test_rows_whose_tokens_are_stored_are_not_passed_again() -> None:
     assert passes_over(split, "val", gathered=True, stored=2) == 2 / 8
     assert passes_over(split, "fit", gathered=False, stored=4) == (4 + 3) / 8
     assert passes_over(split, "fit", gathered=False, stored=8) == 0
+
+
+def test_a_control_is_not_held_against_an_encoder_that_could_not_be_fitted_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = job.measure_all
+
+    def failing(*given: Any, **options: Any) -> Measured:
+        measured = real(*given, **options)
+        del measured.results["knn_probe/kind"]
+        measured.skipped["knn_probe/kind"] = "it broke."
+        return measured
+
+    monkeypatch.setattr(job, "measure_all", failing)  # which fits the encoder again
+    options = OPTIONS | {"measures": "knn_probe"}
+    run = dx.run(tiny_image_encoder(), images(), out=tmp_path / "run", control_samples=FEW, **options)
+    assert {"raw_input", "shuffled_labels"} <= {*run.profile("knn_probe/kind").controls}
+    assert not {"fresh_weights", "permuted_weights"} & {*run.profile("knn_probe/kind").controls}
+    said = [why for of, why in run.skipped.items() if "weights" in of]
+    assert len(said) == 2
+    assert all("it broke." in why for why in said)

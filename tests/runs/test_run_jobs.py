@@ -223,6 +223,27 @@ def test_batches_that_any_process_passes_are_the_same_to_the_last_digit(
         xr.testing.assert_identical(values(run)[key], result)
 
 
+def test_passes_over_what_is_streamed_later_are_dealt_too(module: Path, started: list[Any], tmp_path: Path) -> None:
+    names, options = (
+        (f"{module}:build", f"{module}:data"),
+        {"controls": False, "report": False, "dense": "streamed", "batch_size": 2},
+    )
+    found, threads = dict[int, dict[str, xr.Dataset]](), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for jobs in (1, 2):
+            out = {"out": tmp_path / str(jobs)}
+            dx.run(*names, **out, jobs=1, measures="rankme", token_budget=0, **options)
+            run = dx.run(*names, **out, jobs=jobs, measures="segmentation_probe", token_budget=0, **options)
+            found[jobs] = values(run)
+    finally:
+        torch.set_num_threads(threads)
+    (process,) = started
+    assert process.batches, "nothing but sums and judgements was left to pass"
+    for key, result in found[1].items():
+        xr.testing.assert_identical(found[2][key], result)
+
+
 def stores(run: dx.Run) -> list[Store]:
     """Of the encoder and of its controls."""
     return [run.store, *(Store(path) for path in sorted(run.store.path.glob("controls/*")))]

@@ -32,6 +32,7 @@ PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
 
 # A feature that varies less than this beside its mean is constant up to rounding.
 _CONSTANT = 1e-10
+_COLUMNS = 64  # that are standardised at a time
 # Decompositions in bytes: all taps of 1,024 features and 24 blocks. The next target is read from the same rows.
 _KEPT = Kept(2**28)
 
@@ -65,7 +66,8 @@ class Moments:
     def update(self, x: np.ndarray, y: np.ndarray) -> None:
         """Take in rows x [row, feature] and y [row, target]; all must be finite."""
         x, y = x - self.origin_x, y - self.origin_y
-        _check_finite(x, y)
+        for each in (x, y):
+            finite(as_tensor(each), "The array of rows")
         self.n += len(x)
         self.x += x.sum(axis=0)
         self.y += y.sum(axis=0)
@@ -155,7 +157,8 @@ class RidgeStack(ShortRepr):
                 f"Ridge cannot be fitted on x {(n, d)} and y {tuple(y.shape)}: give as many rows of each, at least one.",
                 code="bad-shape",
             )
-        _check_finite(x, y)
+        for each in (x, y):
+            finite(as_tensor(each), "The array of rows")
         mean_x, scale, z = standardise(x)
         mean_y, u = y.mean(dim=0), None
         if n >= d:
@@ -421,20 +424,24 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
     return torch.stack(predictions).cpu().numpy()
 
 
-def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def standardise(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
 
-    The last two are 0 for constant features.
+    The last two are 0 for constant features, the last of a `dtype`.
     """
-    first = x[..., :1, :]
-    z = x - first
-    offset = z.mean(dim=-2, keepdim=True)
-    z -= offset
-    mean = (first + offset).squeeze(-2)
-    sd = (z * z).mean(dim=-2).sqrt()
-    scale = torch.where(sd > _CONSTANT * mean.abs(), 1 / sd, torch.zeros_like(sd))
-    z *= scale[..., None, :]
-    return mean, scale, z
+    out, means, scales = torch.empty_like(x, dtype=dtype), list[Tensor](), list[Tensor]()
+    # Some features at a time, so that no other copy is held; never one alone, which torch adds in another order.
+    cuts = [*range(_COLUMNS, x.shape[-1] - _COLUMNS + 1, _COLUMNS)] if x.ndim == 2 or len(x) == 1 else []
+    for some, into in zip(x.tensor_split(cuts, dim=-1), out.tensor_split(cuts, dim=-1), strict=True):
+        first = some[..., :1, :]
+        z = some - first
+        offset = z.mean(dim=-2, keepdim=True)
+        z -= offset
+        means.append((first + offset).squeeze(-2))
+        sd = (z * z).mean(dim=-2).sqrt()
+        scales.append(torch.where(sd > _CONSTANT * means[-1].abs(), 1 / sd, torch.zeros_like(sd)))
+        into.copy_(z.mul_(scales[-1][..., None, :]))
+    return torch.cat(means, dim=-1), torch.cat(scales, dim=-1), out
 
 
 def principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -463,17 +470,11 @@ def choose(errors: Sequence[float] | np.ndarray, penalties: Sequence[float] = PE
     return tuple(penalties)[::-1][int(np.argmin(values))]
 
 
-def _check_finite(*arrays: np.ndarray | Tensor) -> None:
-    for array in arrays:
-        finite(as_tensor(array), "The array of rows")
-
-
 FOLDS = 5
 MOST_ROWS = 256
 """Rows of the largest group up to which ridge leaves out each group by itself."""
 
-# Values of blocks of the hat matrix, and of what they are made of, held at a time: 32 MiB.
-_BLOCK = 2**22
+_BLOCK = 2**22  # values of blocks of the hat matrix, and of what they are made of, held at a time: 32 MiB
 # Draws of folds, of which the one is taken that leaves the fewest classes without a row to fit on.
 _DRAWS = 20
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh, qr, samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh_as_given, qr, samples
 from diagnostics.measures.probes.least_squares import products, several, standardise
 from diagnostics.measures.probes.protocol import TapReadouts
 from diagnostics.measures.threads import one_thread
@@ -223,8 +223,9 @@ class LogisticRows:
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
-        self.mean, self.scale, z = standardise(x)
-        self.basis = qr(z.mT)[0] if z.shape[1] < z.shape[2] else None
+        wide = x.shape[1] < x.shape[2]
+        self.mean, self.scale, z = standardise(x, None if wide or exact else torch.float32)
+        self.basis = qr(z.mT)[0] if wide else None
         if self.basis is not None:
             z = z @ self.basis
         onehot, self.shares = _onehot(labels, x.device)
@@ -234,7 +235,7 @@ class LogisticRows:
         else:
             # Axes of a part of the rows scale the steps well enough.
             some = z[:, : _AXIS_ROWS * z.shape[2]].to(dtypes[-1])
-            variance, self.axes = eigh(products(some) / some.shape[1])
+            variance, self.axes = eigh_as_given(products(some) / some.shape[1])
             self.variance = variance.clamp(min=0)
         self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
 

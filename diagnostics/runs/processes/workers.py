@@ -180,9 +180,9 @@ class Workers:
         what: str = "",
         asked: Collection[str] = (),
     ) -> Measured:
-        """As `measure_all`, whose parts are shared out."""
+        """As `measure_all`, tap by tap, so that each is read once; whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
-        if (self.jobs > 1 or self.executor) and not activations.device.startswith("cuda"):
+        if not activations.device.startswith("cuda"):
             tasks = tasks_of(measures, activations, targets)
             ready = self.share(tasks, activations, targets, f"measuring {what}")
             activations = activations.with_other(ready=ready)
@@ -199,9 +199,7 @@ class Workers:
     def share(
         self, tasks: Sequence[Task], activations: Store, targets: Mapping[str, StoredTarget], step: str
     ) -> dict[tuple[str, str], Any]:
-        """The findings of all tasks; this process does some of them too. Nothing where no other may."""
-        if self.jobs == 1 and self.executor is None:
-            return {}
+        """The findings of all tasks; this process does some of them too."""
         members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
         permute, digest = any(target.shuffled for target in targets.values()), activations.attrs["digest"]
         place = activations.path

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.extract import batches_of
+from diagnostics.activations.extract import Deal, Passed, batches_of
 from diagnostics.activations.parts import Left, Share
 from diagnostics.activations.plan import Plan, ranges_of
 from diagnostics.activations.prepare import prepare_batches
@@ -236,7 +236,9 @@ class _Passes:
         batch_size: int | None,
         workers: int,
         watch: Watch,
+        deal: Deal | None = None,
     ) -> None:
+        self.deal = deal
         self.encoder, self.dataset, self.store, self.workers, self.watch = encoder, dataset, store, workers, watch
         self.size = batch_size or BATCH.get(device.partition(":")[0], BATCH["cpu"])
         self.reads, self.version, self.left = reads, version, Left(store, version)
@@ -246,14 +248,19 @@ class _Passes:
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
-        """One pass over batches of rows, but for those whose tokens are stored.
+        """One pass over batches of rows, by all processes that may, but for those whose tokens are stored.
 
         `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature].
         """
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
         passed = [positions for positions in batches if not self._is_stored(positions)]
-        with contextlib.closing(prepare_batches(encoder, self.dataset, passed, self.workers)) as prepared:
+        # Processes get the batches, and give their tokens back; this one alone reads them where they arise.
+        with contextlib.closing(
+            prepare_batches(encoder, self.dataset, passed, self.workers)
+            if self.deal is None
+            else self.deal(store.plan.without_tokens, passed, True)
+        ) as prepared:
             for positions in batches:
                 if self._is_stored(positions):
                     for tap in taps:
@@ -266,7 +273,11 @@ class _Passes:
                     visit(tap, positions, grid_tokens(encoder, store, batch, positions, tap, tokens))
 
                 with explaining(f"{encoder.name} fails on the batch from sample {store.ids[positions[0]]} on"):
-                    encoder.capture(batch, [tap.name for tap in taps], reduce)
+                    if isinstance(batch, Passed):
+                        for tap in taps:
+                            reduce(tap, torch.from_numpy(batch.tokens[tap.name]), batch=batch.batch)
+                    else:
+                        encoder.capture(batch, [tap.name for tap in taps], reduce)
                 done += len(positions)
                 self.watch(Progress(f"{step} of {encoder.name}", done, sum(map(len, passed))))
 
