@@ -272,7 +272,7 @@ PERCEPTION = (
     "label_propagation",
     "correspondence",
 )
-"""The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
+"""The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181)."""
 
 
 def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
