@@ -376,9 +376,10 @@ def with_questions(dataset: Dataset) -> Dataset:
     asked = dataset.questions
     if dataset.modality != "image" or not len(asked) or isinstance(asked, LazySamples) or QUESTIONS in dataset.targets:
         return dataset
-    values, classes, texts = questions.pad_questions(asked, dataset.split)
-    if not texts:
+    # Captions are the answers to nothing.
+    if not any(text.strip() for of in asked for each in of for text in each.wordings):
         return dataset
+    values, classes, texts = questions.pad_questions(asked, dataset.split)
     told = copy.copy(dataset)
     about = "answers to questions"
     target = Target(
