@@ -52,7 +52,8 @@ def measured(encoder: Any, samples: Dataset) -> dict[str, float]:
     measures = ["linear_probe", "segmentation_probe", "detection_probe", "grounding_probe"]
     started = cpu()
     with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"controls": False, "report": False, "batch_size": 4, "watch": dx.silent}
+        # Other processes would work uncounted.
+        options: dict[str, Any] = {"controls": False, "report": False, "batch_size": 4, "watch": dx.silent, "jobs": 1}
         dx.run(encoder, samples, out=Path(folder) / "run", dense="streamed", measures=measures, **options)
     return {"CPU": cpu() - started, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 

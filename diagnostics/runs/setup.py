@@ -288,7 +288,7 @@ PERCEPTION = (
     "label_propagation",
     "correspondence",
 )
-"""The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181), as far as there are probes."""
+"""The suite `perception`: the tasks that Perception Encoder was judged by (2504.13181)."""
 
 
 def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
@@ -402,9 +402,10 @@ def with_questions(dataset: Dataset) -> Dataset:
     asked = dataset.questions
     if dataset.modality != "image" or not len(asked) or isinstance(asked, LazySamples) or QUESTIONS in dataset.targets:
         return dataset
-    values, classes, texts = questions.pad_questions(asked, dataset.split)
-    if not texts:
+    # Captions are the answers to nothing.
+    if not any(text.strip() for of in asked for each in of for text in each.wordings):
         return dataset
+    values, classes, texts = questions.pad_questions(asked, dataset.split)
     told = copy.copy(dataset)
     about = "answers to questions"
     target = Target(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from diagnostics.activations.contract import shuffle
 from diagnostics.datasets.boxes import CLASS, pad_phrases
 from diagnostics.datasets.dataset import split_groups
 from diagnostics.measures.apply import measure_all
+from diagnostics.measures.probes import grounding
 from diagnostics.measures.probes.detection import assign
 from diagnostics.measures.probes.grounding import WORDS, GroundingProbe, count_words, overlap, whiten
 from tests.support.boxes import PHRASES, SIDE, Tokens, phrase_target
@@ -59,6 +61,20 @@ def test_the_tap_that_holds_what_phrases_say_is_found(tokens: Tokens) -> None:
     assert float(first["no_phrase"]) < 0.65
     assert float(second["no_phrase"]) == pytest.approx(score["sides"], abs=0.15)
     assert float(first["line_chance"]) < 0.2
+
+
+def test_how_tokens_vote_is_chosen_on_val(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, found = phrase_target(N, 0), dict[tuple[float, ...], Any]()
+    for votes in ((0.0,), (0.9,), (0.0, 0.9)):
+        monkeypatch.setattr(grounding, "VOTES", votes)
+        monkeypatch.setattr(grounding.Phrases, "variants", {"vote": votes})
+        found[votes] = measure_all([GroundingProbe()], tokens, {"phrases": target}).results["grounding_probe/phrases"]
+    one, other, both = found.values()
+    assert both.attrs["chosen_on"] == "val"
+    np.testing.assert_allclose(both["val_score"], np.maximum(one["val_score"], other["val_score"]))
+    chosen = np.where(both["vote"] == 0.9, other["score"], one["score"])
+    np.testing.assert_allclose(both["score"], chosen)
+    assert (one["val_score"].values != other["val_score"].values).any()
 
 
 def test_shuffled_phrases_are_at_chance(tokens: Tokens) -> None:

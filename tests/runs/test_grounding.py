@@ -85,7 +85,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_phrases_are_read_alike_from_stored_and_streamed_tokens(streamed: Run, tmp_path: Path) -> None:
     ours, theirs = (each.profile(NAME).data for each in (streamed, measure(tmp_path, dense="stored")))
     assert (ours.attrs["tokens"], theirs.attrs["tokens"]) == ("streamed", "stored")
-    for name in ("penalty", "side_penalty", "line_chance"):
+    for name in ("penalty", "side_penalty", "vote", "line_chance"):
         np.testing.assert_allclose(ours[name], theirs[name])
     for name in ("score", "low", "high", "val_score", "pointing", "no_phrase", "other_phrase", "bag_of_words"):
         np.testing.assert_allclose(ours[name], theirs[name], atol=0.02)

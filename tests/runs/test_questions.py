@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import diagnostics as dx
-from diagnostics import Dataset, Question, Run
+from diagnostics import Dataset, Grid, Question, Run, Tap
 from diagnostics.activations.store import Store
 from diagnostics.measures.probes.questions import Cells
+from diagnostics.progress import Cost
 from diagnostics.runs.setup import embed_phrases, with_questions
 from tests.support.tiny import tiny_image_encoder
 
@@ -48,11 +49,18 @@ def measure(out: Path, **options: Any) -> Run:
     return dx.run(tiny_image_encoder(side=SIDE), asked(), out=out, **default | options)
 
 
+COSTS: list[Cost] = []
+"""Those that were told of `recorded`."""
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    def watch(event: Any) -> None:
+        COSTS.extend([event] if isinstance(event, Cost) else [])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cells, "block", 32)
-        return measure(tmp_path_factory.mktemp("asked") / "run", controls=True)
+        return measure(tmp_path_factory.mktemp("asked") / "run", controls=True, watch=watch)
 
 
 def test_cells_of_all_samples_are_recorded_in_blocks(recorded: Run) -> None:
@@ -62,6 +70,18 @@ def test_cells_of_all_samples_are_recorded_in_blocks(recorded: Run) -> None:
     assert [recorded.store.observation(f"cells-{i}").samples for i in range(4)] == [32, 32, 32, 4]
     # The mean of cells of one size is the mean of the tokens.
     np.testing.assert_allclose(rows.mean(axis=1), recorded.store.pooled("blocks.0", "mean"), atol=1e-5)
+
+
+def test_the_cost_of_cells_is_told(recorded: Run) -> None:
+    cells = [file for file in Path(recorded.store.path).rglob("observed/cells-*/**/c/**/*") if file.is_file()]
+    taps = [tap for tap in recorded.store.taps if Cells().values_at(tap) == 16 * tap.features]
+    assert len(taps) == 2
+    recorded_bytes = sum(file.stat().st_size for file in cells)
+    assert recorded_bytes > 3 * 2 * N * 16 * 4 * taps[0].features
+    assert COSTS[0].bytes > recorded_bytes
+    # Of 5,000 images of a PE-L.
+    large = Tap("x", 1.0, "trunk", 1024, Grid((24, 24), ("y", "x"), 1))
+    assert 24 * 5000 * 4 * Cells().values_at(large) == pytest.approx(8e9, rel=0.02)
 
 
 def test_a_question_finds_what_it_asks_for(recorded: Run) -> None:
