@@ -39,7 +39,7 @@ class DamagedError(Exception):
 
 
 @contextlib.contextmanager
-def damage_of(name: str, *errors: type[Exception]) -> Generator[None]:
+def damage_of(name: str, errors: tuple[type[Exception], ...]) -> Generator[None]:
     """Turn one of these errors within this context into a DamagedError of the name of a file."""
     try:
         yield
@@ -86,7 +86,7 @@ def read_files(folder: Place, files: Mapping[str, str]) -> dict[str, bytes]:
 
     def read(name: str) -> bytes:
         written = files[name]
-        with damage_of(name, OSError, ValueError):
+        with damage_of(name, (OSError, ValueError)):
             data = folder.get(name, int(written.partition(" ")[2] or MOST_UNSTATED))
         if written not in (found := digest(data), found.partition(" ")[0]):
             raise DamagedError(name)
@@ -105,7 +105,7 @@ def read_array(folder: Place, name: str, files: Mapping[str, str]) -> np.ndarray
         raise DamagedError(name)
     read = read_files(folder, {file: written for file, written in files.items() if file.startswith(f"{name}/")})
     store = MemoryStore({file.removeprefix(f"{name}/"): Buffer.from_bytes(data) for file, data in read.items()})
-    with damage_of(name, ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError):
+    with damage_of(name, (ValueError, TypeError, KeyError, RuntimeError, OSError, MemoryError)):
         return np.asarray(zarr.open_array(store, mode="r", zarr_format=3)[...])
 
 
@@ -130,7 +130,7 @@ def write_group(folder: Place, attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_document(folder: Place) -> dict[str, Any]:
     """A group's metadata, sealed or not; raises DamagedError where it is no mapping, or too large or deep to be one."""
-    with damage_of(NAME, OSError, ValueError, TypeError, AttributeError, RecursionError):
+    with damage_of(NAME, (OSError, ValueError, TypeError, AttributeError, RecursionError)):
         document = json.loads(folder.get(NAME, MOST_BYTES))
         return {**document, "attributes": dict(document.get("attributes", {}))}
 
@@ -157,7 +157,7 @@ def seal(values: Mapping[str, Any]) -> bytes:
 
 def unseal(data: bytes) -> dict[str, Any]:
     """Read a sealed file; raises DamagedError where it is not what was written."""
-    with damage_of("JSON", ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    with damage_of("JSON", (ValueError, TypeError, KeyError, AttributeError, RecursionError)):
         values: dict[str, Any] = json.loads(data)
         written = values.pop("digest")
     if written != _blake(json.dumps(values, sort_keys=True).encode()):
@@ -249,7 +249,7 @@ def read_observed(run: Place, key: str, name: str) -> Observed | None:
     if not SAFE_NAME.fullmatch(name) or folder.head(NAME) is None:
         return None
     attributes = read_attributes(read_document(folder))
-    with damage_of(name, KeyError, ValueError, TypeError):
+    with damage_of(name, (KeyError, ValueError, TypeError)):
         if attributes["name"] != name or attributes["run"] != key:
             raise DamagedError(name)
         observed: Observed = decode(Observed, attributes)

@@ -126,7 +126,7 @@ class Store(Activations):
                     code="other-version",
                 )
             attrs = read_attributes(document)
-            with damage_of(NAME, KeyError, ValueError, TypeError, DiagnosticsError):
+            with damage_of(NAME, (KeyError, ValueError, TypeError, DiagnosticsError)):
                 contents = Contents.from_attrs(attrs)
             at_once = (NAME, *(f"samples/{name}/c/0" for name in ("id", "split", "group")))
             described = {file: digest for file, digest in contents.files.items() if file.endswith(at_once)}
