@@ -124,7 +124,7 @@ def read_tokens(place: Store | Path, tap: str, by: str) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Takes the files of the memory maps out of the page cache."""
+    """Take the files of the memory maps out of the page cache."""
     for path in folder.glob("*.npy"):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -16,8 +16,8 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.measures.probes.dense import mask_of_known
 from diagnostics.measures.probes.grounding import MOST_RANK
-from diagnostics.measures.probes.least_squares import FOLDS
 from diagnostics.measures.probes.nearest import KnnProbe
+from diagnostics.measures.probes.protocol import FOLDS
 from diagnostics.progress import Cost, duration
 from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import plan_taps

@@ -21,7 +21,8 @@ from diagnostics.activations.folder import Folder
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
-from diagnostics.measures.probes.least_squares import Moments, folds
+from diagnostics.measures.probes.least_squares import Moments
+from diagnostics.measures.probes.protocol import folds
 from diagnostics.measures.probes.segmentation import Classes, SegmentationProbe, mean_iou
 from diagnostics.progress import Cost
 from diagnostics.runs.results import redraws

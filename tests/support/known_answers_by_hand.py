@@ -392,7 +392,7 @@ def means_of_columns() -> list[list[float]]:
 def left_out(most: int) -> list[Any]:
     rows, x, y = planted_losses.ridge_data(most)
     if most > 256:
-        from diagnostics.measures.probes.least_squares import folds
+        from diagnostics.measures.probes.protocol import folds
 
         part = folds(rows, None, SEED)
     else:
@@ -435,7 +435,7 @@ def ridge_left_out(x: np.ndarray, y: np.ndarray, part: np.ndarray, folds: bool) 
 
 def ridge_at_the_ends() -> list[Any]:
     """What is a sum of the features is read with the least penalty, what has nothing to do with them with a large one."""
-    from diagnostics.measures.probes.least_squares import folds
+    from diagnostics.measures.probes.protocol import folds
 
     rows, (other, x), _ = planted_losses.ridge_data(257)
     every = (x @ np.ones((3, 1)), other[:, :1])

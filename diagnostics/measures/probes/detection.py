@@ -49,8 +49,8 @@ from diagnostics.measures.probes.dense import (
     result_of_sums,
     solve_blocks,
 )
-from diagnostics.measures.probes.least_squares import FOLDS, PENALTIES, Moments, folds
-from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments
+from diagnostics.measures.probes.protocol import FOLDS, KEEP_TOKENS, Probe, folds, rows_of
 from diagnostics.measures.probes.segmentation import Classes
 from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, LEAST, POOLING, REASON, SEED, store_reasons
 

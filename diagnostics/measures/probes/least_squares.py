@@ -25,7 +25,7 @@ from torch import Tensor
 from diagnostics.activations.cache import Kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, cholesky, eigh, finite, gram, samples, svd
-from diagnostics.measures.probes.protocol import Rows, TapReadouts
+from diagnostics.measures.probes.protocol import Rows, TapReadouts, folds
 
 PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
 """The grid for every tap: half decades from 1e-5 to 1e4, relative to n and to features of variance 1."""
@@ -470,38 +470,10 @@ def choose(errors: Sequence[float] | np.ndarray, penalties: Sequence[float] = PE
     return tuple(penalties)[::-1][int(np.argmin(values))]
 
 
-FOLDS = 5
 MOST_ROWS = 256
 """Rows of the largest group up to which ridge leaves out each group by itself."""
 
 _BLOCK = 2**22  # values of blocks of the hat matrix, and of what they are made of, held at a time: 32 MiB
-# Draws of folds, of which the one is taken that leaves the fewest classes without a row to fit on.
-_DRAWS = 20
-
-
-def folds(rows: Rows, labels: np.ndarray | None, seed: int) -> np.ndarray:
-    """The fold of each row of train and val, int [fit row]: 0 for val, the others for groups of train.
-
-    So the fits without fold 0 are those on train, which give the losses on val. `labels` (codes from 0) [fit row]:
-    groups with the same rarest class are dealt out evenly, larger ones first, so that folds have similar shares of
-    classes, and of rows.
-    """
-    inside = np.arange(len(rows.fit)) < len(rows.train)
-    units, unit_of = np.unique(rows.unit_of_fit[inside], return_inverse=True)
-    codes = np.zeros(len(rows.fit), dtype=np.int64) if labels is None else labels
-    has = np.zeros((len(units), int(codes.max()) + 1), dtype=bool)
-    has[unit_of, codes[inside]] = True
-    # A class with groups in val too is never left without a row.
-    at_risk = ~np.isin(np.arange(has.shape[1]), codes[~inside])
-    rarest, sizes = np.where(has, has.sum(axis=0), np.inf).argmin(axis=1), np.bincount(unit_of)
-    drawn = np.random.default_rng(seed).random((_DRAWS if at_risk.any() else 1, len(units)))
-    # The place of each group in an order gives its fold.
-    dealt = [np.argsort(np.lexsort((each, -sizes, rarest))) % (FOLDS - 1) + 1 for each in drawn]
-    in_folds = [sum(has[each == fold].any(axis=0).astype(int) for fold in np.unique(each)) for each in dealt]
-    alone = [(at_risk & (each == 1)).sum() for each in in_folds]
-    result = np.zeros(len(rows.fit), dtype=np.int64)
-    result[inside] = dealt[int(np.argmin(alone))][unit_of]
-    return result
 
 
 def mean_of_others(y: np.ndarray, part: np.ndarray) -> np.ndarray:

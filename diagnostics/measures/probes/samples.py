@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.measures.probes.least_squares import RidgeOutOfFold, folds
+from diagnostics.measures.probes.least_squares import RidgeOutOfFold
 from diagnostics.measures.probes.protocol import (
     Probe,
     Readout,
@@ -23,6 +23,7 @@ from diagnostics.measures.probes.protocol import (
     TapReadouts,
     angular_error,
     commonest,
+    folds,
     label_rows,
     probe_result,
     sum_by_unit,

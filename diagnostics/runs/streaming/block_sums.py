@@ -29,8 +29,8 @@ from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, JudgedRows, Sums, TokenMap
-from diagnostics.measures.probes.least_squares import FOLDS, Moments, folds
-from diagnostics.measures.probes.protocol import Rows
+from diagnostics.measures.probes.least_squares import Moments
+from diagnostics.measures.probes.protocol import FOLDS, Rows, folds
 from diagnostics.runs.machine import free_bytes
 from diagnostics.vocabulary import SPLITS
 

@@ -32,7 +32,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import damage_error, explaining
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap, solve_blocks, sum_blocks
-from diagnostics.measures.probes.least_squares import FOLDS, Moments, RidgePath
+from diagnostics.measures.probes.least_squares import Moments, RidgePath
+from diagnostics.measures.probes.protocol import FOLDS
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch
 from diagnostics.runs.streaming.block_sums import (

@@ -282,7 +282,7 @@ def costs(found: Mapping[str, Found]) -> dict[str, str]:
 
 
 def missing(found: Mapping[str, Found]) -> str:
-    """Runs that are not there, or failed, with their command."""
+    """The runs that are not there, or failed, with their command."""
     lines = []
     for name, cell in cells().items():
         for draw in draws_of(cell):
@@ -334,7 +334,7 @@ def render(found: Mapping[str, Found], name: str = "index") -> str:
 
 
 def write_page() -> None:
-    """Writes both pages and the figure."""
+    """Write both pages and the figure."""
     found = results()
     (HERE / "regret.svg").write_text(figure(found), encoding="utf-8")
     for name in ("index", "full"):
