@@ -53,13 +53,13 @@ from diagnostics.errors import refuse_values as refuse_values
 from diagnostics.measures.arrays import svdvals as svdvals
 from diagnostics.measures.probes.nearest import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe
+from diagnostics.measures.regret_rules import Evidence as Evidence
 from diagnostics.measures.similarity.base import Similarity as Similarity
 from diagnostics.measures.statistics import interval as interval
 from diagnostics.measures.statistics import profile_intervals as profile_intervals
 from diagnostics.measures.statistics import resample_counts as resample_counts
 from diagnostics.measures.statistics import resample_scores as resample_scores
 from diagnostics.measures.statistics import score_draws as score_draws
-from diagnostics.measures.tap_rules import Evidence as Evidence
 from diagnostics.options import Option as Option
 from diagnostics.options import deciding as deciding
 from diagnostics.options import decode as decode

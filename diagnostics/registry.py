@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
     from diagnostics.encoders.encoder import Encoder
     from diagnostics.measures.base import Measure
-    from diagnostics.measures.tap_rules import Chosen, Evidence
+    from diagnostics.measures.regret_rules import Chosen, Evidence
 
 
 hookspec = pluggy.HookspecMarker("diagnostics")

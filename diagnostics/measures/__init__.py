@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.measures.tap_rules import RULES
+from diagnostics.measures.regret_rules import RULES
 from diagnostics.registry import Entry, hookimpl
 
 if TYPE_CHECKING:

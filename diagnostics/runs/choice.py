@@ -1,6 +1,6 @@
 """Choice of an encoder's tap for another target, and what rules for it would have lost on those measured.
 
-Every rule chooses without test (`measures.tap_rules`), and its regret is read on test. Reading runs loads no torch.
+Every rule chooses without test (`measures.regret_rules`), and its regret is read on test. Reading runs loads no torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from diagnostics.errors import DiagnosticsError, describe, join_names, refuse_va
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import TINY, common_tap
 from diagnostics.measures.regret import Regrets, mean_over_tasks, mean_over_units, noise_floor
+from diagnostics.measures.regret_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, WITH_LABELS, Evidence
 from diagnostics.measures.result import choosing_scores, losses_of, units_fitted
 from diagnostics.measures.statistics import Interval, Losses
-from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, OUTPUT, RANDOM, WITH_LABELS, Evidence
 from diagnostics.registry import Entry, plugin_entries
 from diagnostics.report.numbers import format_interval, format_number, number
 from diagnostics.report.page import Column, Number, Page, Row, Section, Sentence, Table, left_out_section, nonempty

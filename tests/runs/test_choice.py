@@ -15,7 +15,7 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics.measures import result as attribute
-from diagnostics.measures.tap_rules import DIRECTIONS, OTHERS, RULES, Evidence
+from diagnostics.measures.regret_rules import DIRECTIONS, OTHERS, RULES, Evidence
 from diagnostics.registry import Entry
 from diagnostics.runs.choice import PUBLISHED, Cell, Choice, choose, judge
 from tests.support.commands import diagnose, refused

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from diagnostics.measures.regret import mean_over_tasks
+from diagnostics.measures.regret_rules import DIRECTIONS
 from diagnostics.measures.statistics import Interval
-from diagnostics.measures.tap_rules import DIRECTIONS
 
 HERE = Path(__file__).parent
 MODELS = ("Pythia/14m", "Pythia/70m", "Pythia/160m", "Pythia/410m")
