@@ -333,6 +333,7 @@ def places() -> dict[str, str]:
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
         "profiles": profile_table(), "missing": missing(), "n_missing": str(missing().count("- ")), "cells": str(len(cells())),
         "runs": str(len(rows)), "minutes": f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f}",
+        "with_results": ", ".join(dict.fromkeys(one.encoder for each in found.values() for one in each if one.verdict != MISSING)) or "none yet",
         "encoders": "\n".join(f"- `{name}`: {each['about']}" for name, each in STUDY["encoders"].items()),
     }  # fmt: skip
 
