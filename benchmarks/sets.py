@@ -22,7 +22,7 @@ from diagnostics.measures.verdict import paired_differences
 from _common import SMALLEST, finish, verdict
 
 DRAWS = 3 if SMALLEST else 80
-MANY = 200 if SMALLEST else 3000
+MANY = 200 if SMALLEST else 1000
 """Units by which the truth is known."""
 TAPS, FEATURES = 4, 6
 LEAST, MOST, FALSE = 0.93, 0.985, 0.05
