@@ -274,7 +274,6 @@ def test_nothing_is_left_out_but_for_a_reason(images: Run) -> None:
     assert set(images.skipped) == {
         "straightness",
         "linear_predictability",
-        "label_propagation/object",
         "alpha_req",
         "kernel_probe/kind",
         "kernel_probe/value",

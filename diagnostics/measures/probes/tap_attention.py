@@ -26,7 +26,7 @@ NAME = "attention"
 
 def _tap_that_tells() -> xr.Dataset:
     """Two taps of three features, of which each sample says which holds its class; the other holds another sample's."""
-    x, labels = normal(400, 2, 3, seed=0) / 4, np.arange(400) % 2
+    x, labels = normal(400, 2, 3, seed=0) / 8, np.arange(400) % 2
     told = np.random.default_rng(1).integers(0, 2, 400)
     x[np.arange(400), told, 0] += 2 * labels - 1
     x[np.arange(400), 1 - told, 0] += np.random.default_rng(2).choice([-1.0, 1.0], 400)
