@@ -275,8 +275,6 @@ def costs(found: Mapping[str, Found]) -> dict[str, str]:
     return {
         "runs": str(len(draws)), "wanted": str(wanted), "minutes": f"{sum(d['cpu_seconds'] for d in draws) / 60:.0f}",
         "memory": f"{max((d['memory_gib'] for d in draws), default=0.0):.1f}", "units": str(min(units, default=0)), "unread": str(unread),
-        "least": str(min((len(cell["draws"]) for cell in found.values()), default=0)),
-        "most": str(max((len(cell["draws"]) for cell in found.values()), default=0)),
         "draws": str(len(DRAWS)), "encoders": str(len(judged(found))), "targets": str(len(units)),
     }  # fmt: skip
 
