@@ -374,7 +374,7 @@ FOLDED = protocol.Rows.of(
     {"train": np.arange(12), "val": np.arange(12, 14), "test": np.arange(1)}, np.repeat(list("abcdefg"), 2)
 )
 LABELS = np.array([1, 7, 1, 1, 2, 2, 2, 2, 3, 7, 3, 3, 0, 0])
-GRID, ENDS_OF_GRID = (0.1, 1.0, 10.0), ((1e-5, 0.001, 0.1), (10.0, 100.0, 1000.0))
+GRID, ENDS_OF_GRID = (0.1, 1.0, 10.0), ((0.001, 0.01, 0.1), (10.0, 100.0, 1000.0))
 WEAK = (1e-5, 1e-4, 0.001, 0.1, 1.0, 10.0)
 # Losses of penalties, strong to weak, and right answers; the spread of losses over rows beside those before; and
 # that the path is asked for as a whole.

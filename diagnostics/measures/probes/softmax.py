@@ -445,10 +445,9 @@ def choose_logistic(
 ) -> tuple[np.ndarray, LogisticFits]:
     """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
 
-    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of
-    one tap on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss
-    gets better twice in a row, or once where the loss is worse by more than two standard errors of the paired
-    difference.
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU all are fitted together. On a CPU the path runs from
+    strong to weak (the slowest to fit) and ends for a tap where neither accuracy nor loss gets better twice in a row, or
+    once where the loss is worse by more than two standard errors of the paired difference.
     """
     order = sorted(penalties, reverse=True)
     fits, right, losses = _path(
@@ -548,25 +547,31 @@ def _path(
 ) -> tuple[LogisticFits, Tensor, Tensor]:
     """Fits of penalties [tap, penalty], strong to weak, and what `judge` says of them.
 
-    They are made together, and of one tap on a CPU one by one until (unless `whole`) they get no better.
+    They are made together on a GPU, and on a CPU one by one until (unless `whole`) they get no better at any tap: what a
+    tap alone would not have tried is wrong.
     """
-    if rows.mean.is_cuda or len(grid) > 1:
+    if rows.mean.is_cuda:
         fits = rows.fit(grid, decrease=RANKING)
         return fits, *judge(fits)
-    tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
-    for penalty in grid[0]:
-        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
+    tried, judged = list[LogisticFits](), list[tuple[Tensor, Tensor]]()
+    taps = torch.arange(len(grid), device=rows.mean.device)
+    worse, ended = torch.zeros_like(taps), torch.zeros_like(taps, dtype=torch.bool)
+    for penalty in grid.T:
+        tried.append(rows.fit(penalty[:, None], decrease=RANKING, start=tried[-1] if tried else None))
         right, losses = judge(tried[-1])
-        certain = False
+        over = ended
         if judged:
-            least = min((before[1] for before in judged), key=lambda before: float(before.mean()))
-            lost = (losses - least)[0, 0]
-            better = lost.mean() < 0 or right.sum() > max(int(before[0].sum()) for before in judged)
-            worse = 0 if better else worse + 1
-            certain = len(lost) > 1 and bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
-        judged.append((right, losses))
-        if not whole and (worse == 2 or (worse and certain)):
+            before, lost_before = (torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))
+            lost = losses[:, 0] - lost_before[taps, lost_before.mean(dim=2).argmin(dim=1)]
+            better = (lost.mean(dim=1) < 0) | (right.sum(dim=2)[:, 0] > before.sum(dim=2).amax(dim=1))
+            worse = torch.where(better, 0, worse + 1)
+            # Of one row it is not known, and nothing is larger than that.
+            error = (lost.var(dim=1, correction=0) / (lost.shape[1] - 1)).sqrt()
+            ended = over | (worse == 2) | (worse > 0) & (lost.mean(dim=1) > 2 * error)
+        judged.append((right & ~over[:, None, None], losses.masked_fill(over[:, None, None], torch.inf)))
+        if not whole and bool(ended.all()):
             break
+        ended = ended & (not whole)
     right, losses = (torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))
     return LogisticFits.beside(tried), right, losses
 
