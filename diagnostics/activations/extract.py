@@ -499,6 +499,7 @@ def capture_rows(
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     with explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"):
         finite_by_tap = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+    # On a GPU the answer also waits for the copies of pooled values, which were asked for before on the same stream.
     for name, finite in finite_by_tap.items():
         if not finite.all():
             raise _SampleError(
