@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,6 +127,18 @@ def state_attributes(
         N: n,
         SEED: seed,
     }
+
+
+def sets_of(data: xr.Dataset) -> Iterator[tuple[str, list[str], int, Interval, Interval]]:
+    """Name, taps, number of features, score and gain of each set of taps; none of a measure of single taps."""
+    for name in map(str, data["set"].values) if "set_gain" in data else ():
+        of = data.sel(set=name)
+        score, gain = (
+            Interval(*(float(of[f"set_{kind}"]) for kind in ends))
+            for ends in (("score", "low", "high"), ("gain", "gain_low", "gain_high"))
+        )
+        held = [str(tap) for tap in data["tap"].values[of["member"].values.astype(bool)]]
+        yield name, held, int(of["set_width"]), score, gain
 
 
 def store_interval(key: str, interval: Interval) -> dict[str, float]:

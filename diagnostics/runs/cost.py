@@ -13,11 +13,14 @@ from diagnostics.activations.extract import OnGrids
 from diagnostics.activations.plan import ARRAY_BYTES, WANTED, Plan, plan, row_order
 from diagnostics.datasets.boxes import CLASS, there
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.target import Target
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.measures.probes.dense import mask_of_known
+from diagnostics.measures.probes.dense_sets import joined_taps
 from diagnostics.measures.probes.grounding import MOST_RANK
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.probes.protocol import FOLDS
+from diagnostics.measures.probes.several_taps import TapSet
 from diagnostics.progress import Cost, duration
 from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import plan_taps
@@ -60,7 +63,7 @@ def cost_of(
     written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
-    sums = [_sum_bytes(setup, each, dense, shuffled=bool(setup.draws and not i)) for i, each in enumerate(stores)]
+    sums = [_sum_bytes(setup, each, dense, own=not i) for i, each in enumerate(stores)]
     seen_all = [] if planned.token_samples == planned.samples else [one.observation for one in setup.measures]
     observed = [seen for seen in seen_all if seen and seen.block and seen.reads(dataset)]
     written += sum(4 * each.samples * seen.values_at(tap) for seen in observed for each in stores for tap in each.taps)
@@ -108,9 +111,9 @@ def later_cost(
     """
     read = [target for target in targets if not target.shuffled]
     dense = {target.name: {str(grid): values for grid, values in target.on_grid.items()} for target in read}
-    own = _sum_bytes(setup, planned, dense, shuffled=bool(setup.draws))
+    own = _sum_bytes(setup, planned, dense, own=True)
     plans = _plans(setup, planned, controls).values()
-    theirs = sum(_sum_bytes(setup, each, dense, shuffled=False) for each in plans)
+    theirs = sum(_sum_bytes(setup, each, dense, own=False) for each in plans)
     return Cost(
         encoder=setup.encoder.name,
         dataset=setup.dataset.name,
@@ -152,10 +155,26 @@ def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
     return f"{KnnProbe.name} compares samples in pairs, about {duration(seconds)} of one core" if seconds > LONG else ""
 
 
-def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:
-    """Of the sums of an encoder; `shuffled`: with those of shuffled labels, whose unknown places move too."""
+def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, own: bool) -> int:
+    """Of the sums of an encoder; of its `own` also those of shuffled labels, and of taps side by side."""
+    if setup.dense != "streamed":
+        return 0
+    targets, bytes_ = targets_to_stream(setup), 0
+    if own and TapSet.name in {measure.name for measure in setup.measures}:
+        of_tokens = [tap for tap in planned.taps if tap.grid.tokens > 1]
+        if taps := joined_taps(of_tokens, setup.encoder.output_tap):
+            joined = replace(taps[0], features=sum(tap.features for tap in taps))
+            read = {name: target for name, target in targets.items() if target.kind in TapSet.streams}
+            bytes_ = FOLDS * block_bytes([joined], *_masks_and_columns(read, dense, shuffled=False))
+    # Where labels are shuffled, their unknown places move too.
+    shuffled = own and bool(setup.draws)
+    return bytes_ + FOLDS * block_bytes(planned.taps, *_masks_and_columns(targets, dense, shuffled=shuffled))
+
+
+def _masks_and_columns(targets: Mapping[str, Target], dense: OnGrids, *, shuffled: bool) -> tuple[int, int]:
+    """Number of masks of known places of which products of features are summed, and of columns."""
     whole, columns = dict[bytes, bool](), 0
-    for name, target in targets_to_stream(setup).items() if setup.dense == "streamed" else ():
+    for name, target in targets.items():
         if target.kind in BOXED:
             # Of all tokens, and of those in boxes.
             whole |= {f"{name} all".encode(): False, f"{name} held".encode(): False}
@@ -167,7 +186,7 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -
             labels = target.kind == "token_label"
             columns += max(len(np.unique(values[known])) for values, known in grids) if labels else 1
     masks = len(whole) + shuffled * sum(not each for each in whole.values())
-    return FOLDS * block_bytes(planned.taps, masks, columns * (1 + shuffled))
+    return masks, columns * (1 + shuffled)
 
 
 def _has_weights(name: str, encoder: Encoder) -> bool:

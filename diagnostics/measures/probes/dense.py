@@ -11,7 +11,7 @@ import hashlib
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -57,7 +57,8 @@ class DenseRows:
     cells would be easier, and taps could not be compared.
 
     `values` [sample, token] on that grid, of the samples whose tokens are kept; `known` where they are; `reads` the
-    taps that have such a grid, or one of as many axes, which is resampled.
+    taps that have such a grid, or one of as many axes, which is resampled. Of taps that are `joined`, their tokens side
+    by side are read as those of one.
     """
 
     measure: str
@@ -68,6 +69,7 @@ class DenseRows:
     known: np.ndarray
     rows: Rows
     reads: tuple[str, ...]
+    joined: tuple[Tap, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def of(cls, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
@@ -85,10 +87,26 @@ class DenseRows:
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
 
+    @property
+    def taps(self) -> list[Tap]:
+        """Those that are read, or the one in place of those joined."""
+        if not self.joined:
+            return [tap for tap in self.activations.taps if tap.name in self.reads]
+        return [Tap(self.reads[0], 1.0, "trunk", sum(tap.features for tap in self.joined), self.grid)]
+
+    @property
+    def streamed(self) -> Streamed | None:
+        """What was read of them in a pass; None without one. Raises where their tokens represent no data."""
+        found = self.activations.streamed.get((self.measure, self.digest))
+        if isinstance(found, DiagnosticsError):
+            raise found
+        return found
+
     @cached_property
     def mask_digest(self) -> str:
-        """Of the grid, and of which tokens are known."""
-        return digest_of_bytes(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes())
+        """Of the grid, of which tokens are known, and of the taps that are joined."""
+        names = "/".join(tap.name for tap in self.joined)
+        return digest_of_bytes(repr(self.grid.shape).encode(), np.packbits(self.known).tobytes(), names.encode())
 
     @cached_property
     def digest(self) -> str:
@@ -117,15 +135,31 @@ class DenseRows:
         wanted[rows] = self.known[rows]
         return wanted
 
+    def tokens(self, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows that are wanted, bool [sample], and have known tokens; and these, float64 [row, token, feature]."""
+        wanted = wanted & self.known.any(axis=1)
+        of = self.joined or (tap,)
+        for each in zip(*(self.activations.token_blocks(one.name) for one in of), strict=True):
+            block = each[0][0]
+            rows = block.start + np.flatnonzero(wanted[block])
+            if len(rows):
+                picked = [
+                    self._on_grid(tokens[rows - block.start], one) for one, (_, tokens) in zip(of, each, strict=True)
+                ]
+                x = np.concatenate(picked, axis=2, dtype=np.float64)
+                require_finite_tap(x, self.measure, tap.name)
+                yield rows, x
+
+    def _on_grid(self, tokens: np.ndarray, tap: Tap) -> np.ndarray:
+        return tokens if tap.grid.shape == self.grid.shape else resample(tokens, tap.grid.shape, self.grid.shape)
+
     def blocks(self, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """x [token, feature] float64, value and row [token] of the wanted tokens, bool [sample, token], in order."""
         for block, tokens in self.activations.token_blocks(tap.name):
             rows = block.start + np.flatnonzero(wanted[block].any(axis=1))
             if len(rows) == 0:
                 continue
-            picked = tokens[rows - block.start]
-            if tap.grid.shape != self.grid.shape:
-                picked = resample(picked, tap.grid.shape, self.grid.shape)
+            picked = self._on_grid(tokens[rows - block.start], tap)
             mask = wanted[rows]
             x = picked[mask].astype(np.float64)
             require_finite_tap(x, self.measure, tap.name)
@@ -267,9 +301,7 @@ class DenseProbe(Probe):
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = self.rows(activations, target)
-        if (found := activations.streamed.get((self.name, dense.digest))) is not None:
-            if isinstance(found, DiagnosticsError):
-                raise found
+        if (found := dense.streamed) is not None:
             return result_of_sums(dense, self.sums(target), found, seed)
         readouts, numbers, losses = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Sequence[np.ndarray]]()
         for tap in activations.taps:
@@ -278,27 +310,38 @@ class DenseProbe(Probe):
         return _result(dense, losses, numbers, self.attributes(dense, readouts), seed)
 
 
+PathOf = Callable[[int, Moments], RidgePath]
+"""The fits for all penalties on the sums of all blocks but one."""
+
+
 def solve_blocks(
     dense: DenseRows,
     sums: Sums,
     blocks: Mapping[int, Moments],
     held_out: Iterable[int],
-    path_of: Callable[[int, Moments], RidgePath] = lambda block, rest: RidgePath.from_moments(rest),
+    path_of: PathOf = lambda block, rest: RidgePath.from_moments(rest),
 ) -> tuple[float, dict[int | None, TokenMap]]:
     """The penalty that predicts each block that is held out best from the others, and the fits.
 
     The fits are without each block and on all (None).
-
-    `path_of`: the fits for all penalties on the sums of all blocks but one.
     """
+    penalty = choose(penalty_errors(blocks, held_out, path_of))
     some = [block for block in held_out if block in blocks]
-    others = {block: sum_blocks(blocks, block) for block in (*some, None)}
+    return penalty, {block: sums.solve(dense, sum_blocks(blocks, block), penalty) for block in (*some, None)}
+
+
+def penalty_errors(
+    blocks: Mapping[int, Moments],
+    held_out: Iterable[int],
+    path_of: PathOf = lambda block, rest: RidgePath.from_moments(rest),
+) -> np.ndarray:
+    """[penalty], the squared error of all columns on the blocks that are held out, by the fits without each."""
     errors = np.zeros(len(PENALTIES))
-    for block in some:
-        path = path_of(block, others[block])
-        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
-    penalty = choose(errors)
-    return penalty, {block: sums.solve(dense, rest, penalty) for block, rest in others.items()}
+    for block in held_out:
+        if block in blocks:
+            path = path_of(block, sum_blocks(blocks, block))
+            errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+    return errors
 
 
 def sum_blocks(blocks: Mapping[int, Moments], but: int | None = None) -> Moments:
@@ -447,6 +490,8 @@ Judged = Mapping[str, np.ndarray]
 """`loss` and `reference` [sample, part] of samples, and of those of test by name further numbers [sample]."""
 JudgedRows = tuple[np.ndarray, Judged]
 """Some rows, and what was judged of them."""
+Solved = tuple[dict[str, float], dict[int | None, TokenMap]]
+"""Numbers that are chosen, and what is fitted without a block, or on all (None)."""
 Streamed = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Sequence[JudgedRows]]]
 """Numbers that were chosen, and what was judged, each by tap."""
 
@@ -457,7 +502,7 @@ class Sums(ABC):
     variants: ClassVar[Mapping[str, Sequence[float]]] = {}
     """At most one number of the readout, by name, that the second pass chooses, with its values."""
     second_penalty: ClassVar[str] = ""
-    """The name of the penalty of its second part, where it has one."""
+    """The name of the penalty of its second part; "" where that is a readout of its own."""
 
     def rows(self, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
         """The tokens that are read; raises where a target does not do."""
@@ -474,6 +519,13 @@ class Sums(ABC):
     @abstractmethod
     def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
         """The readout of the rows behind sums, in all its variants."""
+
+    def solve_all(
+        self, dense: DenseRows, tap: Tap, blocks: Mapping[int, Moments], held_out: Sequence[int], path_of: PathOf
+    ) -> dict[str, Solved]:
+        """What is chosen and fitted from the sums at a tap, by name: by default one readout, called as the tap."""
+        penalty, fits = solve_blocks(dense, self, blocks, held_out, path_of)
+        return {tap.name: ({"penalty": penalty}, fits)}
 
     @abstractmethod
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:

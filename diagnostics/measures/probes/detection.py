@@ -19,10 +19,9 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.boxes import ASIDE, CLASS, there
-from diagnostics.datasets.target import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import over_taps, require_finite_tap
+from diagnostics.measures.arrays import over_taps
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.average_precision import (
     AREAS,
@@ -47,11 +46,11 @@ from diagnostics.measures.probes.dense import (
     Values,
     digest_of_bytes,
     result_of_sums,
-    solve_blocks,
 )
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments
-from diagnostics.measures.probes.protocol import FOLDS, KEEP_TOKENS, Probe, folds, rows_of
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Probe, rows_of
 from diagnostics.measures.probes.segmentation import Classes
+from diagnostics.measures.probes.stored_sums import join_taps, read_stored
 from diagnostics.measures.result import CENTRING, CHOSEN_ON, FUNCTIONAL, LEAST, POOLING, REASON, SEED, store_reasons
 
 CENTRE = 1.5
@@ -304,14 +303,10 @@ class BoxProbe(Probe):
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         sums = self.sums(target)
         dense = sums.rows(self.name, activations, target)
-        found, tokens = activations.streamed.get((self.name, dense.digest)), "streamed"
-        if isinstance(found, DiagnosticsError):
-            raise found
+        found, tokens = dense.streamed, "streamed"
         if found is None:
-            read = [tap for tap in activations.taps if tap.name in dense.reads]
-            each = {tap.name: self.find_at(activations, target, tap, seed) for tap in read}
-            chosen, judged = ({name: of[k] for name, of in each.items()} for k in (0, 1))
-            found, tokens = (chosen, judged), "stored"
+            found = join_taps(self.find_at(activations, target, tap, seed) for tap in dense.taps)
+            tokens = "stored"
         return self.result(dense, sums, found, seed, tokens)
 
     def result(self, dense: Any, sums: Any, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
@@ -348,65 +343,6 @@ class DetectionProbe(BoxProbe):
 
     def result(self, dense: Any, sums: Any, found: Streamed, seed: int, tokens: str) -> xr.Dataset:
         return _result(dense, sums, found, seed, tokens)
-
-
-def read_stored(dense: BoxRows, sums: Sums, tap: Tap) -> tuple[dict[str, float], list[tuple[np.ndarray, Judged]]]:
-    """The numbers chosen at a tap, and what is judged of rows, from stored tokens; as `runs.streaming` reads them."""
-    fold = np.full(len(dense.values), FOLDS)
-    fold[dense.rows.fit] = folds(dense.rows, None, 0)
-    held_out = range(FOLDS) if dense.activations.choose_on == "fit" else (0,)
-    parts = [part for part in ((dense, sums), sums.second(dense)) if part is not None]
-    blocks: list[dict[int, Moments]] = [{}, {}]
-    for rows, x in _tokens(dense, tap, fold < FOLDS):
-        for (read, of), moments in zip(parts, blocks, strict=True):
-            columns, origin = of.columns(read, rows), of.origin(read)
-            for block in np.unique(fold[rows]).tolist():
-                mask = read.known[rows] & (fold[rows] == block)[:, None]
-                # Any token serves as the origin, as long as all share it.
-                about = next(iter(moments.values())).origin_x if moments else x[0, 0]
-                of_block = moments.setdefault(block, Moments(about, origin))
-                of_block.update(x[mask], columns[mask] + origin)
-    numbers, readouts = dict[str, float](), list[dict[int | None, TokenMap]]()
-    for (read, of), moments, name in zip(parts, blocks, ("penalty", sums.second_penalty), strict=True):
-        numbers[name], fits = solve_blocks(read, of, {b: each for b, each in moments.items() if each.n}, held_out)
-        readouts.append(fits)
-    first, second = readouts
-    joined = {block: sums.join(each, second.get(block, second[None])) for block, each in first.items()}
-    tried = [list[tuple[np.ndarray, Judged]]() for _ in joined[None].bias]
-    for block in held_out:
-        for rows, said in _predictions(dense, tap, fold == block, joined[block]):
-            for i, judged in enumerate(tried):
-                judged.append((rows, sums.judge(dense, joined[block], said[i], rows)))
-    scores = [sums.score([each for _, each in judged]) for judged in tried]
-    best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-    numbers |= {name: values[best] for name, values in sums.variants.items()}
-    judged = tried[best]
-    readout = joined[None].at(best)
-    for rows, said in _predictions(dense, tap, fold == FOLDS, readout):
-        judged.append((rows, sums.judge(dense, readout, said[0], rows)))
-    return numbers, judged
-
-
-def _tokens(dense: BoxRows, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows that are wanted, bool [sample], and have known tokens, and their tokens, float64 [row, token, feature]."""
-    wanted = wanted & dense.known.any(axis=1)
-    for block, tokens in dense.activations.token_blocks(tap.name):
-        rows = block.start + np.flatnonzero(wanted[block])
-        if len(rows):
-            x = tokens[rows - block.start]
-            if tap.grid.shape != dense.grid.shape:
-                x = resample(x, tap.grid.shape, dense.grid.shape)
-            require_finite_tap(x, dense.measure, tap.name)
-            yield rows, x.astype(np.float64)
-
-
-def _predictions(
-    dense: BoxRows, tap: Tap, wanted: np.ndarray, readout: TokenMap
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Rows, and what each variant of a readout says of them, [variant, row, token, column]."""
-    for rows, x in _tokens(dense, tap, wanted):
-        said = (x - readout.mean) @ readout.weights
-        yield rows, torch.as_tensor(np.stack([said + bias for bias in readout.bias]))
 
 
 def _place_alone(dense: BoxRows) -> float:

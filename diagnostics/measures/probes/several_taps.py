@@ -1,13 +1,13 @@
 """Several taps read side by side: whether a set of them holds more than the tap that is used alone.
 
-A set is read by the linear probe, as a tap is: of its features side by side, and of as many as one tap has (their
-principal components on train), since more features alone may read more. Sets are chosen as taps are, without test.
+A set is read as a tap is: of its features side by side, and of as many as one tap has (their principal components on
+train), since more features alone may read more. Sets are chosen as taps are, without test. Those of tokens come from
+`dense_sets`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,22 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
-from diagnostics.measures.base import Arrays, Case, define, normal, rotation
+from diagnostics.measures.base import Arrays, Case, define, normal
+from diagnostics.measures.probes.dense import Sums
+from diagnostics.measures.probes.dense_sets import ClassSets, ValueSets, read_each, read_joined
 from diagnostics.measures.probes.least_squares import principal_axes, refit, standardise
 from diagnostics.measures.probes.linear import OWN, LinearProbe, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe
 from diagnostics.measures.probes.samples import Task
+from diagnostics.measures.probes.segmentation import SegmentationProbe
+from diagnostics.measures.probes.tap_sets import (
+    MOST,
+    NARROW,
+    TapsTogether,
+    choose_greedily,
+    leading,
+    width_of_greedy,
+)
 from diagnostics.measures.result import (
     CENTRING,
     FUNCTIONAL,
@@ -44,13 +55,7 @@ from diagnostics.measures.tap_choice import choose_tap
 from diagnostics.measures.verdict import paired_differences
 from diagnostics.vocabulary import SPLITS
 
-MOST = 4
-"""Taps of a set, but for that of all."""
-LEAST_WIDTH = 16
-"""Components of a tap that a greedy choice reads at least."""
 SINGLE = "single"
-NARROW = "narrow"
-"""Ends the name of a set that is cut to as many features as the single tap has."""
 ROUNDS, SMOOTH = 3, 0.1
 """Of fitting a readout and the weights of a sum in turn, and the penalty meanwhile."""
 
@@ -73,13 +78,18 @@ class TapSet(ClassOrValueProbe):
       components of each tap; of 2, 3 and 4 the best.
     - `evenly_spaced` and `random`: 4 taps. `all`. Each also with the ending `.narrow`, at the width of the single tap.
     - `weighted_sum`: of standardised taps of one width, weights as they predict best on train.
+
+    Of a dense target `greedy`, `evenly_spaced` (at the ends of the trunk's quarters), `last_4` and `all`, and their
+    narrow ones, from sums of the tokens of at most 8 taps that are named before any is read: `joined`. The greedy choice
+    then starts from the best of these.
     """
 
     name = "tap_set"
     answers = "Do several taps side by side hold more than the one that is used alone?"
     source = "weighted sum: SUPERB (Yang et al. 2021, 2105.01051); greedy forward choice"
-    kinds = ("label", "value", "state", "future")
-    standard = False
+    kinds = ("label", "value", "state", "future", "token_label", "token_value")
+    streams = ("token_label", "token_value")
+    standard = of_controls = False
     instead = "it reads several taps at once: fit a probe of your own on run.features([...])"
     known_answers = (
         Case("R2 of y = a + b, with a and b at a tap each: both side by side", 1, OWN, lambda: float(_in_two_taps()["set_score"].sel(set="greedy")), 1e-3),
@@ -87,21 +97,56 @@ class TapSet(ClassOrValueProbe):
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        if target.kind in self.streams:
+            return self._read_tokens(activations, target, seed)
         depth = {tap.name: tap.depth for tap in activations.taps}
         upto = [tap for tap in activations.taps if tap.depth <= depth[activations.output_tap]]
         if len(upto) < 2:
             return self._nothing(activations, seed)
         alone = self.reader.read_out(activations, target, seed).assign_attrs(self.reader.declaration(target))
-        names = [tap.name for tap in activations.taps]
-        choosing, depths = choosing_losses(alone), np.array([depth[name] for name in names])
-        choice = choosing and choose_tap(choosing, names.index(activations.output_tap), depths, None)
+        at = self._choose_one(activations, target, alone)
+        features = {tap.name: self._features(activations, tap) for tap in upto}
+        read, sets, reasons = self.read_sets(activations, target, features, activations.taps[at].name, seed)
+        return self._result(activations, alone, at, read, sets=sets, reasons=reasons, seed=seed)
+
+    def _read_tokens(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        """The result for a dense target."""
+        sums = self.sums(target)
+        dense = sums.rows(self.name, activations, target)
+        if (second := sums.second(dense)) is None:
+            return self._nothing(activations, seed)
+        stated = self.declaration(target)
+        alone = read_each(dense, sums, seed).assign_attrs(stated)
+        read, sets = read_joined(*second, seed)
+        found = self._result(
+            activations,
+            alone,
+            self._choose_one(activations, target, alone),
+            read.assign_attrs(stated),
+            sets=sets,
+            reasons=dense.attrs()["reasons"],
+            seed=seed,
+        )
+        return found.assign_attrs(joined=[tap.name for tap in second[0].joined], tokens=alone.attrs["tokens"])
+
+    def sums(self, target: StoredTarget) -> Sums:
+        return ClassSets() if target.kind == "token_label" else ValueSets()
+
+    def declaration(self, target: StoredTarget | None) -> dict[str, Any]:
+        if target is not None and target.kind == "token_label":
+            return SegmentationProbe().declaration(target)
+        return super().declaration(target)
+
+    def _choose_one(self, activations: Activations, target: StoredTarget, alone: xr.Dataset) -> int:
+        """The index of the tap to use, by the rule for taps."""
+        output = [tap.name for tap in activations.taps].index(activations.output_tap)
+        choosing, depths = choosing_losses(alone), np.array([tap.depth for tap in activations.taps])
+        choice = choosing and choose_tap(choosing, output, depths, None)
         if not choice:
             raise DiagnosticsError(
                 f"{self.name} of {target.name} has no tap with a score to choose by.", code="too-few"
             )
-        features = {tap.name: self._features(activations, tap) for tap in upto}
-        read, sets, reasons = self.read_sets(activations, target, features, names[choice.tap], seed)
-        return self._result(activations, alone, choice.tap, read, sets=sets, reasons=reasons, seed=seed)
+        return choice.tap
 
     @property
     def reader(self) -> OutOfFoldProbe:
@@ -110,19 +155,20 @@ class TapSet(ClassOrValueProbe):
 
     def read_sets(
         self, activations: Activations, target: StoredTarget, features: Mapping[str, Tensor], single: str, seed: int
-    ) -> tuple[xr.Dataset, Mapping[str, TapsTogether], list[tuple[str, str]]]:
+    ) -> tuple[xr.Dataset, Mapping[str, TapsTogether], Sequence[tuple[str, str]]]:
         """The result of a probe of each set as if it were a tap, the sets by name, and why others are missing.
 
         From the `features` [sample, feature] of each tap, of which the one called `single` is used alone.
         """
         probe = self.reader
-        sets, reasons = TapSets(features, probe.task(activations, target, seed)).build(single, seed, probe)
+        built, reasons = TapSets(features, probe.task(activations, target, seed)).build(single, seed, probe)
         there = activations.with_other(
-            taps=[Tap(name, 1.0, "trunk", of.features.shape[1], Grid((1,), ("t",))) for name, of in sets.items()],
-            output_tap=next(iter(sets)),
+            taps=[Tap(name, 1.0, "trunk", x.shape[1], Grid((1,), ("t",))) for name, (_, x) in built.items()],
+            output_tap=next(iter(built)),
             ready={},
-            pooled=lambda name: sets[name].features.numpy(),
+            pooled=lambda name: built[name][1].numpy(),
         )
+        sets = {name: TapsTogether(taps, x.shape[1]) for name, (taps, x) in built.items()}
         return probe.read_out(there, target, seed).assign_attrs(probe.declaration(target)), sets, reasons
 
     def choosing(self, alone: xr.Dataset, read: xr.Dataset) -> tuple[Losses | None, Losses | None]:
@@ -159,7 +205,7 @@ class TapSet(ClassOrValueProbe):
         ends = {"": "value", "_low": "low", "_high": "high"}
         by_set = dict(zip(("set_score", "set_low", "set_high"), theirs.intervals(fit_units, seed), strict=True))
         by_set |= {f"set_gain{end}": np.array([getattr(gain, of) for gain in gains]) for end, of in ends.items()}
-        by_set["set_width"] = np.array([sets[name].features.shape[1] for name in names])
+        by_set["set_width"] = np.array([sets[name].width for name in names])
         axes = ("set", "unit", "part")[: theirs.loss.ndim]
         variables: dict[str, Any] = {
             **dict(zip(("score", "low", "high"), own.intervals(fit_units, seed), strict=True)),
@@ -170,7 +216,7 @@ class TapSet(ClassOrValueProbe):
         }
         stated = {
             FUNCTIONAL: f"{alone.attrs[FUNCTIONAL]}; gains are paired over test units",
-            POOLING: activations.pooling,
+            POOLING: alone.attrs[POOLING],
             CENTRING: "features standardised with the rows fitted, and before components are taken with train",
             "single": taps[at],
             "chosen_set": names[chosen] if chosen is not None else SINGLE,
@@ -199,14 +245,6 @@ def choose_set(alone: Losses | None, at: int, read: Losses | None) -> int | None
     return None if choice is None or choice.tap == last else choice.tap
 
 
-@dataclass(frozen=True)
-class TapsTogether:
-    """Features [sample, feature] of several taps, and which these are."""
-
-    taps: Sequence[str]
-    features: Tensor
-
-
 class TapSets:
     """Sets of taps for one task, from the `features` [sample, feature] of each, standardised on train.
 
@@ -222,19 +260,13 @@ class TapSets:
         return (x - mean) * scale
 
     def leading(self, x: Tensor, count: int) -> Tensor:
-        """At most so many principal components of the standardised features.
-
-        They are turned so that all vary alike: probes standardise what they read, which would make as much of the last
-        component as of the first.
-        """
+        """At most so many principal components of the standardised features, as `tap_sets.leading` turns them."""
         if x.shape[1] <= count:
             return x
         mean, scale, z = standardise(x[self.train])
         wide = len(z) < z.shape[1]
-        values, axes = (of[0] for of in principal_axes((z.mT if wide else z)[None]))
-        kept = values[-count:] > 0
-        values, axes = values[-count:][kept].sqrt(), axes[:, -count:][:, kept]
-        turn = torch.from_numpy(rotation(axes.shape[1], 0))
+        values, axes = principal_axes((z.mT if wide else z)[None])
+        values, axes, turn = leading(values[0], axes[0], count)
         if not wide:
             return ((x - mean) * scale) @ (axes @ turn)
         # Of the rows that gave the axes, these are the components.
@@ -249,8 +281,8 @@ class TapSets:
 
     def build(
         self, single: str, seed: int, probe: LinearProbe
-    ) -> tuple[dict[str, TapsTogether], list[tuple[str, str]]]:
-        """Every set by its name, and reasons (set, reason) why one is missing."""
+    ) -> tuple[dict[str, tuple[Sequence[str], Tensor]], list[tuple[str, str]]]:
+        """Taps and features of every set by its name, and reasons (set, reason) why one is missing."""
         names, width = list(self.taps), self.taps[single].shape[1]
         few = min(MOST, len(names))
         spaced = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, few).round().astype(int))]
@@ -261,31 +293,24 @@ class TapSets:
             "random": [names[i] for i in drawn],
             "all": names,
         }
-        sets: dict[str, TapsTogether] = {}
+        sets: dict[str, tuple[Sequence[str], Tensor]] = {}
         for name, taps in chosen.items():
             joined = self.join(taps)
-            sets[name] = TapsTogether(taps, joined)
-            sets[f"{name}.{NARROW}"] = TapsTogether(taps, self.leading(joined, width))
+            for ending, x in (("", joined), (f".{NARROW}", self.leading(joined, width))):
+                sets[f"{name}{ending}"] = taps, x
         if len({x.shape[1] for x in self.taps.values()}) > 1:
             return sets, [("weighted_sum", "taps have unequal numbers of features")]
-        sets["weighted_sum"] = TapsTogether(names, self.weighted_sum())
+        sets["weighted_sum"] = names, self.weighted_sum()
         return sets, []
 
     def greedy(self, single: str, probe: LinearProbe) -> list[str]:
-        """The single tap and those that add most to it, one after the other, by the losses that choose.
+        """The single tap and those that add most to it, by the losses that choose, of the leading components of each."""
+        narrow = {name: self.leading(x, width_of_greedy(x.shape[1])) for name, x in self.features.items()}
 
-        Of 2 to `MOST` taps the best. Each tap is read by its leading components, so that a set is about as wide as one
-        tap.
-        """
-        narrow = {name: self.leading(x, max(LEAST_WIDTH, x.shape[1] // MOST)) for name, x in self.features.items()}
-        taps, best = [single], (-np.inf, [single])
-        while len(taps) < min(MOST, len(narrow)):
-            left = [name for name in narrow if name not in taps]
-            each = [self._score(probe, torch.cat([narrow[t] for t in [*taps, name]], dim=1)) for name in left]
-            taps = [*taps, left[int(np.argmax(each))]]
-            best = max(best, (max(each), taps))
-        order = list(self.taps)
-        return sorted(best[1], key=order.index)
+        def score(taps: Sequence[str]) -> float:
+            return self._score(probe, torch.cat([narrow[tap] for tap in taps], dim=1))
+
+        return choose_greedily(list(self.taps), single, score)
 
     def _score(self, probe: LinearProbe, x: Tensor) -> float:
         """The score of features by the losses that choose."""

@@ -16,7 +16,8 @@ from diagnostics.measures.base import Arrays, Case, normal
 from diagnostics.measures.probes.cross_attention import AttentiveProbe
 from diagnostics.measures.probes.linear import OWN
 from diagnostics.measures.probes.samples import SampleProbe, Task
-from diagnostics.measures.probes.several_taps import TapSet, TapSets, TapsTogether
+from diagnostics.measures.probes.several_taps import TapSet, TapSets
+from diagnostics.measures.probes.tap_sets import TapsTogether
 from diagnostics.measures.result import choosing_losses
 from diagnostics.measures.statistics import Losses
 
@@ -59,6 +60,7 @@ class TapAttention(TapSet):
     """
 
     name = "tap_attention"
+    kinds, streams = ("label", "value", "state", "future"), ()
     answers = "Does a head that attends to all taps hold more than the one that is used alone?"
     source = "attention over layers: 2601.09322; Bardes et al. 2024 (2404.08471), without perceptron"
     known_answers = (
@@ -67,7 +69,7 @@ class TapAttention(TapSet):
 
     def read_sets(
         self, activations: Activations, target: StoredTarget, features: Mapping[str, Tensor], single: str, seed: int
-    ) -> tuple[xr.Dataset, Mapping[str, TapsTogether], list[tuple[str, str]]]:
+    ) -> tuple[xr.Dataset, Mapping[str, TapsTogether], Sequence[tuple[str, str]]]:
         taps = list(TapSets(features, self.reader.task(activations, target, seed)).taps.values())
         width, marks = max(x.shape[1] for x in taps), torch.eye(len(taps), dtype=taps[0].dtype)
         tokens = [
@@ -78,7 +80,7 @@ class TapAttention(TapSet):
         probe, tap = _OverTaps(torch.stack(tokens, dim=1).float()), Tap(NAME, 1.0, "trunk", tokens[0].shape[1], grid)
         there = activations.with_other(taps=[tap], output_tap=NAME, ready={})
         read = probe.read_out(there, target, seed).assign_attrs(probe.declaration(target))
-        return read, {NAME: TapsTogether(list(features), tokens[0][:, :width])}, []
+        return read, {NAME: TapsTogether(list(features), width)}, []
 
     def choosing(self, alone: xr.Dataset, read: xr.Dataset) -> tuple[Losses | None, Losses | None]:
         kept = alone.drop_dims("fit_unit", errors="ignore")

@@ -12,8 +12,7 @@ import xarray as xr
 
 from diagnostics.activations.place import Location
 from diagnostics.activations.run_files import REPORT
-from diagnostics.measures.result import FEWER, FUNCTIONAL, LOSSES, read_reasons
-from diagnostics.measures.statistics import Interval
+from diagnostics.measures.result import FEWER, FUNCTIONAL, LOSSES, read_reasons, sets_of
 from diagnostics.progress import duration
 from diagnostics.report.html import write_page
 from diagnostics.report.numbers import SIGNIFICANT, format_compact, format_number, format_reasons, nowrap
@@ -100,19 +99,13 @@ def parts_table(profile: Profile) -> Details | None:
 
 def sets_table(profile: Profile) -> Details | None:
     """The score of each set of taps, and its gain over the single tap; None of a measure of single taps."""
-    data = profile.data
-    if "set_gain" not in data:
+    rows = [
+        Row((name, ", ".join(held), str(width), Number(score), Number(gain, signed=True)))
+        for name, held, width, score, gain in sets_of(profile.data)
+    ]
+    if not rows:
         return None
-    rows: list[Row] = []
-    for name in map(str, data["set"].values):
-        of = data.sel(set=name)
-        held = [tap for tap, inside in zip(profile.taps, of["member"].values, strict=True) if inside]
-        score, gain = (
-            Interval(*(float(of[f"set_{kind}"]) for kind in ends))
-            for ends in (("score", "low", "high"), ("gain", "gain_low", "gain_high"))
-        )
-        rows.append(Row((name, ", ".join(held), str(int(of["set_width"])), Number(score), Number(gain, signed=True))))
-    columns = ("set", "taps", "features", "score", f"more than {data.attrs['single']}")
+    columns = ("set", "taps", "features", "score", f"more than {profile.data.attrs['single']}")
     return Details("Several taps side by side", Table(tuple(map(Column, columns)), tuple(rows)), Notes(()))
 
 

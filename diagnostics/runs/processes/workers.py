@@ -190,10 +190,10 @@ class Workers:
 
     def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
         """Findings of `solve_at` at each tap, where other processes can make the measures of all reads by name."""
-        whole = [read for read in reads if read.first is None]
-        of = [(read.dense.measure, read.target.name) for read in whole]
-        mixed = tuple(read.target.shuffled for read in whole)
-        tasks = [Solving(tap.name, tuple(of), mixed) for tap in store.taps]
+        # Once for all reads of a target.
+        each = dict.fromkeys((read.dense.measure, read.target.name, read.target.shuffled) for read in reads)
+        of, mixed = tuple((measure, target) for measure, target, _ in each), tuple(shuffled for *_, shuffled in each)
+        tasks = [Solving(tap.name, of, mixed) for tap in store.taps]
         return self.share(tasks, store, store.targets(), f"solving {what}")
 
     def share(

@@ -13,7 +13,7 @@ import xarray as xr
 
 from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval
+from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval, sets_of
 from diagnostics.measures.statistics import OUTLYING, Interval, heaviest_units
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_needed
@@ -514,6 +514,10 @@ class Profile:
             "chosen_score": number(score.value) if score else None,
             "chosen_on": self.chosen_on if self.chosen_tap else None,
             "tap_set": self.tap_set,
+            "sets": {
+                name: {"taps": held, "features": width, "score": _json(score), "gain": _json(gain)}
+                for name, held, width, score, gain in sets_of(self.data)
+            },
             "best_tap": self.best_tap,
             "output_tap": self.output_tap,
             "output_score": number(self.output.value),

@@ -72,7 +72,11 @@ class Read:
         sums: Sums = measure.sums(target)
         yield (read := cls(target, sums.rows(measure.name, view, target), sums))
         if second := sums.second(read.dense):
-            yield cls(target, *second, first=read)
+            yield cls(target, *second, first=read if sums.second_penalty else None)
+
+    def names_at(self, tap: Tap) -> list[str]:
+        """The names of what is read at a tap, or at those that are joined."""
+        return [tap.name] if not self.dense.joined else list(self.readouts)
 
     @property
     def chosen(self) -> dict[str, list[JudgedRows]]:
@@ -150,7 +154,8 @@ class AlongExtraction:
         if not sums.missing or not fits_along(sums.bytes):
             return None
         self.left = Left(store, self.version) if self.shared else None
-        self.sums, sums.origins = sums, origins_of(self.encoder, store, self.left)
+        self.sums, sums.origins = sums, origins_of(self.encoder, store, reads, self.left)
+        self.visit = Joining(reads, sums.add)
         self.range = range_of(store)
         return self._add
 
@@ -159,7 +164,7 @@ class AlongExtraction:
             try:
                 self._go_on(positions)
                 self.passed += len(positions) * (tap.name == self.sums.store.taps[0].name)
-                self.sums.add(tap, positions, grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens))
+                self.visit(tap, positions, grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens))
             except StorageError:
                 raise
             except (DiagnosticsError, MemoryError, RuntimeError):
@@ -196,7 +201,11 @@ def block_bytes(taps: Iterable[Tap], masks: int, columns: int) -> int:
 def reads_of(view: Activations, measures: Sequence[Measure], targets: Sequence[StoredTarget]) -> Iterator[Read]:
     for measure in measures:
         for target in targets:
-            if target.kind in measure.streams and measure.reads(target):
+            if (
+                target.kind in measure.streams
+                and measure.reads(target)
+                and (measure.of_controls or not target.shuffled)
+            ):
                 with contextlib.suppress(DiagnosticsError):  # then it says so when it is measured
                     yield from Read.of(view, measure, target)
 
@@ -272,9 +281,8 @@ class BlockSums:
     @property
     def bytes(self) -> int:
         """Those of what is missing, in memory and on disk."""
-        taps = self.store.taps
         return sum(
-            block_bytes(taps, 1, 0) if name is gram_name else block_bytes(taps, 0, len(read.sums.origin(read.dense)))
+            block_bytes(read.dense.taps, *((1, 0) if name is gram_name else (0, len(read.sums.origin(read.dense)))))
             for name, read in self.missing.values()
         )
 
@@ -338,7 +346,7 @@ class BlockSums:
     def put(self, of: str) -> None:
         """One of the sums into the store, by tap [1, number] float64: see `moments_of`."""
         arrays = dict[str, np.ndarray]()
-        for tap in self.store.taps:
+        for tap in self.missing[of][1].dense.taps:
             if (sums := self.joined.pop((of, tap.name), None)) is not None:
                 first, second, products = (each.numpy() for each in sums)
                 is_gram = self.missing[of][0] is gram_name
@@ -352,7 +360,29 @@ class GapsError(DiagnosticsError):
     """Tokens of a sample represent no data."""
 
 
-def origins_of(encoder: Encoder, store: Store, left: Left | None = None) -> dict[str, Tensor]:
+class Joining:
+    """Visits of taps by the tokens of a batch, and of taps that some `reads` join once those of the last are there."""
+
+    def __init__(self, reads: Sequence[Read], visit: Callable[[Tap, np.ndarray, Tensor], None]) -> None:
+        self.visit, self.positions, self.held = visit, np.empty(0), dict[str, dict[str, Tensor]]()
+        self.joined = {tap.name: (tap, read.dense) for read in reads if read.dense.joined for tap in read.dense.taps}
+
+    def __call__(self, tap: Tap, positions: np.ndarray, tokens: Tensor) -> None:
+        self.visit(tap, positions, tokens)
+        if not np.array_equal(positions, self.positions):
+            # What is held of a batch that failed is not gone on with.
+            self.positions, self.held = positions, {}
+        for name, (together, dense) in self.joined.items():
+            of = [each.name for each in dense.joined]
+            if tap.name in of:
+                held = self.held.setdefault(name, {})
+                held[tap.name] = on_grid(tokens, tap, dense)
+                if len(held) == len(of):
+                    del self.held[name]
+                    self.visit(together, positions, torch.cat([held.pop(each) for each in of], dim=2))
+
+
+def origins_of(encoder: Encoder, store: Store, reads: Iterable[Read], left: Left | None = None) -> dict[str, Tensor]:
     """About which products are summed, by tap [feature]: the means of grid tokens on the encoder's example.
 
     Sums that are in the store keep theirs, and new ones share it, as all launches do: another device rounds the example
@@ -361,14 +391,21 @@ def origins_of(encoder: Encoder, store: Store, left: Left | None = None) -> dict
     batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in store.taps]
     origins = encoder.capture(batch, names, lambda tap, tokens: tokens[0, tap.grid.prefix :].float().mean(dim=0))
     there = sorted({file.split("/")[1] for file in observation_names(store.folder) if "/gram-" in file})
-    for tap in store.taps:
+
+    def keep(tap: Tap) -> None:
         kept = (store.observation_at(name, tap.name) for name in there)
         if (features := next((each for each in kept if each is not None), None)) is not None:
             origins[tap.name] = torch.from_numpy(features[0, 1 : 1 + tap.features]).to(origins[tap.name])
-    if left is None:
-        return origins
-    agreed = left.agree("origins", {name: each.cpu().numpy() for name, each in origins.items()})
-    return {name: torch.tensor(agreed[name]).to(each) for name, each in origins.items()}
+
+    for tap in store.taps:
+        keep(tap)
+    if left is not None:
+        agreed = left.agree("origins", {name: each.cpu().numpy() for name, each in origins.items()})
+        origins = {name: torch.tensor(agreed[name]).to(each) for name, each in origins.items()}
+    for dense in (read.dense for read in reads if read.dense.joined):
+        origins[dense.reads[0]] = torch.cat([origins[tap.name] for tap in dense.joined])
+        keep(dense.taps[0])
+    return origins
 
 
 def range_of(store: Store) -> np.ndarray:

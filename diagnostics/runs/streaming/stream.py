@@ -31,7 +31,7 @@ from diagnostics.encoders.modules import BATCH
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import damage_error, explaining
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.dense import DenseRows, EachToken, Sums, TokenMap, solve_blocks, sum_blocks
+from diagnostics.measures.probes.dense import DenseRows, EachToken, Solved, Sums, sum_blocks
 from diagnostics.measures.probes.least_squares import Moments, RidgePath
 from diagnostics.measures.probes.protocol import FOLDS
 from diagnostics.measures.threads import one_thread
@@ -41,6 +41,7 @@ from diagnostics.runs.streaming.block_sums import (
     BlockSums,
     Features,
     GapsError,
+    Joining,
     Read,
     block_of,
     fits_along,
@@ -55,8 +56,6 @@ from diagnostics.runs.streaming.block_sums import (
 from diagnostics.vocabulary import ChooseOn
 
 _Visit = Callable[[Tap, np.ndarray, Tensor], None]
-Solved = tuple[dict[str, float], dict[int | None, TokenMap]]
-"""Numbers that are chosen at a tap, and what is fitted there without a block, or on all (None)."""
 
 
 def stream(
@@ -154,19 +153,21 @@ def stream_share(
 
 def solve_all(store: Store, reads: Sequence[Read], found: Mapping[tuple[str, str], Any]) -> list[Read]:
     """Those with their readouts, which `found` has of some taps, each with its second part."""
-    for tap in store.taps:
+    joined = {tap.name: tap for read in reads if read.dense.joined for tap in read.dense.taps}
+    for tap in (*store.taps, *joined.values()):
         for read, solved in (found.get(("", tap.name)) or solve_at(store, reads, tap)).items():
-            reads[read].numbers[tap.name], reads[read].readouts[tap.name] = solved
+            for name, each in solved.items():
+                reads[read].numbers[name], reads[read].readouts[name] = each
     for read in reads:
         read.join_first()
     return [read for read in reads if read.first is None]
 
 
 @one_thread()
-def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]:
-    """The penalty of each read at a tap, chosen from sums, and its fits, by the place of the read."""
+def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, dict[str, Solved]]:
+    """What `Sums.solve_all` chooses and fits of each read at a tap, by the place of the read."""
     # Features are read and decomposed once for all targets whose known places are the same.
-    solved, grams, paths = dict[int, Solved](), dict[str, Features | None](), dict[str, RidgePath]()
+    solved, grams, paths = dict[int, dict[str, Solved]](), dict[str, Features | None](), dict[str, RidgePath]()
     for i, read in enumerate(reads):
         if blocks := moments_of(store, read.dense, read.sums, tap, grams):
 
@@ -175,8 +176,7 @@ def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]
                 paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
                 return paths[key]
 
-            penalty, fits = solve_blocks(read.dense, read.sums, blocks, _held_out(store), path_of)
-            solved[i] = {"penalty": penalty}, fits
+            solved[i] = read.sums.solve_all(read.dense, tap, blocks, _held_out(store), path_of)
     return solved
 
 
@@ -253,8 +253,9 @@ class _Passes:
 
         `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature].
         """
-        encoder, store, done = self.encoder, self.store, 0
-        taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
+        encoder, store, done, visit = self.encoder, self.store, 0, Joining(reads, visit)
+        read = {tap.name for read in reads for tap in read.dense.joined or read.dense.taps}
+        taps = [tap for tap in store.taps if tap.name in read]
         passed = [positions for positions in batches if not self._is_stored(positions)]
         # Processes get the batches, and give their tokens back; this one alone reads them where they arise.
         with contextlib.closing(
@@ -295,7 +296,7 @@ class _Passes:
 
     def gather(self) -> None:
         """Write what is missing of the sums of all blocks."""
-        origins = origins_of(self.encoder, self.store)
+        origins = origins_of(self.encoder, self.store, self.reads)
         for block in range(FOLDS):
             sums = BlockSums(self.store, self.reads, [block], self.version)
             if sums.missing:
@@ -330,7 +331,7 @@ class _Passes:
                 sums.missing = {of: each for of, each in sums.missing.items() if not self.left.has(f"{of}-{at}")}
                 some = rows[np.isin(self.block[rows], blocks) & self.known[rows]]
                 if sums.missing:
-                    sums.origins = origins_of(self.encoder, self.store, self.left)
+                    sums.origins = origins_of(self.encoder, self.store, self.reads, self.left)
                     batches = alike if bytes_ <= MOST_BYTES else self._batches(some)
                     self.each(batches, self.reads, f"summing range {at + 1} of {self.ranges}", sums.add)
                     sums.leave(sums.end_range(), self.left, at)
@@ -339,7 +340,7 @@ class _Passes:
     def join(self) -> None:
         """Write the sums of all blocks from those of all ranges, one after the other."""
         sums = BlockSums(self.store, self.reads, range(FOLDS), self.version)
-        sums.origins = origins_of(self.encoder, self.store, self.left) if sums.missing else {}
+        sums.origins = origins_of(self.encoder, self.store, self.reads, self.left) if sums.missing else {}
         for of in sums.missing:
             for at in range(self.ranges):
                 ended = dict[tuple[str, str], list[Tensor]]()
@@ -363,17 +364,18 @@ class _Passes:
                 known = read.dense.known[positions].any(axis=1) & (tap.name in read.dense.reads)
                 for block in np.unique(self.block[positions[known]]).tolist():
                     mask = known & (self.block[positions] == block)
-                    readout = read.readouts[tap.name][None if block == FOLDS else block]
-                    if (i, tap.name, block) not in maps:
-                        parts = readout.mean, readout.weights, readout.bias
-                        maps[i, tap.name, block] = [
-                            torch.as_tensor(each, device=tokens.device).float() for each in parts
-                        ]
-                    mean, weights, bias = maps[i, tap.name, block]
                     some = on_grid(tokens[torch.as_tensor(mask, device=tokens.device)], tap, read.dense)
-                    scores, rows = (some - mean) @ weights, positions[mask]
-                    for tried, each in zip(read.judged.setdefault(tap.name, [[] for _ in bias]), bias, strict=True):
-                        tried.append((rows, read.sums.judge(read.dense, readout, scores + each, rows)))
+                    for name in read.names_at(tap):
+                        readout = read.readouts[name][None if block == FOLDS else block]
+                        if (i, name, block) not in maps:
+                            parts = readout.mean, readout.weights, readout.bias
+                            maps[i, name, block] = [
+                                torch.as_tensor(each, device=tokens.device).float() for each in parts
+                            ]
+                        mean, weights, bias = maps[i, name, block]
+                        scores, rows = (some - mean) @ weights, positions[mask]
+                        for tried, each in zip(read.judged.setdefault(name, [[] for _ in bias]), bias, strict=True):
+                            tried.append((rows, read.sums.judge(read.dense, readout, scores + each, rows)))
 
         batches = [batch for at in ranges for batch in self._batches(self._rows(phase, at))]
         self.each(batches, reads, f"reading {phase}", visit)
