@@ -4,6 +4,9 @@ A stub of 25 taps x 577 x 1,024 (PE-L/14 at 336 pixels), or of 50 x 1,025 x 1,53
 nothing, so that what is left is what streaming costs (`PE-L` or `PE-G`: one alone). Of PE-G 4 and 8 taps are run, and CPU time,
 memory and disk of 50 follow from the difference. Each run is a process of its own. The products are counted beside
 the same matrix products alone, in the same process. Passes out of fold, which do not depend on the shape, are counted on a small one.
+
+`sets`: `tap_set` of 8 taps side by side in PE-L's shape, reckoned from taps of 256 and 512 features: products and memory grow with the
+square, what is solved with the cube.
 """
 
 from __future__ import annotations
@@ -30,8 +33,11 @@ SHAPES = {"PE-L": (25, (25,), 24, 1024, 2.0), "PE-G": (50, (4, 8), 32, 1536, 4.0
 TINY = (4, (3, 4), 4, 16, 2.0)
 if SMALLEST:
     SHAPES = {"PE-L": TINY}
+# taps, cells of a side, features run and reckoned, limit of the peak in GB
+SETS = (3, 4, (8, 16), 32, 8.0) if SMALLEST else (8, 24, (256, 512), 1024, 8.0)
 FEW, MANY = 10, 30
 CLASSES, PIXELS = 5, 16
+PROBES = ("linear_probe", "segmentation_probe")
 
 
 class Stub(nn.Module):
@@ -74,10 +80,11 @@ def data(count: int) -> Dataset:
     return Dataset("noise", "image", samples, [f"s{i}" for i in range(count)], split, targets)
 
 
-def streamed(taps: int, side: int, features: int, count: int, choose_on: Any = "val") -> dict[str, float]:
+def streamed(
+    taps: int, side: int, features: int, count: int, choose_on: Any = "val", measures: Any = PROBES
+) -> dict[str, float]:
     """CPU seconds, passes, peak in GB and bytes of a run; seconds of the products alone."""
     encoder = stub(taps, side, features)
-    measures = ["linear_probe", "segmentation_probe"]
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"controls": False, "report": False, "batch_size": 4, "watch": dx.silent}
         started, wall = cpu(), time.perf_counter()
@@ -109,9 +116,33 @@ def passes(few: dict[str, float], many: dict[str, float]) -> float:
     return (many["passes"] - few["passes"]) / (MANY - FEW)
 
 
+def sets() -> bool:
+    """Print what `tap_set` costs at the size that is reckoned."""
+    taps, side, (small, large), size, limit = SETS
+    found = {
+        (width, count): apart(streamed, taps, side, width, count, "fit", ("tap_set",))
+        for width in (small, large)
+        for count in (FEW, MANY)
+    }
+    each = (found[large, MANY]["CPU"] - found[large, FEW]["CPU"]) / (MANY - FEW)
+    solved = found[large, FEW]["CPU"] - FEW * each
+    grown = (size**2 - large**2) / (large**2 - small**2)
+    peak, bytes_ = (
+        found[large, MANY][of] + grown * (found[large, MANY][of] - found[small, MANY][of]) for of in ("peak", "bytes")
+    )
+    print(
+        f"sets of {taps} taps of {large} features: {found[large, MANY]['peak']:.2f} GB, {each:.2f} CPU-s an image, {solved:.0f} "
+        f"for what is solved of two targets; of {size}, reckoned: {each * (size / large) ** 2:.1f} and "
+        f"{solved * (size / large) ** 3:.0f}, {bytes_ / 1e9:.2f} GB on disk"
+    )
+    return verdict(f"sets of {taps} taps of {size} features: peak memory in GB, reckoned", peak, limit)
+
+
 def main() -> None:
     held: list[bool] = []
-    for name in ARGUMENTS or SHAPES:
+    if "sets" in ARGUMENTS or not ARGUMENTS:
+        held.append(sets())
+    for name in [name for name in ARGUMENTS if name != "sets"] if ARGUMENTS else SHAPES:
         taps, run, side, features, limit = SHAPES[name]
         few, many = (apart(streamed, run[-1], side, features, count) for count in (FEW, MANY))
         whole = dict(many)

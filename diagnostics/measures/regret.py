@@ -2,7 +2,8 @@
 
 Two intervals say how sure a mean regret is. That over units keeps the tasks: other samples of the same. That over tasks
 and encoders asks for other tasks; its variance counts each task and each encoder as one draw, so that it also holds
-what the samples of a task have in common at every tap.
+what the samples of a task have in common at every tap. Of other encoders fewer than `FEWEST_ENCODERS` tell nothing: the
+interval is then one for these.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy as np
 
 from diagnostics.measures.statistics import LEVEL, Interval, Losses, interval
 from diagnostics.measures.tap_choice import standard_error
+
+FEWEST_ENCODERS = 3
+"""Encoders that an interval is over: the variance of two has one degree of freedom, and is often next to nothing."""
 
 
 class Regrets:
@@ -71,7 +75,8 @@ def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -
     The variance is that of the sums of its influences by encoder plus that by task, of which Cameron, Gelbach and Miller
     (2011, Journal of Business and Economic Statistics 29) take what both hold once: with few encoders that covers too
     little (`benchmarks/regret.py`). t quantiles with the degrees of freedom of Satterthwaite (1946). A factor of one
-    level adds nothing, and without two levels of either there is no interval.
+    level adds nothing, fewer than `FEWEST_ENCODERS` are kept as they are, and without two levels of either there is no
+    interval.
 
     Examples:
         >>> import numpy as np
@@ -87,8 +92,9 @@ def mean_over_tasks(regret: np.ndarray, datasets: Sequence[str] | None = None) -
     at = np.arange(regret.shape[1]) if datasets is None else np.unique(datasets, return_inverse=True)[1]
     by_dataset = np.eye(int(at.max()) + 1)[at]
     drawn = known.any(axis=1).sum(), (known.any(axis=0) @ by_dataset > 0).sum()
-    levels = zip(map(int, drawn), (influence.sum(axis=1), influence.sum(axis=0) @ by_dataset), strict=True)
-    parts = [(count, count / (count - 1) * float(sums @ sums)) for count, sums in levels if count > 1]
+    sums_by = influence.sum(axis=1), influence.sum(axis=0) @ by_dataset
+    levels = zip(map(int, drawn), sums_by, (FEWEST_ENCODERS, 2), strict=True)
+    parts = [(count, count / (count - 1) * float(sums @ sums)) for count, sums, least in levels if count >= least]
     if not parts:
         return Interval(mean, float("nan"), float("nan"))
     total = sum(part for _, part in parts)

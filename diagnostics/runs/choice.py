@@ -343,8 +343,8 @@ class Choice:
         rows.append(Row((FLOOR, "", "", "", str(self.targets), floor, "", "")))
         said = (
             "Regret: the test score of the recommended tap minus that of the rule's tap. Every rule chose without "
-            "test; 95 % intervals over units, and over tasks and encoders. Share: of the output's regret. Depth: the "
-            "part of the pass that the taps cost."
+            "test; 95 % intervals over units, and over tasks and three or more encoders. Share: of the output's "
+            "regret. Depth: the part of the pass that the taps cost."
         )
         sections = nonempty(
             Section("Rules", "rules", (Table(tuple(map(Column, names)), tuple(rows)),)), left_out_section(self.left_out)

@@ -47,8 +47,10 @@ def test_an_interval_over_tasks_is_students_and_over_both_is_wider_where_encoder
     reach = stats.t.ppf(0.975, 3) * regret.std(ddof=1) / 2
     assert_allclose([one.low, one.high], [0.03 - reach, 0.03 + reach])
     assert vars(mean_over_tasks(np.repeat(regret, 2, axis=0))) == pytest.approx(vars(one))
-    both = mean_over_tasks(np.concatenate([regret, regret + 0.1]))
-    assert both.high - both.low > one.high - one.low
+    # Two encoders are kept as they are; three tell of others.
+    two, three = (mean_over_tasks(np.concatenate([regret + 0.1 * i for i in range(n)])) for n in (2, 3))
+    assert two.high - two.low == pytest.approx(one.high - one.low) and two.value == pytest.approx(0.08)
+    assert three.high - three.low > two.high - two.low
     assert np.isnan(mean_over_tasks(np.array([[0.1]])).low)
 
 
