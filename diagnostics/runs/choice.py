@@ -139,8 +139,10 @@ class Cell:
     def sets(self) -> list[str]:
         """Names of the tap sets that were read on the same test units."""
         found = self.beside.get(SETS)
-        same = found is not None and np.array_equal(found["unit"].values, self.result["unit"].values)
-        return [str(name) for name in found["set"].values] if found is not None and same else []
+        if found is None or found.attrs.get("tokens") != self.result.attrs.get("tokens"):
+            return []
+        same = np.array_equal(found["unit"].values, self.result["unit"].values)
+        return [str(name) for name in found["set"].values] if same else []
 
     @cached_property
     def test(self) -> Losses:

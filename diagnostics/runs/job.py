@@ -323,7 +323,7 @@ class _Job(Extraction):
         store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
         view, targets = at_positions(store, targets, self.setup.control_positions)
-        probes = [measure for measure in self.measures if measure.kinds and measure.observation is None]
+        probes = [m for m in self.measures if m.kinds and m.of_controls and m.observation is None]
         what = f"{self.setup.encoder.name} on fewer samples"
         return measure_all(probes, view, targets, what=what, watch=self.watch)
 

@@ -57,10 +57,15 @@ def evenly_spaced(taps: Sequence[Tap]) -> list[Tap]:
     return [taps[i] for i in sorted({int(np.abs(depth - share * depth[-1]).argmin()) for share in QUARTERS})]
 
 
+def taps_upto(taps: Sequence[Tap], output: str) -> list[Tap]:
+    """Those that are not behind the output."""
+    depth = next((tap.depth for tap in taps if tap.name == output), 1.0)
+    return [tap for tap in taps if tap.depth <= depth]
+
+
 def joined_taps(taps: Sequence[Tap], output: str) -> tuple[Tap, ...]:
     """Of taps of tokens those that sets are made of, none behind the output: the last four, four spaced evenly, others."""
-    depth = next((tap.depth for tap in taps if tap.name == output), 1.0)
-    upto = [tap for tap in taps if tap.depth <= depth]
+    upto = taps_upto(taps, output)
     if len(upto) < 2:
         return ()
     others = [upto[i] for i in np.linspace(0, len(upto) - 1, MOST_JOINED).round().astype(int)]
@@ -144,11 +149,15 @@ class _Joined:
             return -float(penalty_errors(of, self.held_out).min())
 
         first = max(names, key=lambda name: score([name]))
+        axes_of_grid = len(self.dense.grid.shape)
+        there = self.dense.activations
+        alike = [tap for tap in there.taps if tap.grid.tokens > 1 and len(tap.grid.shape) == axes_of_grid]
+        every = "all" if len(taps_upto(alike, there.output_tap)) == len(names) else "joined"
         chosen = {
             "greedy": choose_greedily(names, first, score),
             "evenly_spaced": [tap.name for tap in evenly_spaced(self.dense.joined)],
             f"last_{MOST}": names[-MOST:],
-            "all": names,
+            every: names,
         }
         sets, done = dict[str, Solved](), dict[tuple[str, ...], tuple[Solved, Solved]]()
         for name, taps in chosen.items():

@@ -79,8 +79,8 @@ class TapSet(ClassOrValueProbe):
     - `evenly_spaced` and `random`: 4 taps. `all`. Each also with the ending `.narrow`, at the width of the single tap.
     - `weighted_sum`: of standardised taps of one width, weights as they predict best on train.
 
-    Of a dense target `greedy`, `evenly_spaced` (at the ends of the trunk's quarters), `last_4` and `all`, and their
-    narrow ones, from sums of the tokens of at most 8 taps that are named before any is read: `joined`. The greedy choice
+    Of a dense target `greedy`, `evenly_spaced` (at the ends of the trunk's quarters), `last_4` and `all` (`joined`, where
+    there are other taps), and their narrow ones, from sums of the tokens of at most 8 taps that are named before any is read: `joined`. The greedy choice
     then starts from the best of these.
     """
 
