@@ -96,7 +96,7 @@ class DenseRows:
 
     @property
     def streamed(self) -> Streamed | None:
-        """What was read of them in a pass; None without one. Raises where their tokens represent no data."""
+        """Result of a pass over them; None without one. Raises where their tokens represent no data."""
         found = self.activations.streamed.get((self.measure, self.digest))
         if isinstance(found, DiagnosticsError):
             raise found
@@ -523,7 +523,7 @@ class Sums(ABC):
     def solve_all(
         self, dense: DenseRows, tap: Tap, blocks: Mapping[int, Moments], held_out: Sequence[int], path_of: PathOf
     ) -> dict[str, Solved]:
-        """What is chosen and fitted from the sums at a tap, by name: by default one readout, called as the tap."""
+        """Readouts chosen and fitted from the sums at a tap, by name: by default one, called as the tap."""
         penalty, fits = solve_blocks(dense, self, blocks, held_out, path_of)
         return {tap.name: ({"penalty": penalty}, fits)}
 

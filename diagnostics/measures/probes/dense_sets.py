@@ -134,7 +134,7 @@ class _Joined:
         return _turned(moments, lambda sums: sums[at], lambda sums: sums[np.ix_(at, at)])
 
     def solve(self) -> dict[str, Solved]:
-        """What is chosen and fitted of each set, by its name."""
+        """The readout of each set, by its name."""
         names, features = list(self.columns), {tap.name: tap.features for tap in self.dense.joined}
         axes = {name: self.axes([name], width_of_greedy(count)) for name, count in features.items()}
         together = block_diag(*axes.values())

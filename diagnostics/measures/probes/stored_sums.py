@@ -64,7 +64,7 @@ def read_stored(dense: DenseRows, sums: Sums, tap: Tap) -> Streamed:
 
 
 def join_taps(found: Iterable[Streamed]) -> Streamed:
-    """What `read_stored` gives of several taps, together."""
+    """The findings of `read_stored` at several taps, together."""
     each = list(found)
     return {k: v for numbers, _ in each for k, v in numbers.items()}, {k: v for _, of in each for k, v in of.items()}
 

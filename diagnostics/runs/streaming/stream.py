@@ -165,7 +165,7 @@ def solve_all(store: Store, reads: Sequence[Read], found: Mapping[tuple[str, str
 
 @one_thread()
 def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, dict[str, Solved]]:
-    """What `Sums.solve_all` chooses and fits of each read at a tap, by the place of the read."""
+    """The readouts by `Sums.solve_all` of each read at a tap, by the place of the read."""
     # Features are read and decomposed once for all targets whose known places are the same.
     solved, grams, paths = dict[int, dict[str, Solved]](), dict[str, Features | None](), dict[str, RidgePath]()
     for i, read in enumerate(reads):
