@@ -10,7 +10,8 @@ import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.base import Arrays
-from diagnostics.measures.probes.labels import LabelEfficiency
+from diagnostics.measures.probes import labels
+from diagnostics.measures.probes.labels import LabelEfficiency, variance_of_mean
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import ChooseOn, Kind
@@ -111,3 +112,31 @@ def test_one_label_of_val_chooses_without_a_warning() -> None:
     split = np.resize([*["train"] * 28, "val", "test"], N).astype(object)
     few = activations.with_other(split=np.where(np.arange(N) < 60, split, "test"))
     assert np.isfinite(LabelEfficiency().compute(few, target, 0)["score"]).all()
+
+
+def test_the_variance_between_draws_of_one_pool_gives_that_of_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    pools = rng.standard_normal((4000, 40))
+    # The mean of ten of forty values, in three draws of each pool.
+    scores = np.stack([rng.permuted(pools, axis=1)[:, :10].mean(axis=1) for _ in range(3)])
+    assert variance_of_mean(list(scores), 0.25).mean() == pytest.approx(scores.mean(axis=0).var(), rel=0.1)
+
+
+def test_a_part_that_draws_read_otherwise_has_a_wider_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, target = planted("value", "val")
+    widths: list[np.ndarray] = []
+    for variance in (lambda scores, shared: 0 * scores[0], lambda scores, shared: 0 * scores[0] + 1):
+        monkeypatch.setattr(labels, "variance_of_mean", variance)
+        data = LabelEfficiency().compute(activations, target, 0)
+        widths.append((data["curve_high"] - data["curve_low"]).values)
+    # Of more than half of the labels there is one draw.
+    assert (widths[1][:3] > 1.2 * widths[0][:3]).any(axis=1).all() and (widths[1][3:] == widths[0][3:]).all()
+
+
+def test_parts_of_few_groups_are_left_out() -> None:
+    activations, target = planted("value", "val")
+    order = np.argsort(SPLIT, kind="stable")
+    activations.groups = np.empty(N, dtype=object)
+    activations.groups[order] = [f"{SPLIT[row]}{i // 4}" for i, row in enumerate(order)]
+    # Sixteen labels would be of four or five groups.
+    assert LabelEfficiency().compute(activations, target, 0)["labels"].values.tolist()[0] == 32

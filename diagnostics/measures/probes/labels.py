@@ -26,6 +26,9 @@ from diagnostics.measures.tap_choice import choose_tap
 FEWEST = 16
 """Labels of the smallest part; each further part has twice as many."""
 DRAWS = 3
+"""Of a part of at most half of the labels; of a larger one, which all draws would share, there is one."""
+FEWEST_UNITS = 8
+"""Independent units that a part has at least: what fewer read is skewed so that no interval holds it."""
 OF_EACH_CLASS = 2
 """Labels of every class that a part has at least: with one, a fold would lack the class."""
 
@@ -67,7 +70,8 @@ _Reader = define(OutOfFoldProbe, "_Reader", name="label_efficiency")
 class LabelEfficiency(ClassOrValueProbe):
     """The linear probe with few labels: its `score` is the area under the curve of a tap.
 
-    That is the mean score over 16, 32, ... and all labels of train and val, each the mean of 3 nested draws.
+    That is the mean score over 16, 32, ... and all labels of train and val, each of up to a half the mean of 3 nested
+    draws.
 
     Along `labels`: `curve` [labels, tap] with its interval, and `chosen` [labels, tap], the share of draws in which the
     rule for taps takes each. For classes `code_length` [tap], the bits of an online code of the labels of train and val,
@@ -93,17 +97,21 @@ class LabelEfficiency(ClassOrValueProbe):
         # And one of val, with which each part begins.
         least = 1 + OF_EACH_CLASS * len(whole.numbers) if whole.label else 2
         enough = [FEWEST * 2**k for k in range(32) if FEWEST * 2**k >= least]
-        sizes = [size for size in enough if size < len(fit)]
+        orders = [self._order(activations, whole, np.random.default_rng([seed, draw])) for draw in range(DRAWS)]
+        units = [[len(set(activations.groups[order[:size]])) for order in orders] for size in enough]
+        sizes = [size for size, of in zip(enough, units, strict=True) if size < len(fit) and min(of) >= FEWEST_UNITS]
         if not sizes:
             raise DiagnosticsError(
-                f"{self.name} of {target.name} needs more than {enough[0]} labels in train and val, and there are "
-                f"{len(fit)}: use more samples.",
+                f"{self.name} of {target.name} needs more than {enough[0]} labels of {FEWEST_UNITS} independent units in "
+                f"train and val, and there are {len(fit)} of {len(whole.rows.fit_units)}: use more samples.",
                 code="too-few",
             )
-        orders = [self._order(activations, whole, np.random.default_rng([seed, draw])) for draw in range(DRAWS)]
         ends = [*sizes[1:], len(fit)]
         by_size = [
-            [self._part(activations, whole, order[:size], order[size:end]) for order in orders]
+            [
+                self._part(activations, whole, order[:size], order[size:end])
+                for order in (orders if 2 * size <= len(fit) else orders[:1])
+            ]
             for size, end in zip(sizes, ends, strict=True)
         ]
         by_size.append([self._part(activations, whole, fit, fit[:0])])
@@ -183,11 +191,18 @@ class LabelEfficiency(ClassOrValueProbe):
             mean = Losses(loss, reference, task.label)
             # What fits add to the variance is averaged over draws, but all are of the same samples.
             fit_units = min(sum(part.fit_units for part in parts), len(rows.fit_units))
-            score, *ends = mean.intervals(fit_units, seed)
+            again, (score, *ends) = mean.resample(seed), mean.intervals(0, seed)
+            added = np.full(len(score), units / fit_units)
+            if len(parts) > 1:
+                between = variance_of_mean([test.scores for test in tests], len(parts[0].task.rows.fit) / len(rows.fit))
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    seen = between / np.nanvar(again, axis=0)
+                added = np.maximum(added, np.where(np.isfinite(seen), seen, 0.0))
+            spread = np.sqrt(1 + added)
             curve.append(score)
-            low.append(ends[0])
-            high.append(ends[1])
-            drawn.append(score + math.sqrt(1 + units / fit_units) * (mean.resample(seed) - score))
+            low.append(np.maximum(score + spread * (ends[0] - score), 0.0 if task.label else -np.inf))
+            high.append(np.minimum(score + spread * (ends[1] - score), 1.0))
+            drawn.append(score + spread * (again - score))
         area = np.mean(curve, axis=0)
         ends = interval(area, np.mean(drawn, axis=0), units)
         variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}
@@ -216,6 +231,16 @@ class LabelEfficiency(ClassOrValueProbe):
             **{key: len(set(activations.groups[of])) for key, of in ((UNITS_TRAIN, rows.train), (UNITS_VAL, rows.val))},
         }
         return over_taps(activations, variables, stated, labels=np.array(sizes))
+
+
+def variance_of_mean(scores: Sequence[np.ndarray], shared: float) -> np.ndarray:
+    """[tap], the variance of the mean of draws' scores [tap], of which any two have a `shared` part of their pool.
+
+    Their own variance lacks what they share: with n draws, a variance v between them and a correlation r it is
+    v (1 + (n - 1) r) / (n (1 - r)) (Nadeau and Bengio 2003, Machine Learning 52, section 3).
+    """
+    count = len(scores)
+    return np.var(scores, axis=0, ddof=1) * (1 + (count - 1) * shared) / (count * (1 - shared))
 
 
 def _losses(lost: np.ndarray, around: np.ndarray, counts: bool) -> Losses:
