@@ -2,6 +2,7 @@
 
 Taps of 6 features hold parts of a target; the truth of a set is the mean over draws, of train and val too, of what its readouts gain on
 many other samples, and so is that of a curve. Under the null one tap holds all, the others noise, and a gain that is shown is false.
+`python benchmarks/sets.py rare 30`: 30 draws of the settings with that word in their name.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from diagnostics.measures.result import losses_of, units_fitted
 from diagnostics.measures.statistics import Losses
 from diagnostics.measures.verdict import paired_differences
 
-from _common import SMALLEST, finish, verdict
+from _common import ARGUMENTS, SMALLEST, finish, verdict
 
-DRAWS = 3 if SMALLEST else 80
+WORDS = [word for word in ARGUMENTS if not word.isdigit()]
+DRAWS = 3 if SMALLEST else int(next(filter(str.isdigit, ARGUMENTS), 80))
 MANY = 200 if SMALLEST else 1000
 """Units by which the truth is known."""
 TAPS, FEATURES = 4, 6
@@ -132,6 +134,8 @@ def main() -> None:
     held: list[bool] = []
     error = SLACK * np.sqrt(0.05 * 0.95 / DRAWS)
     for seed, setting in enumerate(SETTINGS):
+        if WORDS and not any(word in setting.name for word in WORDS):
+            continue
         rng = np.random.default_rng(seed)
         what = f"{setting.name}, {setting.test} test units"
         gains = coverage([sets(setting, null=False, rng=rng) for _ in range(DRAWS)])
