@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import diagnostics as dx
-from diagnostics.activations.extract import Passed
+from diagnostics.activations.batches import Passed
 from diagnostics.activations.store import Store
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
