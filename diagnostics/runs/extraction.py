@@ -44,7 +44,7 @@ from diagnostics.runs.processes.passes import Batch, Passing, by_names, outline_
 from diagnostics.runs.processes.workers import Submits, Workers
 from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
-from diagnostics.runs.streaming.block_sums import AlongExtraction
+from diagnostics.runs.streaming.block_sums import AlongExtraction, HeldTokens
 from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
 
@@ -188,6 +188,8 @@ class Extraction:
         """Taps that an observation in the encoder's pass has not; None where it changes activations, or is unknown."""
         self.in_pass: InPass | None = None
         """An observation that was made along with the last extraction."""
+        self.held: HeldTokens | None = None
+        """Tokens of the last extraction, until they are judged."""
         request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
@@ -410,7 +412,7 @@ class Extraction:
         summed = measures if setup.dense == "streamed" else ()
         along = AlongExtraction(encoder, summed, streamed, self.version, shared=self.share is not None)
         compute: Compute = request.compute if computed else "float32"
-        self.in_pass = None
+        self.in_pass = self.held = None
         with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
             if announced:
                 self._explain_attention(encoder, taps)
@@ -446,6 +448,7 @@ class Extraction:
                     # The launches left out what a measure of this command reads.
                     store = extracted()
                 along.write()
+                self.held = along.held
         if request.exact and not self.launched:
             refuse_mixture(store)
         if isinstance(place, Folder) and store.path != place.path:
