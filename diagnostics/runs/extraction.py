@@ -406,7 +406,7 @@ class Extraction:
                     check_room(place.path, cost.bytes)
 
         def streamed(new: Store) -> list[StoredTarget]:
-            new.seed = request.seed
+            new.seed, new.choose_on = request.seed, setup.choose_on
             return self._targets(new, announced=announced)
 
         summed = measures if setup.dense == "streamed" else ()
