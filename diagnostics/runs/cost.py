@@ -146,7 +146,8 @@ def _dense_clause(setup: Setup, passes: float | None) -> str:
 def _held(planned: Plan) -> int:
     """The number of samples, about, whose tokens are held until they are judged."""
     taps = [tap for tap in planned.taps if tap.grid.tokens > 1]
-    cells = next((tap.grid.tokens for tap in taps if tap.name == planned.output_tap), taps[-1].grid.tokens)
+    own = [tap.grid.tokens for tap in taps if tap.name == planned.output_tap]
+    cells = (own or [tap.grid.tokens for tap in taps[-1:]] or [0])[0]
     return held_of(planned.samples, 4 * cells * sum(tap.features for tap in taps))
 
 
