@@ -120,6 +120,7 @@ def knn_votes(
         (min(neighbours) < 1, f"neighbours are {neighbours}: give numbers of at least 1."),
     )
     known, asked = unit_rows(known), asked.to(known.device)
+    del bank, queries  # a caller's copies of rows
     votes = known.new_zeros(len(neighbours), len(asked), int(codes.max()) + 1)
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))
