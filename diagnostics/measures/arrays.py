@@ -210,7 +210,7 @@ def scale_of(peak: float) -> float:
 
 def rescale(x: Tensor) -> Tensor:
     """x multiplied by the `scale_of` its largest magnitude."""
-    scale = scale_of(float(x.abs().amax())) if x.numel() else 1.0
+    scale = scale_of(max(float(x.amax()), -float(x.amin()))) if x.numel() else 1.0
     return x if scale == 1 else x * scale
 
 

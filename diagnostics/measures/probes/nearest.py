@@ -40,8 +40,8 @@ WU = "Wu et al. 2018 (1805.01978), eq. 7"
 PRODUCTS_A_SECOND = 1.5e10
 """Multiplications of float64 and additions, with the choice of neighbours, by one core; about, as machines differ."""
 
-# Similarities held at a time: 32 MiB.
-_BLOCK = 2**22
+# Similarities held at a time: 8 MiB.
+_BLOCK = 2**20
 # Cosines of equal rows, and equal votes, differ by rounding, and must tie.
 _TIE = 1e-12
 
