@@ -340,7 +340,7 @@ def penalty_errors(
     for block in held_out:
         if block in blocks:
             path = path_of(block, sum_blocks(blocks, block))
-            errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+            errors += blocks[block].squared_errors(path, PENALTIES).sum(axis=1)
     return errors
 
 
@@ -418,7 +418,7 @@ class TokenRidge(DenseProbe):
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
         train, val = split_moments(dense, tap)
         path = RidgePath.from_moments(train)
-        penalty = choose([float(val.squared_error(path, each)[0]) for each in PENALTIES])
+        penalty = choose(val.squared_errors(path, PENALTIES)[:, 0])
         (read,) = self.read(dense, tap, "val", [path.at(penalty)])
         return TokenChoice({"penalty": penalty}, (read.loss, read.reference), train + val)
 
