@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.modules import BATCH, by_name, computing, pool, select_poolings, usable_device
 from diagnostics.encoders.pictures import to_pixels
-from diagnostics.encoders.taps import Tap, taps_together
+from diagnostics.encoders.taps import Tap, require_one_grid, taps_together
 from diagnostics.errors import DiagnosticsError, explaining, name_error, naming
 from diagnostics.vocabulary import Modality
 
@@ -179,9 +179,10 @@ class Encoder(ABC):
         tap = tap or self.side_by_side or None if not isinstance(tap, list) else tap
         if not isinstance(tap, str | None):
             more: dict[str, Any] = {"batch_size": batch_size, "device": device, "tokens": tokens}
-            return np.concatenate(
-                [self.transform(samples, one, pooling, **more) for one in taps_together(tap)], axis=-1
-            )
+            several = taps_together(tap)
+            if tokens:
+                require_one_grid(self.tap(one) for one in several)
+            return np.concatenate([self.transform(samples, one, pooling, **more) for one in several], axis=-1)
         where = usable_device(device)
         if batch_size is not None and batch_size < 1:
             raise DiagnosticsError(f"Batch size {batch_size} is below 1.", code="bad-value")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diagnostics.errors import DiagnosticsError, refuse_values
+from diagnostics.errors import DiagnosticsError, join_names, refuse_values
 from diagnostics.vocabulary import SAFE_NAME
 
 # The grid: where in the input a tap's tokens lie, and which come before it without a place (class token, registers).
@@ -228,6 +228,17 @@ def taps_together(taps: Iterable[str]) -> list[str]:
             f"Taps to read side by side are {names}: name one or several, each once.", code="bad-value"
         )
     return names
+
+
+def require_one_grid(taps: Iterable[Tap]) -> None:
+    """Raise for taps whose tokens cannot stand side by side, since their grids differ."""
+    grids = {str(tap.grid): tap.name for tap in taps}
+    if len(grids) > 1:
+        found = join_names([f"{name} has {grid}" for grid, name in grids.items()])
+        raise DiagnosticsError(
+            f"Tokens of taps on unequal grids cannot stand side by side ({found}): name taps of one grid.",
+            code="no-grid",
+        )
 
 
 def stack_taps(

@@ -17,7 +17,7 @@ import xarray as xr
 from diagnostics.activations.place import Location, locate
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import taps_together
+from diagnostics.encoders.taps import require_one_grid, taps_together
 from diagnostics.errors import DiagnosticsError, check_known, name_error
 from diagnostics.measures.base import Measure
 from diagnostics.runs.results.recommendation import by_verdict, without_nonlinear
@@ -315,6 +315,8 @@ def features(
 ) -> xr.DataArray:
     """The features that `Run.features` returns, of any store."""
     if not isinstance(tap, str):
+        if tokens:
+            require_one_grid(each for each in store.taps if each.name in tap)
         each = [features(store, name, split, pooling, tokens) for name in taps_together(tap)]
         widths = [one.sizes["feature"] for one in each]
         beside = xr.concat([one.drop_attrs() for one in each], "feature", join="exact", combine_attrs="drop")

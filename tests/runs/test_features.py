@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch.utils.data import default_collate
 
 import diagnostics as dx
-from diagnostics import Run
+from diagnostics import Grid, Run
+from diagnostics.runs.run import features
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -64,6 +66,17 @@ def test_several_taps_stand_side_by_side_stored_and_anew(images: Run) -> None:
             images.features(wrong)
         with refusal(code):
             encoder.transform(data[:2], tap=wrong)
+
+
+def test_tokens_of_taps_on_unequal_grids_do_not_stand_side_by_side(images: Run) -> None:
+    encoder, data = tiny_image_encoder(), tiny_dataset(4, "image")
+    both = encoder.transform(data, tap=["blocks.1", "norm"], tokens=True)
+    assert both.shape[2] == sum(encoder.tap(tap).features for tap in ("blocks.1", "norm"))
+    coarse = [replace(tap, grid=Grid((2, 2), ("y", "x"), 2)) if tap.name == "norm" else tap for tap in encoder.taps]
+    with refusal("no-grid"):
+        encoder.replace(taps=coarse).transform(data, tap=["blocks.1", "norm"], tokens=True)
+    with refusal("no-grid"):
+        features(images.store.with_other(taps=coarse), ["blocks.1", "norm"], tokens=True)
 
 
 def test_a_split_is_its_samples_in_the_datasets_order(images: Run) -> None:
