@@ -97,7 +97,7 @@ def stream(
             passes.join()
         elif left.missing:
             passes.gather()
-        reads = solve_all(store, reads, solve(store, reads))
+        reads = solve_all(store, reads, solve(store, reads), passes.watch)
         if shared:
             passes.judge_ranges(reads, range(passes.ranges))
         for phase in PHASES:
@@ -145,7 +145,7 @@ def stream_share(
             return passes.find_missing(), [*range(passes.ranges)], done
         passes.join()
         if passes.find_unjudged(own):
-            passes.judge_ranges(solve_all(store, reads, {}), own)
+            passes.judge_ranges(solve_all(store, reads, {}, passes.watch), own)
             done = True
     except GapsError:
         if asked:
@@ -154,10 +154,12 @@ def stream_share(
     return [], passes.find_unjudged(range(passes.ranges)), done
 
 
-def solve_all(store: Store, reads: Sequence[Read], found: Mapping[tuple[str, str], Any]) -> list[Read]:
+def solve_all(store: Store, reads: Sequence[Read], found: Mapping[tuple[str, str], Any], watch: Watch) -> list[Read]:
     """Those with their readouts, which `found` has of some taps, each with its second part."""
     joined = {tap.name: tap for read in reads if read.dense.joined for tap in read.dense.taps}
-    for tap in (*store.taps, *joined.values()):
+    for i, tap in enumerate((*store.taps, *joined.values()), -len(store.taps)):
+        if i >= 0:
+            watch(Progress("solving sets of taps", i, len(joined)))
         for read, solved in (found.get(("", tap.name)) or solve_at(store, reads, tap)).items():
             for name, each in solved.items():
                 reads[read].numbers[name], reads[read].readouts[name] = each
