@@ -166,12 +166,13 @@ def test_what_is_streamed_is_solved_by_all_processes_to_the_last_digit(tmp_path:
 MODULE = """
 from tests.activations.test_observe import looking
 from tests.runs.test_token_probes import images
+from tests.support.tiny import tiny_image_encoder
 
 def build():
     return looking()
 
 def another():
-    encoder = build()
+    encoder = tiny_image_encoder()
     with __import__("torch").no_grad():
         next(encoder.module.parameters()).normal_()
     return encoder

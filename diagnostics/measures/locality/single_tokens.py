@@ -389,7 +389,7 @@ def _probe(
             test.append((picked, x[picked - block.start]))
     assert train is not None and val is not None
     path = RidgePath.from_moments(train)
-    errors = val.squared_errors(path, penalties)
+    errors = np.stack([val.squared_error(path, penalty) for penalty in penalties])
     spread = val.spread(path.mean_y)
     columns = [slice(i * axes, (i + 1) * axes) for i in range(probes)]
     # Mean over the axes that have more than one cell, [probe][penalty].

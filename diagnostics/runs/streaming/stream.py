@@ -6,7 +6,8 @@ later costs its own products alone. What the last pass judges is in memory until
 
 Sums are those of ranges of parts, added in their order, and no batch crosses a range. So the launches of a shared run
 leave the sums of their ranges, and then what they judged of them, and the command that measures joins both to what one
-process has, to the last digit.
+process has, to the last digit where a pass gives a sample the same in any batch: one process may judge by tokens that
+it holds since the extraction.
 """
 
 from __future__ import annotations
