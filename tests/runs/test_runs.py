@@ -183,7 +183,7 @@ def test_one_test_unit_that_decides_a_score_is_named(tmp_path: Path, capsys: pyt
     data = profile.data.sel(tap=profile.best_tap)
     kept = data["unit"].values != f"s{5 * 7 + 4}"
     without = 1 - data["loss"].values[kept].sum() / data["reference_loss"].values[kept].sum()
-    assert f"one test unit, s{5 * 7 + 4}, carries 100%" in caution
+    assert f"s{5 * 7 + 4}," in caution
     assert f"at {profile.best_tap}: " in caution and f"and {without:.3f} without" in caution
     assert profile.units_needed is None
     print_page(run_page(dx.open_run(tmp_path / "far")), Path("report.html"))
@@ -211,7 +211,7 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     result = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
     profile = result.profile("linear_probe/heavy")
     caution, of_test = profile.cautions
-    assert "one test unit" in of_test  # noise without a variance has its outlier there too
+    assert of_test == profile.outlier  # noise without a variance has its outlier there too
     # The splits are given, so that val decides; test is not looked at.
     loss = np.sort(profile.data["val_loss"].sel(tap=profile.chosen_tap).values)
     share = loss[-3:].sum() / loss.sum()
