@@ -195,6 +195,36 @@ def outcomes(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Outc
     return every
 
 
+def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """A panel for each target: score at the best earlier tap and at the output over the pairs seen, first seeds."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "diagnostics", "font.size": 9, "svg.fonttype": "none"}
+    figure, axes = plt.subplots(1, len(TARGETS), figsize=(10.8, 3.2), layout="constrained")
+    for axis, target in zip(axes, TARGETS, strict=True):
+        for (row, seeds), colour in zip(found.items(), ("#2468b4", "#e08e0b"), strict=True):
+            if not seeds:
+                continue
+            steps = sorted(seeds[0]["profiles"], key=int)
+            each = [seeds[0]["profiles"][step][target] for step in steps]
+            pairs = [int(step) * seeds[0]["batch"] / 1000 for step in steps]
+            best = [one["output_score"] + one["hidden_gap"]["value"] for one in each]
+            axis.plot(pairs, best, color=colour, label=f"{row}, best earlier layer")
+            axis.plot(pairs, [one["output_score"] for one in each], "--", color=colour, label=f"{row}, output")
+            if (fresh := seeds[0]["controls"][target].get("fresh_weights")) is not None:
+                axis.axhline(fresh, color=colour, linewidth=0.8, linestyle=":")
+        axis.set_title(target, fontsize=10)
+        axis.set_xlabel("thousand pairs seen")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy (label), R2 (x, y) on test")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="what", required=True)
