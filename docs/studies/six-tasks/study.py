@@ -328,8 +328,13 @@ def places() -> dict[str, str]:
         f"{encoder}.{verdict}": str(sum(one.verdict == verdict for each in found.values() for one in each if one.encoder == encoder))
         for encoder in STUDY["encoders"] for verdict in (SHOWN, EXCLUDED, UNDECIDED)
     }  # fmt: skip
+    fresh = [one for each in found.values() for one in each if one.encoder == "fresh" and not one.why]
+    pretrained = [each for each in found.values() if each[0].verdict == each[1].verdict == SHOWN]
     return {
-        **named, **by_encoder, "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
+        **named, **by_encoder, "both": str(len(pretrained)), "largest gap": number(
+            max((one.value for name, each in found.items() for one in each[:2] if name.startswith("the output hides") and not one.why), default=math.nan)
+        ).lstrip("+"),
+        "fresh.values": str(len(fresh)), "fresh.away": str(sum(one.interval[0] > 0 or one.interval[1] < 0 for one in fresh)), "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
         "profiles": profile_table(), "missing": missing(), "n_missing": str(missing().count("- ")), "cells": str(len(cells())),
         "runs": str(len(rows)), "minutes": f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f}",
