@@ -114,7 +114,7 @@ def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
 def _task_curve(profile: Profile) -> TaskCurve | None:
     score = profile.data["score"].values
     floor, best = profile.floor, np.nanmax(score, initial=-np.inf)
-    # Where smaller is better, or nothing is shown to be read, no best tap is there to scale to: noise would fill the axis.
+    # Where smaller is better, or nothing is shown to be read, there is nothing to scale to: noise would fill the axis.
     if not profile.is_readable or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
         return None
     taps = profile.taps
