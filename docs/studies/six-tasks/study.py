@@ -328,7 +328,9 @@ def places() -> dict[str, str]:
         f"{encoder}.{verdict}": str(sum(one.verdict == verdict for each in found.values() for one in each if one.encoder == encoder))
         for encoder in STUDY["encoders"] for verdict in (SHOWN, EXCLUDED, UNDECIDED)
     }  # fmt: skip
-    hidden = [one for name, each in found.items() for one in each if name.startswith("the output hides") and not one.why]
+    hidden = [
+        one for name, each in found.items() for one in each if name.startswith("the output hides") and not one.why
+    ]
     gaps = [one.value for one in hidden if one.encoder in ("dinov2", "lite0")]
     fresh = [one for each in found.values() for one in each if one.encoder == "fresh" and not one.why]
     return {
