@@ -222,7 +222,7 @@ def precision_draws(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.
     drawn[known, 1:] -= 2 * (np.nanmean(drawn[known, 1:], axis=1, keepdims=True) - drawn[known, :1])
     units, count = len(set(unit_of)), drawn.shape[1] - 1
     for i, each in enumerate(curves):
-        if known[i] and each is not None and not len(each.curve):
+        if each is not None and np.isfinite(drawn[i, 0]) and not len(each.curve):
             # Otherwise ordered at each tap, since it is not known that two of them are alike.
             left = np.random.default_rng([i, len(each.image)]).permutation((np.arange(count) + 0.5) / count)
             drawn[i, 1:] = np.where(left < 0.5, 1 - left ** (1 / units), 0.0)
