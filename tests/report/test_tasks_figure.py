@@ -63,6 +63,7 @@ def test_each_task_is_scaled_from_chance_to_its_best_tap() -> None:
         [profile("other", "semantic", [0.1, 0.5, 0.2])],
         [profile("error", "spatial", [0.1, 0.5, 0.2], better="no")],
         [profile("nothing", "spatial", [-0.1, -0.2, -0.2])],
+        [profile("cannot tell", "spatial", [-0.2, 0.05, -0.1])],
     ],
 )
 def test_one_family_alone_has_no_such_figure(others: list[Profile]) -> None:

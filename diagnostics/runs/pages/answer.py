@@ -104,7 +104,7 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
 def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
     """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder.
 
-    No encoder where they are of one family, or none has a tap above chance.
+    No task that is not shown to be readable, and no encoder where they are of one family.
     """
     found = {name: tuple(filter(None, map(_task_curve, profiles))) for name, profiles in encoders.items()}
     families = {curve.family for curves in found.values() for curve in curves}
@@ -114,8 +114,8 @@ def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
 def _task_curve(profile: Profile) -> TaskCurve | None:
     score = profile.data["score"].values
     floor, best = profile.floor, np.nanmax(score, initial=-np.inf)
-    # Where smaller is better, or nothing stands out of chance, there is no best tap to scale to.
-    if profile.verdict == Verdict.AT_CHANCE or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
+    # Where smaller is better, or nothing is shown to be read, there is nothing to scale to: noise would fill the axis.
+    if not profile.is_readable or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
         return None
     taps = profile.taps
     return TaskCurve(
@@ -364,6 +364,7 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
         cautions.append(
             f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
+    cautions += [f"Beware: {p.outlier}." for p in profiles if p.outlier]
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(

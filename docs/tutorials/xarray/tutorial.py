@@ -57,5 +57,5 @@ print(table.columns.tolist())
 # The command line exports the same numbers:
 
 # %% language="bash"
-# diagnostics show run --format csv | head -3
+# diagnostics show run --csv | head -3
 # diagnostics show run --json | head -c 200
