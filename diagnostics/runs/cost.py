@@ -71,7 +71,10 @@ def cost_of(
     passes = 0.0
     if any(sums):
         in_order, along = dataset.split[row_order(len(dataset))], fits_along(max(sums))
-        stored = max(tokens_read(planned), _held(planned) if along else 0)
+        judged = np.flatnonzero((in_order != "train") | (setup.choose_on == "fit"))
+        held = held_of(len(judged), _held_bytes(planned)) if along else 0
+        # Up to the first that is not held.
+        stored = max(tokens_read(planned), [*judged, len(in_order)][held] if held else 0)
         passes = passes_over(in_order, setup.choose_on, gathered=along, stored=stored)
     alike = 1 + sum(_has_weights(name, encoder) for name in plans)
     # In tokens that are extracted again, controls have their share.
@@ -147,12 +150,12 @@ def _dense_clause(setup: Setup, passes: float | None) -> str:
     return f"dense targets are read from all samples {way}, {why}"
 
 
-def _held(planned: Plan) -> int:
-    """The number of samples, about, whose tokens are held until they are judged."""
+def _held_bytes(planned: Plan) -> int:
+    """Those of a sample's tokens, about, that are held until they are judged."""
     taps = [tap for tap in planned.taps if tap.grid.tokens > 1]
     own = [tap.grid.tokens for tap in taps if tap.name == planned.output_tap]
     cells = (own or [tap.grid.tokens for tap in taps[-1:]] or [0])[0]
-    return held_of(planned.samples, 4 * cells * sum(tap.features for tap in taps))
+    return 4 * cells * sum(tap.features for tap in taps)
 
 
 def _measuring_clause(setup: Setup, planned: Plan, read: int) -> str:
