@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing.spawn
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,16 @@ settings.load_profile("settled")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A `python` that has imported torch before it starts (`tests.support.warm`)."""
     yield from warm.begin(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture
+def warm_processes(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The processes that runs, executors and `multiprocessing` start begin as `warm_python` does."""
+    monkeypatch.setattr(sys, "executable", str(warm_python))
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(str(warm_python))
+    yield
+    multiprocessing.set_executable(before)
 
 
 @pytest.hookimpl(optionalhook=True)
