@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def kernels(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The docs, built into `site/`: nothing may be broken, and the reference is compared with the signatures."""
     session.run(f"{BIN}/zensical", "build", "--strict", "--clean")
-    session.run(f"{BIN}/pytest", "-q", "tests/test_site.py")
+    session.run(f"{BIN}/pytest", "-q", "tests/test_site.py", env={"BUILT_SITE": f"{ROOT}/site"})
 
 
 @nox.session
@@ -191,7 +192,7 @@ def wheel(session: nox.Session) -> None:
             *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*")),
         ]
         session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env, log=False)
-        session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", env=env)
+        session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", *marked("smoke", "weights"), env=env)
         session.chdir(ROOT)
 
 
@@ -205,6 +206,12 @@ def compare_files(session: nox.Session, built: Path) -> None:
     if held != wanted:
         session.error(f"The wheel lacks {sorted(wanted - held)} and holds {sorted(held - wanted)} beside.")
     session.log(f"{built.name}, {built.stat().st_size} bytes, holds the {len(held)} files under version control")
+
+
+def marked(*names: str) -> list[str]:
+    """The test files that name one of these marks: most of a session for a few tests would be collecting the others."""
+    named = re.compile(rf"\bmark\.({'|'.join(names)})\b")
+    return [file for file in versioned("tests") if named.search((ROOT / file).read_text(errors="ignore"))]
 
 
 def versioned(*paths: str) -> list[str]:

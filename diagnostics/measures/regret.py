@@ -6,8 +6,6 @@ what the samples of a task have in common at every tap. Of other encoders fewer 
 interval is then one for these.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
