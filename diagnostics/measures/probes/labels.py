@@ -26,7 +26,7 @@ from diagnostics.measures.tap_choice import choose_tap
 FEWEST = 16
 """Labels of the smallest part; each further part has twice as many."""
 DRAWS = 3
-"""Of a part of at most half of the labels; of a larger one, which all draws would share, there is one."""
+"""Of a part of at most a quarter of the labels; of a larger one, which draws would share, two up to a half, then one."""
 FEWEST_UNITS = 8
 """Independent units that a part has at least: what fewer read is skewed so that no interval holds it."""
 OF_EACH_CLASS = 2
@@ -70,8 +70,8 @@ _Reader = define(OutOfFoldProbe, "_Reader", name="label_efficiency")
 class LabelEfficiency(ClassOrValueProbe):
     """The linear probe with few labels: its `score` is the area under the curve of a tap.
 
-    That is the mean score over 16, 32, ... and all labels of train and val, each of up to a half the mean of 3 nested
-    draws.
+    That is the mean score over 16, 32, ... and all labels of train and val, each of up to a quarter the mean of 3 nested
+    draws, of up to a half of 2.
 
     Along `labels`: `curve` [labels, tap] with its interval, and `chosen` [labels, tap], the share of draws in which the
     rule for taps takes each. For classes `code_length` [tap], the bits of an online code of the labels of train and val,
@@ -110,7 +110,7 @@ class LabelEfficiency(ClassOrValueProbe):
         by_size = [
             [
                 self._part(activations, whole, order[:size], order[size:end])
-                for order in (orders if 2 * size <= len(fit) else orders[:1])
+                for order in orders[: DRAWS - (4 * size > len(fit)) - (2 * size > len(fit))]
             ]
             for size, end in zip(sizes, ends, strict=True)
         ]
