@@ -334,6 +334,20 @@ def cholesky(x: Tensor) -> Tensor:
     return factor
 
 
+def solve_shifted(products: np.ndarray, shift: float, towards: np.ndarray) -> np.ndarray:
+    """Weights w [feature, target] of (products + shift) w = towards, of products [feature, feature] of rows.
+
+    Sums in float32 may have made them indefinite: what is negative of them then counts as 0, as in `RidgePath`.
+    """
+    system, wanted = torch.from_numpy(products + shift * np.eye(len(products))), torch.from_numpy(towards)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    # No pivot is below the least eigenvalue, which is that of the shift or more.
+    if not failed and bool((factor.diagonal() ** 2 > shift / 2).all()):
+        return np.asarray(torch.cholesky_solve(wanted, factor))
+    eigenvalues, v = eigh(torch.from_numpy(products))
+    return np.asarray(v @ ((v.mT @ wanted) / (eigenvalues.clamp(min=0.0) + shift)[:, None]))
+
+
 def _double(x: Tensor, result: str) -> Tensor:
     matrix = x.to(torch.float64)
     if not bool(matrix.isfinite().all()):

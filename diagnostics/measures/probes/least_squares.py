@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diagnostics.activations.cache import Kept
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, cholesky, eigh, finite, gram, samples, svd
+from diagnostics.measures.arrays import ShortRepr, as_tensor, cholesky, eigh, finite, gram, samples, solve_shifted, svd
 from diagnostics.measures.probes.protocol import Rows, TapReadouts, folds
 
 PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
@@ -91,14 +91,13 @@ class Moments:
 
     def squared_errors(self, path: RidgePath, penalties: Sequence[float]) -> np.ndarray:
         """[penalty, target], as `squared_error`, in products of all penalties together."""
-        targets, times = len(self.yy), len(penalties)
-        rights = [path.right / (path.eigenvalues + path.n * penalty)[:, None] for penalty in penalties]
-        w = path.left @ np.concatenate(rights, axis=1)
+        times = len(penalties)
+        w = path.left @ np.hstack([path.right / (path.eigenvalues + path.n * each)[:, None] for each in penalties])
         xy, y, yy, mean_y = (np.tile(each, times) for each in (self.xy, self.y, self.yy, path.mean_y - self.origin_y))
         offset = mean_y - (path.mean_x - self.origin_x) @ w
         quadratic = np.einsum("dt,dt->t", w, self.xx @ w) - 2 * np.einsum("dt,dt->t", w, xy)
         linear = -2 * offset * (y - self.x @ w)
-        return np.maximum(yy + quadratic + linear + self.n * offset**2, 0.0).reshape(times, targets)
+        return np.maximum(yy + quadratic + linear + self.n * offset**2, 0.0).reshape(times, -1)
 
     def spread(self, around: np.ndarray) -> np.ndarray:
         """[target], the summed squared distance of y from a point [target]."""
@@ -333,20 +332,6 @@ def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.nd
     scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean_x))
     towards = scale[:, None] * (moments.xy - n * np.outer(x, y))
     return mean_x, mean_y, scale, covariance * scale * scale[:, None], towards
-
-
-def solve_shifted(products: np.ndarray, shift: float, towards: np.ndarray) -> np.ndarray:
-    """Weights w [feature, target] of (products + shift) w = towards, of products [feature, feature] of rows.
-
-    Sums in float32 may have made them indefinite: what is negative of them then counts as 0, as in `RidgePath`.
-    """
-    system, wanted = torch.from_numpy(products + shift * np.eye(len(products))), torch.from_numpy(towards)
-    factor, failed = torch.linalg.cholesky_ex(system)
-    # No pivot is below the least eigenvalue, which is that of the shift or more.
-    if not failed and bool((factor.diagonal() ** 2 > shift / 2).all()):
-        return np.asarray(torch.cholesky_solve(wanted, factor))
-    eigenvalues, v = eigh(torch.from_numpy(products))
-    return np.asarray(v @ ((v.mT @ wanted) / (eigenvalues.clamp(min=0.0) + shift)[:, None]))
 
 
 @dataclass(frozen=True, repr=False)

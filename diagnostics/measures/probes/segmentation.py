@@ -12,10 +12,10 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, refuse_values
-from diagnostics.measures.arrays import token_samples
+from diagnostics.measures.arrays import solve_shifted, token_samples
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
-from diagnostics.measures.probes.least_squares import PENALTIES, Moments, solve_shifted, standardise_moments
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardise_moments
 from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
 from diagnostics.measures.threads import one_thread
 from diagnostics.vocabulary import SPLITS

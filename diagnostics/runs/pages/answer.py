@@ -27,7 +27,8 @@ from diagnostics.report.page import (
     nonempty,
 )
 from diagnostics.runs.controls.names import NAMES, in_words
-from diagnostics.runs.results.profile import FEW, INTERVALS, OLDER, Profile
+from diagnostics.runs.results.cautions import FEW
+from diagnostics.runs.results.profile import INTERVALS, OLDER, Profile
 from diagnostics.runs.results.recommendation import (
     Recommendation,
     by_verdict,

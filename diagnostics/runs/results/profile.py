@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ import xarray as xr
 
 from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, losses_of, read_interval, sets_of
-from diagnostics.measures.statistics import OUTLYING, Interval, heaviest_units
+from diagnostics.measures.result import choosing_score, is_probe, read_interval, sets_of
+from diagnostics.measures.statistics import Interval
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_needed
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, nowrap, number, numbers
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
 from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
+from diagnostics.runs.results.cautions import FEW, outlier_of, skew_of
 from diagnostics.runs.results.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
@@ -33,11 +34,8 @@ INTERVALS = f"95 % intervals over independent units; {CUT}"
 
 OLDER = "val, by an older version: run again"
 """What chose the tap of a run that holds no losses out of fold and does not say that it chose on val."""
-FEW = 10
-"""Independent units, below which a bootstrap interval is too narrow to be believed."""
 FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
-_SUMS = ("loss", "reference")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -255,56 +253,14 @@ class Profile:
 
     @property
     def skew(self) -> str:
-        """The few units of train and val that carry most of the target's spread, or of its errors, in words.
-
-        Nothing where many do.
-
-        Test is not looked at: where it has an outlier too few, its interval shows nothing of it.
-        """
-        losses = (
-            choosing_losses(self.data) if self.chosen_tap and self.data.attrs[attribute.LOSSES] == "squares" else None
-        )
-        if losses is None:
-            return ""
-        at = self.taps.index(str(self.chosen_tap))
-        amounts = {"spread": losses.reference[at], "error": losses.loss[at]}
-        name, (few, share) = max(
-            ((name, heaviest_units(amount)) for name, amount in amounts.items()),
-            key=lambda item: np.nan_to_num(item[1][1]),
-        )
-        if math.isnan(share):
-            return f"{losses.loss.shape[1]} units are too few to see outliers of {self.name}"
-        return (
-            f"{few} of {losses.loss.shape[1]} units carry {share:.0%} of the {name} of {self.name}: intervals of its "
-            f"scores, and of the size of a gap, may be too narrow"
-            if share > OUTLYING
-            else ""
-        )
+        """The few units of train and val that carry most of the target's spread, or of its errors, in words; or ""."""
+        return skew_of(self.data, str(self.chosen_tap), self.name) if self.chosen_tap else ""
 
     @property
     def outlier(self) -> str:
-        """The one test unit that carries most of the error at a tap that the answer rests on, in words; or "".
-
-        Of 20 units or more, since of squares of normal values one of 20 carries half in less than 1 % of draws (Cochran
-        1941). A feature that is nearly constant on train and not on that unit does it.
-        """
-        if self.data.attrs.get(attribute.LOSSES) != "squares" or self.data.sizes.get("unit", 0) < 2 * FEW:
-            return ""
-        for tap in dict.fromkeys((self.chosen_tap, self.best_tap, self.output_tap)):
-            if tap not in self.taps:
-                continue
-            losses = losses_of(self.data, "unit").at([self.taps.index(tap)])
-            share = losses.loss[0] / np.maximum(losses.loss[0].sum(axis=0), np.finfo(float).tiny)
-            share = share.reshape(len(share), -1).mean(axis=1)
-            worst = int(share.argmax())
-            if share[worst] > 0.5:
-                rest = replace(losses, **{each: np.delete(getattr(losses, each), worst, 1) for each in _SUMS})
-                return (
-                    f"one test unit, {self.data['unit'].values[worst]}, carries {share[worst]:.0%} of the error of "
-                    f"{self.name} at {tap}: {self.data.attrs['score_name']} is {format_number(losses.scores[0])} with "
-                    f"it and {format_number(rest.scores[0])} without"
-                )
-        return ""
+        """The one test unit that carries most of the error at a tap that the answer rests on, in words; or ""."""
+        rests_on = dict.fromkeys((self.chosen_tap, self.best_tap, self.output_tap))
+        return next((words for tap in rests_on if tap and (words := outlier_of(self.data, tap, self.name))), "")
 
     @property
     def token_samples(self) -> int:
