@@ -51,7 +51,7 @@ def blocks(page: Path) -> list[re.Match[str]]:
     return list(BLOCK.finditer(page.read_text(encoding="utf-8")))
 
 
-FIRST = "'wheel:efficientnet-lite0?size=160' \\\n  --data 'shapes?n=400&size=96'"
+FIRST = "'wheel:efficientnet-lite0?size=160' \\\n  --data 'shapes?n=400&size=96' --token-budget 0"
 """What README's first command runs."""
 MEASURE_PAGES = sorted(page for page in PAGES if page.parent.name == "measures")
 
