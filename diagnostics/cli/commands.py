@@ -8,7 +8,6 @@ The options of `run` are declared in `diagnostics.runs.options`.
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import importlib.resources
 import importlib.util
@@ -344,43 +343,35 @@ def selftest(
         raise typer.Exit(1)
 
 
-class Format(enum.StrEnum):
-    """A form in which `show` writes a run."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
-@command(RUNS, "diagnostics show runs/fracast-lorenz --format csv -o scores.csv")
+@command(RUNS, "diagnostics show runs/fracast-lorenz --csv -o scores.csv")
 def show(
     run: RunFolder,
     full: Annotated[bool, Option("Print all sentences and tables of the report.", names=("--full",))] = False,
     margin: Annotated[
         float | None, Option("Smallest hidden gap that matters, in place of the run's own.", "GAP")
     ] = None,
-    format: Annotated[
-        Format,
-        Option("table: what `run` prints at its end; csv: one row per score at a tap; json: what `run --json` prints."),
-    ] = Format.table,
+    csv: Annotated[bool, Option("Print one row per score at a tap instead of a table.", names=("--csv",))] = False,
+    json: Json = False,
     out: Annotated[Path | None, Option("Write to this file and print nothing.", "FILE", ("--out", "-o"))] = None,
 ) -> None:
     """Print a finished run again, or write its scores as a table for other programs.
 
-    The table has one row for each measure, target and tap, including those of controls.
+    The CSV has one row for each measure, target and tap, including those of controls; the JSON is what `run --json`
+    prints.
     """
     from diagnostics.report.terminal import print_page
     from diagnostics.report.writing import write_whole
 
+    if csv + json + full > 1:
+        raise DiagnosticsError("--full, --csv and --json are three forms of a run: give one of them.", code="bad-value")
     with working():
-        if format == Format.table:
-            write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
+        if csv:
+            table = diagnostics.open_run(run, margin).to_dataframe().to_csv(index=False)
+            write = functools.partial(print, table, end="")
+        elif json:
+            write = functools.partial(print_json, diagnostics.open_run(run, margin).to_json())
         else:
-            finished = diagnostics.open_run(run, margin)
-            if format == Format.csv:
-                write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
-            else:
-                write = functools.partial(print_json, finished.to_json())
+            write = functools.partial(print_page, page_of(run, margin), run / "report.html", full=full)
         if out is not None:
             text = io.StringIO()
             with contextlib.redirect_stdout(text):

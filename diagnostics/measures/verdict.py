@@ -62,7 +62,7 @@ def check_margin(margin: float | None) -> None:
 
 
 def units_needed(gap: Interval, units: int, margin: float) -> int | None:
-    """Test units that would tell a gap of the margin from none; None without a width.
+    """Test units that would tell a gap of the margin from none; None without a width, and beyond ten million.
 
     It follows from the width of the interval over `units`, which falls with the root of their number. Never from the
     gap itself, which would promise much where it is large by chance.
@@ -70,7 +70,8 @@ def units_needed(gap: Interval, units: int, margin: float) -> int | None:
     half = (gap.high - gap.low) / 2
     if not (math.isfinite(half) and margin > 0):
         return None
-    return math.ceil(units * (half / margin) ** 2)
+    needed = math.ceil(units * (half / margin) ** 2)
+    return needed if needed <= 10**7 else None
 
 
 def round_count(count: int) -> int:

@@ -48,15 +48,16 @@ def test_show_prints_the_brief_page_and_with_full_the_titles_and_provenance(whol
 
 def test_show_writes_csv_json_and_tables(whole: Path, tmp_path: Path) -> None:
     wanted = dx.open_run(whole).to_dataframe()
-    shown = pd.read_csv(io.StringIO(diagnose("show", whole, "--format", "csv").out), keep_default_na=False)
+    shown = pd.read_csv(io.StringIO(diagnose("show", whole, "--csv").out), keep_default_na=False)
     assert list(shown.columns) == list(wanted.columns)
     assert list(shown["tap"]) == list(wanted["tap"])
-    assert json.loads(diagnose("show", whole, "--format", "json").out) == dx.open_run(whole).to_json()
-    for name in ("csv", "json", "table"):
-        assert diagnose("show", whole, "--format", name, "-o", tmp_path / name) == (0, "", "")
+    assert json.loads(diagnose("show", whole, "--json").out) == dx.open_run(whole).to_json()
+    assert refused("show", whole, "--csv", "--json")
+    for name, form in (("csv", ["--csv"]), ("json", ["--json"]), ("table", [])):
+        assert diagnose("show", whole, *form, "-o", tmp_path / name) == (0, "", "")
         written = (tmp_path / name).read_bytes().decode()
-        assert written == diagnose("show", whole, "--format", name).out
-        sentence = refused("show", whole, "--format", name, "-o", tmp_path / "absent" / name)
+        assert written == diagnose("show", whole, *form).out
+        sentence = refused("show", whole, *form, "-o", tmp_path / "absent" / name)
         assert sentence.startswith(f"There is no folder {tmp_path / 'absent'} for {name}:")
     assert not (tmp_path / "absent").exists()
     assert not list(tmp_path.glob(".*"))

@@ -190,7 +190,7 @@ def test_a_later_call_adds_to_a_run_in_a_bucket(plain: Path, whole: str) -> None
 
 COMMANDS = {
     "show": "show RUN",
-    "show csv": "show RUN --format csv -o OUT/scores.csv",
+    "show csv": "show RUN --csv -o OUT/scores.csv",
     "report": "report RUN",
     "report there": "report RUN -o s3://bkt/reports/mine.html",
     "card": "card RUN",

@@ -47,7 +47,7 @@ def test_a_finished_run_is_read_without_torch(run: dx.Run, tmp_path: Path) -> No
         "finally: print(sorted({'torch', 'sklearn', 'timm', 'zarr'} & {*sys.modules}), file=sys.stderr)"
     )
     out = str(tmp_path / "card.md")
-    for command in (["card", "--out", out], ["show", "--format", "json"], ["runs"]):
+    for command in (["card", "--out", out], ["show", "--json"], ["runs"]):
         typed = [sys.executable, "-c", code, str(run.path), *command]
         done = subprocess.run(typed, capture_output=True, text=True, check=True)
         assert done.stderr == "[]\n", command

@@ -233,7 +233,7 @@ def test_an_output_that_cannot_be_read_is_no_candidate_and_is_said(pooled: dx.Ru
     assert "output -; undecided: the output has no value to compare with" in str(advice)
     printed = " ".join(diagnose("show", pooled.path).out.split())
     assert "The output has no score for height, so there is nothing to compare with." in printed
-    for command in (("show", pooled.path, "--full"), ("show", pooled.path, "--format", "json"), ("card", pooled.path)):
+    for command in (("show", pooled.path, "--full"), ("show", pooled.path, "--json"), ("card", pooled.path)):
         assert diagnose(*command).status == 0
     features = pooled.features(target="height", tokens=True)
     np.testing.assert_array_equal(features, pooled.features(height.chosen_tap, tokens=True))

@@ -162,6 +162,34 @@ def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
     assert low[1] < 0
 
 
+def test_one_test_unit_that_decides_a_score_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An input that is the same for all samples but one of test, to whom a reader says what it likes."""
+    encoder, _ = planted(1)
+    rng, n = np.random.default_rng(3), 300
+    values = rng.standard_normal((n, 6))
+    split = np.resize(np.array(["train", "train", "train", "val", "test"]), n)
+    truth = values[:, 0] + 0.3 * rng.standard_normal(n)
+    scores = {}
+    for name, far in (("far", 1e4), ("near", 0.0)):
+        values[:, 5] = 1e-3 * rng.standard_normal(n)
+        values[np.flatnonzero(split == "test")[7], 5] = far
+        series = np.repeat(values[:, None], 5, axis=1).astype(np.float32)
+        target = {"state": Target("state", truth)}
+        data = Dataset(name, "series", series, [f"s{i}" for i in range(n)], split, target)
+        result = dx.run(encoder, data, out=tmp_path / name, measures=["linear_probe"], controls=False)
+        scores[name] = result.profile("linear_probe/state")
+    assert scores["near"].cautions == []
+    (caution,) = (profile := scores["far"]).cautions
+    data = profile.data.sel(tap=profile.best_tap)
+    kept = data["unit"].values != f"s{5 * 7 + 4}"
+    without = 1 - data["loss"].values[kept].sum() / data["reference_loss"].values[kept].sum()
+    assert f"s{5 * 7 + 4}," in caution
+    assert f"at {profile.best_tap}: " in caution and f"and {without:.3f} without" in caution
+    assert profile.units_needed is None
+    print_page(run_page(dx.open_run(tmp_path / "far")), Path("report.html"))
+    assert f"Beware: {caution}." in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,13 +210,14 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     )
     result = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
     profile = result.profile("linear_probe/heavy")
-    (caution,) = profile.cautions
+    caution, of_test = profile.cautions
+    assert of_test == profile.outlier  # noise without a variance has its outlier there too
     # The splits are given, so that val decides; test is not looked at.
     loss = np.sort(profile.data["val_loss"].sel(tap=profile.chosen_tap).values)
     share = loss[-3:].sum() / loss.sum()
     assert caution.startswith(f"3 of 60 units carry {share:.0%} of the error of linear_probe/heavy")
     assert result.profile("linear_probe/normal").cautions == []
-    assert profile.to_json()["cautions"] == [caution]
+    assert profile.to_json()["cautions"] == [caution, of_test]
     print_page(run_page(result), Path("report.html"))
     brief = "Beware: a few units decide heavy, so intervals may be too narrow."
     assert brief in " ".join(capsys.readouterr().out.split())

@@ -258,7 +258,7 @@ def number(text: str) -> float:
 
 def screen(run: Path, *options: str) -> Screen:
     """The first screen of a finished run, at 120 columns."""
-    shown, plain = diagnose("show", run, *options), diagnose("show", run, "--format", "json", *options)
+    shown, plain = diagnose("show", run, *options), diagnose("show", run, "--json", *options)
     assert shown.status == plain.status == 0
     lines = shown.out.replace("\N{NO-BREAK SPACE}", " ").splitlines()
     rows: dict[str, Line] = {}

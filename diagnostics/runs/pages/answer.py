@@ -364,6 +364,7 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
         cautions.append(
             f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
+    cautions += [f"Beware: {p.outlier}." for p in profiles if p.outlier]
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(

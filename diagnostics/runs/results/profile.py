@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import xarray as xr
 
 from diagnostics.errors import join_names
 from diagnostics.measures import result as attribute
-from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, read_interval
+from diagnostics.measures.result import choosing_losses, choosing_score, is_probe, losses_of, read_interval
 from diagnostics.measures.statistics import OUTLYING, Interval, heaviest_units
 from diagnostics.measures.tap_choice import FEWEST
 from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_needed
@@ -39,6 +39,7 @@ FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
 LINEAR_SCORES = ("accuracy", "R2")
 """What the score of the linear probe is called."""
+_SUMS = ("loss", "reference")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -285,6 +286,31 @@ class Profile:
         )
 
     @property
+    def outlier(self) -> str:
+        """The one test unit that carries most of the error at a tap that the answer rests on, in words; or "".
+
+        Of 20 units or more, since of squares of normal values one of 20 carries half in less than 1 % of draws (Cochran
+        1941). A feature that is nearly constant on train and not on that unit does it.
+        """
+        if self.data.attrs.get(attribute.LOSSES) != "squares" or self.data.sizes.get("unit", 0) < 2 * FEW:
+            return ""
+        for tap in dict.fromkeys((self.chosen_tap, self.best_tap, self.output_tap)):
+            if tap not in self.taps:
+                continue
+            losses = losses_of(self.data, "unit").at([self.taps.index(tap)])
+            share = losses.loss[0] / np.maximum(losses.loss[0].sum(axis=0), np.finfo(float).tiny)
+            share = share.reshape(len(share), -1).mean(axis=1)
+            worst = int(share.argmax())
+            if share[worst] > 0.5:
+                rest = replace(losses, **{each: np.delete(getattr(losses, each), worst, 1) for each in _SUMS})
+                return (
+                    f"one test unit, {self.data['unit'].values[worst]}, carries {share[worst]:.0%} of the error of "
+                    f"{self.name} at {tap}: {self.data.attrs['score_name']} is {format_number(losses.scores[0])} with "
+                    f"it and {format_number(rest.scores[0])} without"
+                )
+        return ""
+
+    @property
     def token_samples(self) -> int:
         """The samples whose tokens a value rests on; of one that reads no tokens `FEW_WITH_TOKENS`."""
         return int(self.data.attrs.get("token_samples", FEW_WITH_TOKENS))
@@ -303,7 +329,7 @@ class Profile:
     @property
     def cautions(self) -> list[str]:
         """Reasons why a value or its interval is not to be believed, each in words."""
-        return [caution for caution in (self.few, self.skew, self.sparse) if caution]
+        return [caution for caution in (self.few, self.skew, self.outlier, self.sparse) if caution]
 
     def over(self, control: str) -> Interval | None:
         """By how much the chosen tap beats a control's chosen tap on test, paired over units.

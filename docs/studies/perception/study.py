@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import along
 import jinja2
 import numpy as np
 
@@ -279,6 +280,7 @@ def render(found: Mapping[str, Json], name: str = "index") -> str:
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above, controls=controls, fallen=fallen, spread=spread(found),
         least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(found), taught=taught(found), ends=ends,
+        along=along, followed=(followed := along.results()), outcomes=along.outcomes(followed),
         n_asked=next(iter(found.values()))["zeroshot"]["n"], recall_chance=next(iter(found.values()))["zeroshot"]["recall"]["chance"],
     )  # fmt: skip
     return page.rstrip() + "\n"
@@ -365,6 +367,7 @@ def main() -> None:
         found = results()
         draw(found, HERE / "profiles.svg")
         draw_contrast(found, HERE / "contrast.svg")
+        along.draw(along.results(), HERE / "along.svg")
         for name in ("index", "full"):
             (HERE / f"{name}.md").write_text(render(found, name))
 

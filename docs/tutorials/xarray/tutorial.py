@@ -64,5 +64,5 @@ print(table.columns.tolist())
 # The command line exports the same numbers:
 
 # %% language="bash"
-# diagnostics show run --format csv | cut -d, -f 2,6,8 | head -3
-# diagnostics show run --format json -o run.json
+# diagnostics show run --csv | cut -d, -f 2,6,8 | head -3
+# diagnostics show run --json -o run.json
