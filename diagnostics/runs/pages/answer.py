@@ -112,17 +112,20 @@ def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
 
 
 def _task_curve(profile: Profile) -> TaskCurve | None:
-    score = profile.data["score"].values
+    """The curve up to the output, which cannot hide what is computed from it."""
+    depth = profile.data["depth"].values
+    upto = depth <= profile.depth_of(profile.output_tap)
+    score = profile.data["score"].values[upto]
     floor, best = profile.floor, np.nanmax(score, initial=-np.inf)
-    # Where smaller is better, or nothing stands out of chance, there is no best tap to scale to.
-    if profile.verdict == Verdict.AT_CHANCE or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
+    # Where smaller is better, or nothing is shown to stand out of chance, there is no best tap to scale to.
+    if not profile.is_readable or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
         return None
-    taps = profile.taps
+    taps = [tap for tap, inside in zip(profile.taps, upto, strict=True) if inside]
     return TaskCurve(
         name=profile.label,
         family=profile.family,
         taps=taps,
-        depth=profile.data["depth"].values,
+        depth=depth[upto],
         score=score,
         share=(score - floor) / (best - floor),
         inside=np.isin(taps, profile.tap_set),
