@@ -48,7 +48,7 @@ class Cost:
     seconds_in_bf16: float = 0.0
     """Of an extraction on a GPU with `--compute bf16`, where that is worth saying; else 0."""
     measuring: str = ""
-    """The cost of measures that compare all samples in pairs, in a clause; empty where that is little."""
+    """The cost of measures that are slow on this many samples, in a clause; empty where that is little."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

@@ -18,6 +18,7 @@ from diagnostics.measures.probes.dense import mask_of_known
 from diagnostics.measures.probes.grounding import MOST_RANK
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.probes.protocol import FOLDS
+from diagnostics.measures.probes.questions import QuestionProbe
 from diagnostics.progress import Cost, duration
 from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import plan_taps
@@ -92,7 +93,7 @@ def cost_of(
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
         dense=_dense_clause(setup, passes),
-        measuring=_pairs_clause(setup, planned, read=1 + len(controls) + bool(setup.draws)),
+        measuring=_measuring_clause(setup, planned, read=1 + len(controls) + bool(setup.draws)),
     )
 
 
@@ -143,15 +144,24 @@ def _dense_clause(setup: Setup, passes: float) -> str:
     return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
 
 
-def _pairs_clause(setup: Setup, planned: Plan, read: int) -> str:
-    """The cost of knn probes of so many sets of activations and labels, in a clause; empty for less than `LONG`."""
+def _measuring_clause(setup: Setup, planned: Plan, read: int) -> str:
+    """The cost of slow probes of so many sets of activations and labels, in a clause; empty where none is `LONG`."""
     names, split = [measure.name for measure in setup.measures], setup.dataset.split
-    there = {name: target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable}
-    probes = sum(target.kind in KnnProbe.kinds for target in there.values()) if KnnProbe.name in names else 0
+    there = [target for name, target in setup.dataset.targets.items() if name not in setup.unprobeable]
     train, val, test = (int((split == part).sum()) for part in SPLITS)
-    features = len(planned.poolings) * sum(tap.features for tap in planned.taps)
-    seconds = read * probes * KnnProbe.seconds(train, val, test, features, whole=setup.choose_on == "fit")
-    return f"{KnnProbe.name} compares samples in pairs, about {duration(seconds)} of one core" if seconds > LONG else ""
+    features = sum(tap.features for tap in planned.taps)
+    pairs = KnnProbe.seconds(train, val, test, len(planned.poolings) * features, whole=setup.choose_on == "fit")
+    costs = {
+        f"{KnnProbe.name} compares samples in pairs": pairs
+        * sum(target.kind in KnnProbe.kinds for target in there)
+        * (KnnProbe.name in names),
+        f"{QuestionProbe.name} learns attention": sum(
+            QuestionProbe.seconds(target.values, split, features) for target in there if target.kind == "questions"
+        )
+        * (QuestionProbe.name in names),
+    }
+    long = {what: read * seconds for what, seconds in costs.items() if read * seconds > LONG}
+    return "; ".join(f"{what}, about {duration(seconds)} of one core" for what, seconds in long.items())
 
 
 def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, shuffled: bool) -> int:

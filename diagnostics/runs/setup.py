@@ -392,7 +392,9 @@ def targets_to_stream(setup: Setup) -> dict[str, Target]:
 
 
 MOST_DIRECTIONS = 64
-"""Of an embedding, those of largest variance, that are stored."""
+"""Of an embedding, those of largest variance over the texts of train, that are stored."""
+_NO_DIRECTION = 1e-6
+"""Of the largest standard deviation, below which rounding alone makes a direction."""
 QUESTIONS = "questions"
 """The target that is made of a dataset's questions."""
 
@@ -408,9 +410,9 @@ def with_questions(dataset: Dataset) -> Dataset:
     values, classes, texts = questions.pad_questions(asked, dataset.split)
     told = copy.copy(dataset)
     about = "answers to questions"
-    target = Target(
-        "questions", behind(values, texts, lambda some: count_words(some, MOST_WORDS)), about=about, classes=classes
-    )
+    fitted = fitted_texts(dataset, values)
+    embedded = count_words(texts, fitted, MOST_WORDS)
+    target = Target("questions", behind(values, embedded, fitted), about=about, classes=classes)
     told.targets = {**dataset.targets, QUESTIONS: target}
     return told
 
@@ -419,19 +421,24 @@ MOST_WORDS = 512
 """Words of questions that are counted, the most frequent ones."""
 
 
-def behind(
-    values: np.ndarray, texts: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray], text: int = questions.TEXT
-) -> np.ndarray:
-    """Values [sample, item, column] with the embedding of each item's text behind them, in at most `MOST_DIRECTIONS`.
+def fitted_texts(dataset: Dataset, values: np.ndarray, text: int = questions.TEXT) -> np.ndarray:
+    """The numbers of the texts of train, ascending, of values [sample, item, column] whose column `text` has them."""
+    numbers = values[np.asarray(dataset.split) == "train"][..., text]
+    return np.unique(numbers[numbers >= 0]).astype(int)
 
-    The column `text` has the text's number.
+
+def behind(values: np.ndarray, embedded: Any, fitted: np.ndarray, text: int = questions.TEXT) -> np.ndarray:
+    """Values [sample, item, column] with the embedding of each item's text behind them.
+
+    embedded: [text, feature], of which at most `MOST_DIRECTIONS` are kept, by the texts of the numbers `fitted` alone.
     """
-    embedded = np.asarray(embed(list(texts)), dtype=np.float64)
-    embedded = embedded - embedded.mean(axis=0)
-    directions = svd(torch.from_numpy(embedded))[2].numpy()[:MOST_DIRECTIONS]
+    away = np.asarray(embedded, dtype=np.float64)
+    away = away - away[fitted].sum(axis=0) / max(len(fitted), 1)
+    _, sizes, directions = (each.numpy() for each in svd(torch.from_numpy(away[fitted])))
+    directions = directions[:MOST_DIRECTIONS][sizes[:MOST_DIRECTIONS] > _NO_DIRECTION * sizes.max(initial=0)]
     placed = np.full((*values.shape[:2], len(directions)), np.nan)
     known = values[..., text] >= 0
-    placed[known] = (embedded @ directions.T)[values[..., text][known].astype(int)]
+    placed[known] = (away @ directions.T)[values[..., text][known].astype(int)]
     return np.concatenate([values, placed], axis=2)
 
 
@@ -456,11 +463,19 @@ def embed_phrases(dataset: Dataset, name: str) -> Dataset:
         )
     for key, target in told.targets.items():
         if target.kind == "phrases":
-            values = behind(target.values, target.classes, encoder.transform, CLASS)
+            bare, fitted = target.values, fitted_texts(dataset, target.values, CLASS)
+            values = behind(bare, encoder.transform(list(target.classes)), fitted, CLASS)
             values[:, 0, AREA + 1 :] = 0
         else:
             bare, _, texts = questions.pad_questions(dataset.questions, dataset.split)
-            values = behind(bare, texts, encoder.transform)
+            fitted = fitted_texts(dataset, bare)
+            values = behind(bare, encoder.transform(list(texts)), fitted)
+        if values.shape[2] == bare.shape[2] and len(fitted) > 1:
+            raise DiagnosticsError(
+                f"{name} embeds all {len(fitted)} texts of {key} in train alike, so that it tells none from another: "
+                f"give --text-encoder one that knows their language.",
+                code="no-effect",
+            )
         told.targets[key] = dataclasses.replace(target, values=values, about=f"{target.about}{EMBEDDED_BY}{name}")
     told.targets = dataset.targets | told.targets
     identity = f"{dataset.fingerprint} phrases by {sorted(encoder.identity.items())}"

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from diagnostics.activations.contract import shuffle
 from diagnostics.datasets.boxes import ASIDE, CLASS, CROWD, crop_boxes, pad_boxes
 from diagnostics.measures.apply import measure_all, with_intervals
-from diagnostics.measures.probes.average_precision import AREAS, Curves, Found, match, summary
+from diagnostics.measures.probes.average_precision import AREAS, Curves, Found, Matches, match, precision_draws, summary
 from diagnostics.measures.probes.detection import DetectionProbe, assign
 from tests.support.boxes import SIDE, Tokens, box_target, box_tokens, random_boxes
 
@@ -195,6 +195,21 @@ def test_ends_of_an_interval_of_average_precision_are_average_precisions(planted
     assert result["low"].values[0] == 0
     assert (result["low"] >= 0).all()
     assert (result["high"] <= 1).all()
+
+
+@pytest.mark.parametrize("units", [4, 40])
+def test_where_no_box_is_right_the_interval_says_how_little_is_known(units: int) -> None:
+    wrong = [Matches(np.ones(1), np.zeros(1, int), *np.zeros((2, 1, 2, 1), np.uint8), np.array([[1]]))] * units
+    drawn = precision_draws([Curves(wrong), Curves(wrong), None], np.arange(units).astype(str))
+    np.testing.assert_array_equal(drawn[:, 0], [0, 0, np.nan])
+    low, high = np.quantile(drawn[:2, 1:], [0.025, 0.975], axis=1)
+    assert low.tolist() == [0, 0]
+    # That none of so many units has one is as likely.
+    np.testing.assert_allclose((1 - high) ** units, 0.025, rtol=0.05)
+    # Nor is it known that two such taps are alike.
+    low, high = np.quantile(drawn[0, 1:] - drawn[1, 1:], [0.025, 0.975])
+    assert low < -1 / units
+    assert high > 1 / units
 
 
 def test_shuffled_boxes_are_found_by_chance(boxes: np.ndarray, planted: xr.Dataset) -> None:

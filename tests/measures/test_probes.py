@@ -103,6 +103,20 @@ def test_moments_add_up_and_give_the_error_elsewhere():
         _ = one + Moments(x[1], y[1])
 
 
+def test_sums_that_rounding_made_indefinite_are_solved_as_their_path():
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(200, 3)), 4, axis=1)  # each feature four times
+    y = x[:, :1] + rng.normal(size=(200, 1))
+    moments = gathered(x, y)
+    exact = RidgePath.from_moments(moments)
+    off = rng.normal(size=(12, 12)) * 2e-3
+    moments.xx += off + off.T
+    assert np.linalg.eigvalsh(moments.xx).min() < -200 * 1e-5
+    weights = RidgeFits.from_moments(moments, [1e-5]).weights[0]
+    np.testing.assert_allclose(weights, RidgePath.from_moments(moments).weights(1e-5), atol=1e-9)
+    np.testing.assert_allclose(x @ weights, x @ exact.weights(1e-5), atol=0.01)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.001, 1000), st.floats(-1e4, 1e4))
 def test_ridge_does_not_depend_on_scale_and_shift_of_features(seed, scale, shift):

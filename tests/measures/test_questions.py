@@ -10,11 +10,11 @@ import pytest
 from diagnostics import Dataset, Question, Target
 from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.datasets.dataset import split_groups, unprobeable_targets
-from diagnostics.datasets.questions import ANSWER, KIND, pad_questions
+from diagnostics.datasets.questions import ANSWER, KIND, TEXT, pad_questions
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.questions import QuestionProbe, average
-from diagnostics.runs.setup import behind, with_questions
+from diagnostics.runs.setup import MOST_WORDS, behind, with_questions
 from tests.support.boxes import Tokens
 from tests.support.refusals import refusal
 
@@ -54,7 +54,8 @@ def tokens_of(colours: np.ndarray) -> dict[str, np.ndarray]:
 
 def target_of(asked: list[list[Question]], split: list[str]) -> StoredTarget:
     values, classes, texts = pad_questions(asked, split)
-    values = behind(values, texts, lambda some: np.array([["top" in text, "bottom" in text] for text in some], float))
+    embedded = np.array([["top" in text, "bottom" in text] for text in texts], float)
+    values = behind(values, embedded, np.arange(len(texts)))
     return StoredTarget("questions", "questions", values, classes=classes)
 
 
@@ -114,6 +115,27 @@ def test_wordings_are_held_back_for_test_and_take_turns_elsewhere() -> None:
     assert values.shape == (4, 1, 3)
     assert np.isnan(values[3]).all()
     assert [classes[int(values[0, 0, column])] for column in (KIND, ANSWER)] == ["a", "x"]
+
+
+def test_the_wordings_of_test_change_nothing_that_is_fitted() -> None:
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    split = ["train", "train", "val", "val", "test", "test"]
+
+    def embedded(word: str) -> np.ndarray:
+        # More words of test's than are counted.
+        held_back = " ".join(f"{word}{i}" for i in range(MOST_WORDS)), f"{word}0 {word}1 which is a"
+        asked = [
+            [Question(name, answer, (f"which is {name}?",), held_back) for name in "ab"]
+            for answer in ("x", "y", "x", "y", "x", "y")
+        ]
+        values = with_questions(Dataset("asked", "image", images, list("uvwxyz"), split, {}, questions=asked))
+        return np.asarray(values.targets["questions"].values[..., TEXT + 1 :])
+
+    one, two = embedded("lorem"), embedded("the")
+    np.testing.assert_allclose(one, two, atol=1e-12)
+    # The one direction in which train's texts differ, and test's that has no word of theirs at its origin.
+    assert one.shape == (6, 2, 1)
+    assert one[0, 0] == pytest.approx(-one[0, 1])
 
 
 def test_cells_are_means_of_the_tokens_that_they_cover() -> None:

@@ -16,9 +16,7 @@ from diagnostics.runs.results.profile import Profile
 TAPS = ["embed", "blocks.0", "norm"]
 
 
-def profile(
-    name: str, family: str, score: list[float], chance: float = 0.0, better: str = "yes", width: float = 0.1
-) -> Profile:
+def profile(name: str, family: str, score: list[float], chance: float = 0.0, better: str = "yes") -> Profile:
     """A probe whose best tap is the second, with the first not shown to be worse; a fourth tap comes after the output."""
     values = np.array([*score, 1.0])
     loss = np.tile((1 - values)[:, None], (1, 4))
@@ -26,7 +24,7 @@ def profile(
         {
             "loss": (("tap", "unit"), loss),
             "reference_loss": (("tap", "unit"), np.ones_like(loss)),
-            **{key: ("tap", values + off) for key, off in (("score", 0), ("low", -width), ("high", width))},
+            **{key: ("tap", values + off) for key, off in (("score", 0), ("low", -0.1), ("high", 0.1))},
             "val_score": ("tap", values),
         },
         coords={"tap": [*TAPS, "head"], "depth": ("tap", [0.0, 0.5, 1.0, 2.0]), "unit": list("abcd")},
@@ -65,7 +63,7 @@ def test_each_task_is_scaled_from_chance_to_its_best_tap() -> None:
         [profile("other", "semantic", [0.1, 0.5, 0.2])],
         [profile("error", "spatial", [0.1, 0.5, 0.2], better="no")],
         [profile("nothing", "spatial", [-0.1, -0.2, -0.2])],
-        [profile("perhaps", "spatial", [0.1, 0.5, 0.2], width=0.6)],
+        [profile("cannot tell", "spatial", [-0.2, 0.05, -0.1])],
     ],
 )
 def test_one_family_alone_has_no_such_figure(others: list[Profile]) -> None:

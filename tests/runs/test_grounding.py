@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import Dataset, Run, Target
+from diagnostics.datasets.boxes import CLASS
 from diagnostics.plugin import pad_phrases
 from diagnostics.runs.setup import embed_phrases
 from tests.support.refusals import refusal
@@ -111,8 +113,27 @@ def test_a_text_encoder_embeds_phrases_and_is_named(texts: str, tmp_path: Path) 
         measure(tmp_path / "run")
 
 
-def test_what_embeds_no_phrases_is_refused(texts: str) -> None:
+def test_the_texts_of_test_change_nothing_that_is_fitted(texts: str) -> None:
+    data, others = coloured(), coloured()
+    phrases = others.targets["phrases"]
+    boxes, test = phrases.values.copy(), others.split == "test"
+    boxes[test, 1:, CLASS] += len(phrases.classes)
+    names = (*phrases.classes, *(f"{of.upper()}, WHICH ZEBRAS SEEK" for of in phrases.classes))
+    others.targets = {"phrases": dataclasses.replace(phrases, values=boxes, classes=names)}
+    one, two = (embed_phrases(each, texts).targets["phrases"].values for each in (data, others))
+    np.testing.assert_allclose(one[~test], two[~test], atol=1e-12)
+    assert not np.array_equal(one[test], two[test], equal_nan=True)
+
+
+def test_what_embeds_no_phrases_is_refused(texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with refusal("no-effect", "phrases"):
         embed_phrases(dx.build("dataset", "digits?n=20"), texts)
     with refusal("other-modality", "image"):
         embed_phrases(coloured(), "objectives:shapes-jepa")
+    # As a tokenizer does with a language that it does not know.
+    data = coloured()
+    values, names = pad_phrases([[(name * 40, (0, 0, 9, 9))] for name in "aa" * 15 + "bb" * 15], [(SIDE, SIDE)] * N)
+    monkeypatch.setattr(dx.TorchEncoder, "transform", lambda encoder, some: np.ones((len(some), 4)))
+    data.targets = {"phrases": Target("phrases", values, classes=names)}
+    with refusal("no-effect", "2 texts"):
+        embed_phrases(data, texts)

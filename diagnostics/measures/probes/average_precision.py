@@ -209,6 +209,9 @@ def precision_draws(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.
     It is too high from few images, since each precision is the largest from there on, and higher still in resamples,
     which hold fewer of them. So resamples are moved by twice what they are too high by in the mean: about the value less
     its bias, as far as resampling tells it, as in the basic bootstrap.
+
+    Where no box is right no resample has one, however few the units are. There the score is drawn as the share of units
+    that have one may be by the data, whose upper end is 1 - .025^(1 / units): nearly 3.7 / units, as in the rule of three.
     """
 
     def score(times: np.ndarray) -> np.ndarray:
@@ -217,6 +220,12 @@ def precision_draws(curves: Sequence[Curves | None], unit_of: np.ndarray) -> np.
     drawn = score_draws(score, unit_of)
     known = np.isfinite(drawn).any(axis=1)
     drawn[known, 1:] -= 2 * (np.nanmean(drawn[known, 1:], axis=1, keepdims=True) - drawn[known, :1])
+    units, count = len(set(unit_of)), drawn.shape[1] - 1
+    for i, each in enumerate(curves):
+        if each is not None and np.isfinite(drawn[i, 0]) and not len(each.curve):
+            # Otherwise ordered at each tap, since it is not known that two of them are alike.
+            left = np.random.default_rng([i, len(each.image)]).permutation((np.arange(count) + 0.5) / count)
+            drawn[i, 1:] = np.where(left < 0.5, 1 - left ** (1 / units), 0.0)
     return drawn
 
 

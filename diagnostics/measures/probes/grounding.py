@@ -57,10 +57,13 @@ _SMALL = 1e-6
 """Of the largest standard deviation, below which a direction is none."""
 
 
-def count_words(texts: Sequence[str], most: int | None = None) -> np.ndarray:
-    """Counts of each (of the `most` frequent) words in each text, over their Euclidean length: float64 [text, word]."""
+def count_words(texts: Sequence[str], fitted: np.ndarray, most: int | None = None) -> np.ndarray:
+    """Counts of words in each text, over their Euclidean length: float64 [text, word].
+
+    Those count that texts of the numbers `fitted` have, of these the `most` frequent.
+    """
     said = [re.findall(r"\w+", text.lower()) for text in texts]
-    often = Counter(word for words in sorted(said) for word in words).most_common(most)
+    often = Counter(word for words in sorted(said[i] for i in fitted) for word in words).most_common(most)
     number = {word: i for i, word in enumerate(sorted(word for word, _ in often))}
     counts = np.zeros((len(texts), len(number)))
     for row, words in zip(counts, said, strict=True):
@@ -121,7 +124,7 @@ class PhraseRows(BoxRows):
                 f"Target {target.name} has one and the same phrase in all train samples: use more samples.",
                 code="too-few",
             )
-        counted = count_words(target.classes)
+        counted = count_words(target.classes, np.flatnonzero(of_train))
         embedded, text_encoder = counted, WORDS
         if boxes.shape[2] > AREA + 1:
             # A text has one embedding, wherever it stands.

@@ -328,6 +328,20 @@ def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.nd
     return mean_x, mean_y, scale, covariance * scale * scale[:, None], towards
 
 
+def solve_shifted(products: np.ndarray, shift: float, towards: np.ndarray) -> np.ndarray:
+    """Weights w [feature, target] of (products + shift) w = towards, of products [feature, feature] of rows.
+
+    Sums in float32 may have made them indefinite: what is negative of them then counts as 0, as in `RidgePath`.
+    """
+    system, wanted = torch.from_numpy(products + shift * np.eye(len(products))), torch.from_numpy(towards)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    # No pivot is below the least eigenvalue, which is that of the shift or more.
+    if not failed and bool((factor.diagonal() ** 2 > shift / 2).all()):
+        return np.asarray(torch.cholesky_solve(wanted, factor))
+    eigenvalues, v = eigh(torch.from_numpy(products))
+    return np.asarray(v @ ((v.mT @ wanted) / (eigenvalues.clamp(min=0.0) + shift)[:, None]))
+
+
 @dataclass(frozen=True, repr=False)
 class RidgeFits(ShortRepr):
     """`RidgePath` at a few penalties alone, from a Cholesky factor each.
@@ -343,9 +357,7 @@ class RidgeFits(ShortRepr):
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
         mean_x, mean_y, scale, squares, towards = standardise_moments(moments)
-        unit = np.eye(len(squares))
-        factors = (cholesky(torch.from_numpy(squares + moments.n * penalty * unit)) for penalty in penalties)
-        weights = [torch.cholesky_solve(torch.from_numpy(towards), factor).numpy() for factor in factors]
+        weights = [solve_shifted(squares, moments.n * penalty, towards) for penalty in penalties]
         return cls(mean_x, mean_y, scale[:, None] * np.stack(weights))
 
     def predict(self, x: np.ndarray) -> np.ndarray:

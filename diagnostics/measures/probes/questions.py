@@ -223,6 +223,18 @@ class QuestionProbe(Probe):
         Case("the same without tokens", 1 / 3, OWN, lambda: _accuracy("test", blank=True), 0.15),
     )  # fmt: skip
 
+    @staticmethod
+    def seconds(values: np.ndarray, split: np.ndarray, features: int) -> float:
+        """Seconds that one core takes for taps of so many `features`, about, from a target's values and their split.
+
+        As measured in float32: those of training, which grow with what is learned a feature.
+        """
+        asked = there(values)
+        train, val = (int(asked[split == part].sum()) for part in ("train", "val"))
+        answers = min(len(np.unique(values[split == "train"][..., ANSWER][asked[split == "train"]])), MOST_ANSWERS)
+        trained = len(SETTINGS) * train + 0.5 * (train + val)
+        return 1e-9 * EPOCHS * trained * features * (70 + 0.6 * (values.shape[2] - TEXT) + 1.6 * answers)
+
     def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> dict[str, Any]:
         if activations.token_samples < len(activations.ids):
             cells = torch.from_numpy(activations.read_blocks(Cells.name, tap.name))

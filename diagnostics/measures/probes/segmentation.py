@@ -12,10 +12,10 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, refuse_values
-from diagnostics.measures.arrays import cholesky, token_samples
+from diagnostics.measures.arrays import token_samples
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import DenseProbe, DenseRows, Judged, Sums, TokenChoice, TokenMap, TokenRead
-from diagnostics.measures.probes.least_squares import PENALTIES, Moments, standardise_moments
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, solve_shifted, standardise_moments
 from diagnostics.measures.probes.softmax import FINAL, LOGISTIC_PENALTIES, Classifiers, LogisticFits, LogisticRows
 from diagnostics.measures.threads import one_thread
 from diagnostics.vocabulary import SPLITS
@@ -299,8 +299,7 @@ class Classes(Sums):
         # `towards` are the sums of standardised features over each class's tokens.
         means = np.divide(towards, counts, out=np.zeros_like(towards), where=there)
         within = squares - (means * counts) @ means.T
-        shrunk = within / moments.n + penalty * np.eye(len(within))
-        weights = torch.cholesky_solve(torch.from_numpy(means), cholesky(torch.from_numpy(shrunk))).numpy()
+        weights = solve_shifted(within / moments.n, penalty, means)
         shares = np.log(np.where(there, counts, 1) / moments.n)
         powers = np.array(self.variants["prior_power"])
         bias = np.where(there, powers[:, None] * shares - (means * weights).sum(axis=0) / 2, -np.inf)

@@ -104,7 +104,7 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
 def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
     """All tasks over depth, each scaled to its best tap, from probes by the name of their encoder.
 
-    No encoder where they are of one family, or none has a tap above chance.
+    No task that is not shown to be readable, and no encoder where they are of one family.
     """
     found = {name: tuple(filter(None, map(_task_curve, profiles))) for name, profiles in encoders.items()}
     families = {curve.family for curves in found.values() for curve in curves}
@@ -117,7 +117,7 @@ def _task_curve(profile: Profile) -> TaskCurve | None:
     upto = depth <= profile.depth_of(profile.output_tap)
     score = profile.data["score"].values[upto]
     floor, best = profile.floor, np.nanmax(score, initial=-np.inf)
-    # Where smaller is better, or nothing is shown to stand out of chance, there is no best tap to scale to.
+    # Where smaller is better, or nothing is shown to be read, there is nothing to scale to: noise would fill the axis.
     if not profile.is_readable or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
         return None
     taps = [tap for tap, inside in zip(profile.taps, upto, strict=True) if inside]

@@ -41,8 +41,8 @@ LEVEL = 0.05
 
 
 def trainings() -> Iterator[tuple[str, int]]:
-    """Row and seed, the first seed of each row first."""
-    return ((row, seed) for seed in range(ASKED["seeds"]) for row in ASKED["rows"])
+    """Row and seed of each, in the order in which they are made."""
+    return ((row, seed) for row in ASKED["rows"] for seed in range(ASKED["seeds"]))
 
 
 def recipe_of(row: str) -> dict[str, Any]:

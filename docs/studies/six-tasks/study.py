@@ -328,8 +328,17 @@ def places() -> dict[str, str]:
         f"{encoder}.{verdict}": str(sum(one.verdict == verdict for each in found.values() for one in each if one.encoder == encoder))
         for encoder in STUDY["encoders"] for verdict in (SHOWN, EXCLUDED, UNDECIDED)
     }  # fmt: skip
+    hidden = [
+        one for name, each in found.items() for one in each if name.startswith("the output hides") and not one.why
+    ]
+    gaps = [one.value for one in hidden if one.encoder in ("dinov2", "lite0")]
+    fresh = [one for each in found.values() for one in each if one.encoder == "fresh" and not one.why]
     return {
-        **named, **by_encoder, "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
+        **named, **by_encoder, "largest gap": f"{max(gaps, default=math.nan):.2f}",
+        "both": str(sum(each[0].verdict == each[1].verdict == SHOWN for each in found.values())),
+        "fresh.values": str(len(fresh)), "fresh.away": str(sum(one.interval[0] > 0 or one.interval[1] < 0 for one in fresh)),
+        "fresh.gap": f"{max((one.interval[1] for one in hidden if one.encoder == 'fresh'), default=math.nan):.2f}",
+        "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
         "profiles": profile_table(), "missing": missing(), "n_missing": str(missing().count("- ")), "cells": str(len(cells())),
         "runs": str(len(rows)), "minutes": f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f}",

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diagnostics import Dataset
+from diagnostics import Dataset, open_run
 from diagnostics.datasets.boxes import ASIDE
 from diagnostics.specs import build
 from tests.support.coco_folder import write
+from tests.support.commands import diagnose
 from tests.support.refusals import refusal
 
 
@@ -147,3 +148,14 @@ def test_a_folder_without_annotations_or_with_other_sets_is_refused(written: tup
     (tmp_path / "annotations" / "instances_val2017.json").write_text("[" * 200_000)
     with refusal("unreadable", "instances_val2017.json"):
         coco(tmp_path)
+
+
+def test_the_suite_reads_a_folder_from_the_command_line(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="pycocotools (extra images) is not installed")
+    write(tmp_path / "coco", 40, sets=("train2017",))
+    code = "from tests.support.tiny import tiny_image_encoder\n\ndef build():\n    return tiny_image_encoder(side=48)\n"
+    (tmp_path / "tiny.py").write_text(code)
+    asked = ("--measures", "perception", "--no-controls", "--trust-code", "-o", tmp_path / "run", "--json")
+    done = diagnose("run", f"{tmp_path}/tiny.py:build", "--data", f"coco:{tmp_path}/coco", *asked)
+    assert done.status == 0, done.err
+    assert [profile.name for profile in open_run(tmp_path / "run").profiles()] == ["detection_probe/boxes"]
