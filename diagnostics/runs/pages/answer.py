@@ -367,7 +367,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
         cautions.append(
             f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
-    cautions += [f"Beware: {p.outlier}." for p in profiles if p.outlier]
+    # Other probes of a target are thrown off by the same unit.
+    cautions += [f"Beware: {p.outlier}." for p in first_probes(profiles).values() if p.outlier]
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(

@@ -39,7 +39,6 @@ FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
 LINEAR_SCORES = ("accuracy", "R2")
 """What the score of the linear probe is called."""
-_SUMS = ("loss", "reference")
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -302,7 +301,8 @@ class Profile:
             share = share.reshape(len(share), -1).mean(axis=1)
             worst = int(share.argmax())
             if share[worst] > 0.5:
-                rest = replace(losses, **{each: np.delete(getattr(losses, each), worst, 1) for each in _SUMS})
+                loss, reference = (np.delete(each, worst, 1) for each in (losses.loss, losses.reference))
+                rest = replace(losses, loss=loss, reference=reference)
                 return (
                     f"one test unit, {self.data['unit'].values[worst]}, carries {share[worst]:.0%} of the error of "
                     f"{self.name} at {tap}: {self.data.attrs['score_name']} is {format_number(losses.scores[0])} with "
