@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def lint(session: nox.Session) -> None:
     session.run(f"{BIN}/ruff", "check")
     session.run(f"{BIN}/ruff", "format", "--check")
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
-    session.run(f"{BIN}/ruff", "format", "--check", "--line-length", "76", *map(str, pages))
+    session.run(f"{BIN}/ruff", "format", "--check", "--line-length", "76", *map(str, pages), log=False)
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins")))
     session.run(f"{BIN}/lint-imports", "--no-cache", "--no-logo", env={"PYTHONPATH": paths})
     session.run(sys.executable, "tests/support/sentences.py")
@@ -156,7 +157,7 @@ def kernels(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The docs, built into `site/`: nothing may be broken, and the reference is compared with the signatures."""
     session.run(f"{BIN}/zensical", "build", "--strict", "--clean")
-    session.run(f"{BIN}/pytest", "-q", "tests/test_site.py")
+    session.run(f"{BIN}/pytest", "-q", "tests/test_site.py", env={"BUILT_SITE": f"{ROOT}/site"})
 
 
 @nox.session
@@ -193,7 +194,7 @@ def wheel(session: nox.Session) -> None:
             *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*")),
         ]
         session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env, log=False)
-        session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", env=env)
+        session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", *marked("smoke", "weights"), env=env)
         session.chdir(ROOT)
 
 
@@ -207,6 +208,12 @@ def compare_files(session: nox.Session, built: Path) -> None:
     if held != wanted:
         session.error(f"The wheel lacks {sorted(wanted - held)} and holds {sorted(held - wanted)} beside.")
     session.log(f"{built.name}, {built.stat().st_size} bytes, holds the {len(held)} files under version control")
+
+
+def marked(*names: str) -> list[str]:
+    """The test files that name one of these marks: most of a session for a few tests would be collecting the others."""
+    named = re.compile(rf"\bmark\.({'|'.join(names)})\b")
+    return [file for file in versioned("tests") if named.search((ROOT / file).read_text(errors="ignore"))]
 
 
 def versioned(*paths: str) -> list[str]:

@@ -1,7 +1,5 @@
 """Features of a tap as a scikit-learn transformer, for pipelines and searches."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from pathlib import PurePath

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing.spawn
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,27 @@ settings.load_profile("settled")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A `python` that has imported torch before it starts (`tests.support.warm`)."""
     yield from warm.begin(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture
+def warm_processes(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The processes that runs, executors and `multiprocessing` start begin as `warm_python` does."""
+    monkeypatch.setattr(sys, "executable", str(warm_python))
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(str(warm_python))
+    yield
+    multiprocessing.set_executable(before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while tests are collected, which makes none and many objects, and never at these afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,14 +1,11 @@
 """Every script of `benchmarks/` ends without error at its smallest size.
 
-Each runs as `python benchmarks/SCRIPT --smallest` does, but in a copy of one process that has imported what they share, which is
-most of what they would take.
+Each runs as `python benchmarks/SCRIPT --smallest` does, but by `warm_python`: imports are most of what they would take.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import resource
 import runpy
 import subprocess
 import sys
@@ -27,54 +24,32 @@ MOST = 30
 machine a third as fast."""
 
 
-def run_script(script: str, folder: str, log: str) -> None:
-    """In a process of its own: as if Python had been given the script."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
-    os.chdir(folder)
-    path = BENCHMARKS / script
-    sys.argv = [str(path), "--smallest", *ASKED.get(script, [])]
-    sys.path.insert(0, str(path if path.is_dir() else path.parent))
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    finally:
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        Path(f"{log}.seconds").write_text(str(sum(each.ru_utime + each.ru_stime for each in used)))
-
-
-@pytest.fixture(scope="module")
-def context() -> multiprocessing.context.ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch._dynamo",
-            "timm",
-            "open_clip",
-            "xarray",
-            "sklearn.linear_model",
-            "diagnostics.cli.main",
-            "diagnostics.runs.job",
-        ]
-    )
-    return context
+TIMED = """
+import resource, runpy, sys
+from pathlib import Path
+seconds, path, *_ = sys.argv = sys.argv[1:]
+del sys.argv[0]
+sys.path.insert(0, path if Path(path).is_dir() else str(Path(path).parent))
+try:
+    runpy.run_path(path, run_name="__main__")
+finally:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    Path(seconds).write_text(str(sum(each.ru_utime + each.ru_stime for each in used)))
+"""
+"""As if Python had been given the script; writes the CPU seconds that it took."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [*SCRIPTS, "coverage"])
-def test_a_script_ends_at_its_smallest_size(
-    script: str, context: multiprocessing.context.ForkServerContext, tmp_path: Path
-) -> None:
+def test_a_script_ends_at_its_smallest_size(script: str, warm_python: Path, tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    log = tmp_path / "log"
-    process = context.Process(target=run_script, args=(script, str(tmp_path), str(log)))
-    process.start()
-    process.join(300)
-    assert process.exitcode == 0, log.read_text()[-3000:]
-    seconds = float(Path(f"{log}.seconds").read_text())
-    print(f"{script}: {seconds:.1f} CPU-s")
-    assert seconds < MOST
+    seconds = tmp_path / "seconds"
+    command = [warm_python, "-c", TIMED, seconds, BENCHMARKS / script, "--smallest", *ASKED.get(script, [])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    taken = float(seconds.read_text())
+    print(f"{script}: {taken:.1f} CPU-s")
+    assert taken < MOST
 
 
 ON_A_GPU = """

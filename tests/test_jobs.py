@@ -181,8 +181,7 @@ def test_an_option_of_run_is_added_as_contributing_says(tmp_path: Path) -> None:
     python("docs/cli.py")
     written_page = (tmp_path / "docs/reference/cli.md").read_text(encoding="utf-8")
     assert "### `--note TEXT`\n\nA note that is kept with this call.\n" in written_page
-    signature = "tests/test_jobs.py::test_run_has_the_parameters_of_its_request"
-    python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(ROOT / signature))
+    python("-c", "from tests import test_jobs; test_jobs.test_run_has_the_parameters_of_its_request()")
 
 
 @NEEDS_DOCS

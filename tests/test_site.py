@@ -6,6 +6,7 @@ import ast
 import functools
 import http.server
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -34,7 +35,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built in a folder of its own: zensical writes beside its configuration."""
+    """The site: as `nox -s docs` has just built it, or built in a folder of its own, since zensical writes beside its configuration."""
+    if built := os.environ.get("BUILT_SITE"):
+        return Path(built)
     for package in ("zensical", "mkdocstrings"):
         pytest.importorskip(package, reason="the group `docs` is not installed; CI builds the docs with it")
     folder = tmp_path_factory.mktemp("docs")

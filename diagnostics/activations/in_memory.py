@@ -1,7 +1,5 @@
 """Activations that stay in memory, for measures alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

@@ -8,8 +8,6 @@ those of others, its record last. A part that two launches did is the same to th
 kind of device and kernel.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

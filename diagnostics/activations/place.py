@@ -1,7 +1,5 @@
 """The place where a run or a file lies: a path of a local disk, or the address of an object store."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path, PurePath, PurePosixPath
 

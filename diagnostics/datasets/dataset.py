@@ -4,8 +4,6 @@ Splits are completed where only some are given, and drawn over groups where ther
 The option `log` of every dataset reads targets as their logarithm.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import hashlib

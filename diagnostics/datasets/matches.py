@@ -1,7 +1,5 @@
 """Matches between two views of each sample: the same point in both, any number a sample in one array."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

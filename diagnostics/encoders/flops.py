@@ -1,7 +1,5 @@
 """The cost of a pass over an encoder's example, up to each of its taps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

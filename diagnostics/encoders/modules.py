@@ -4,8 +4,6 @@ Its device and precision, contexts that restore the module as it was, tensors of
 grid tokens.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import threading

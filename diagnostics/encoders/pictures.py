@@ -3,8 +3,6 @@
 The shorter side, antialiased, cut in the middle.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import Any

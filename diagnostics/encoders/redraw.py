@@ -4,8 +4,6 @@ Those lie beside a module's parameters and saved buffers, and are found by what 
 each pass makes a tensor of is not seen: it cannot be told from a constant.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Mapping

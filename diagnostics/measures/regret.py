@@ -5,8 +5,6 @@ and encoders asks for other tasks; its variance counts each task and each encode
 what the samples of a task have in common at every tap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -8,8 +8,6 @@ largest gap wherever the upper end of that tap's own gap is (an intersection-uni
 Of two taps alone nothing else makes it err on the wide side, so there each end is also Student's.
 """
 
-from __future__ import annotations
-
 import math
 from enum import StrEnum
 

@@ -5,8 +5,6 @@ space that must not break is a no-break space here and a space on the screen: se
 still tell taps apart.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

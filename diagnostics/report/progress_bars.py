@@ -5,8 +5,6 @@ The cost of the job is shown too.
 A notebook is found without importing IPython, and its progress is plain HTML that needs no widgets.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Renders a page in a terminal in its brief form, at any width, without truncation."""
 
-from __future__ import annotations
-
 from pathlib import PurePath
 
 from rich.console import Console

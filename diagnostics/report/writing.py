@@ -1,7 +1,5 @@
 """Text files for other programs, written whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Cost of a run, reckoned before its first byte and before a later pass: bytes, seconds, and what they are of."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace

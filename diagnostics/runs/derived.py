@@ -6,8 +6,6 @@ A run stores what a probe lost on test and the penalty (or number of neighbours)
 They follow from the activations, which are there, by the `fit` of the measure.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

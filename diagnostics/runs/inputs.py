@@ -1,7 +1,5 @@
 """Encoder and dataset as a caller gives them: names, objects, bare torch modules, arrays, tables, other datasets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial

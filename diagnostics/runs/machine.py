@@ -1,7 +1,5 @@
 """Cores and memory that this process may use, by its affinity, its cgroups and what is free."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

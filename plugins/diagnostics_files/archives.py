@@ -4,8 +4,6 @@ Each archive has an index beside it, `a.tar.index`: which samples there are and 
 once, and mapped rather than read: processes share it, and a start reads no header.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io

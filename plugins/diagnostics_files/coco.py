@@ -1,7 +1,5 @@
 """Images with boxes, and perhaps captions, in COCO's format (cocodataset.org/#format-data)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

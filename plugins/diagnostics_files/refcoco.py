@@ -1,7 +1,5 @@
 """Images with phrases and the boxes of what they name: RefCOCO, RefCOCO+ and RefCOCOg, as JSON."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits, pad_phrases

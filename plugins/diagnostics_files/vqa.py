@@ -1,7 +1,5 @@
 """Images with questions and their answers: VQA v2's two files a set of images, or TextVQA's one."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Captioners of clips: any model of transformers that turns images or videos, with a text, into text."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

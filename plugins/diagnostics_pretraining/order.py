@@ -1,7 +1,5 @@
 """Pairs that a step trains on: the order of an epoch, and what takes the place of pairs that cannot be read."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

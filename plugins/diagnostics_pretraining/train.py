@@ -1,7 +1,5 @@
 """`diagnostics train pe`: from what was asked for to a pair of trained encoders in their folder."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

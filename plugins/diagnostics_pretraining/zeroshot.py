@@ -1,7 +1,5 @@
 """A pair of towers on a dataset: which samples and texts are compared, and what comes of it."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """The names by which transformers calls what stands at a tower's last taps."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

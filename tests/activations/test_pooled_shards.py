@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -353,10 +352,12 @@ for budget in (0, 6200):
 
 
 @pytest.mark.slow
-def test_killed_at_any_file_operation_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
+def test_killed_at_any_file_operation_and_resumed_equals_undisturbed_to_the_bit(
+    tmp_path: Path, warm_python: Path
+) -> None:
     """SIGKILL before the k-th time that a file of the run is opened, renamed or removed, for k from the first to the last."""
     code = KILLED.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path), first=0, step=61)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([warm_python, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     assert sum(status == "-9" for status, _ in lines) > 12

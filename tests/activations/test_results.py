@@ -272,14 +272,15 @@ def test_a_run_has_few_files_of_results(path: Path) -> None:
 
 def test_show_and_runs_start_nothing_heavy(path: Path) -> None:
     dx.open_run(path).report()
-    for command in (["show", str(path)], ["show", str(path), "--full"], ["runs", str(path)]):
-        code = (
-            "import sys; from diagnostics.cli.main import app\n"
-            f"try: app({command!r})\n"
-            "finally: print({'torch', 'zarr', 'xarray', 'pandas', 'sklearn', 'plotly', 'jinja2'} & {*sys.modules})"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.endswith("\nset()\n"), done.stdout[-200:]
+    code = (
+        "import sys; from diagnostics.cli.main import app\n"
+        f"for command in (['show', {str(path)!r}], ['show', {str(path)!r}, '--full'], ['runs', {str(path)!r}]):\n"
+        "    try: app(command)\n"
+        "    except SystemExit as left: assert not left.code, command\n"
+        "    print({'torch', 'zarr', 'xarray', 'pandas', 'sklearn', 'plotly', 'jinja2'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("\nset()\n") == 3, done.stdout[-200:]
 
 
 @pytest.mark.parametrize("width", [60, 80])

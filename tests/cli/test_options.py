@@ -100,7 +100,7 @@ def test_a_file_that_is_not_there_is_refused(mine: Path) -> None:
     assert "absent.toml cannot be read (No such file" in refused("run", "--config", mine / "absent.toml")
 
 
-def test_quiet_leaves_the_result_alone_and_verbose_says_each_step(mine: Path) -> None:
+def test_quiet_leaves_the_result_alone_and_verbose_says_each_step(mine: Path, warm_python: Path) -> None:
     run = "run mine.py:warning --data mine.py:data --measures rankme --no-controls"
     assert "Both --quiet and --verbose are given" in refused(*run.split(), "-q", "-v")
     code = f"""import sys
@@ -113,7 +113,7 @@ for name in sys.argv[1:]:
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, "-q", "--workers 0", "-v"],
+        [warm_python, "-c", code, "-q", "--workers 0", "-v"],
         capture_output=True,
         text=True,
         env=environment,

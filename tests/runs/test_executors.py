@@ -39,6 +39,7 @@ OPTIONS: dict[str, Any] = {
     "watch": dx.silent,
     "batch_size": 16,
 }
+ALONE = OPTIONS | {"controls": False}
 
 
 def found(run: dx.Run) -> dict[str, Any]:
@@ -58,14 +59,19 @@ def plain(names: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> d
     return found(dx.run(*names, out=tmp_path_factory.mktemp("plain") / "run", **OPTIONS))
 
 
+@pytest.fixture(scope="module")
+def alone(names: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return found(dx.run(*names, out=tmp_path_factory.mktemp("alone") / "run", **ALONE))
+
+
 @contextmanager
-def processes(folder: Path) -> Generator[Submits]:
+def processes(folder: Path, python: Path) -> Generator[Submits]:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
         yield executor
 
 
 @contextmanager
-def dask(folder: Path) -> Generator[Submits]:
+def dask(folder: Path, python: Path) -> Generator[Submits]:
     distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
     with (
         distributed.LocalCluster(2, processes=True, threads_per_worker=1, dashboard_address=None) as cluster,
@@ -75,8 +81,9 @@ def dask(folder: Path) -> Generator[Submits]:
 
 
 @contextmanager
-def submitit(folder: Path) -> Generator[Submits]:
-    executor = pytest.importorskip("submitit", reason="the extra `slurm` is not installed").LocalExecutor(folder)
+def submitit(folder: Path, python: Path) -> Generator[Submits]:
+    engine = pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    executor = engine.LocalExecutor(folder, python=str(python))
     executor.update_parameters(timeout_min=5)
     yield executor
 
@@ -84,15 +91,23 @@ def submitit(folder: Path) -> Generator[Submits]:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [processes, dask, submitit])
 def test_an_executor_gives_the_numbers_of_one_process(
-    engine: Any, names: tuple[str, str], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Any,
+    names: tuple[str, str],
+    plain: dict[str, Any],
+    warm_python: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.setattr(workers, "WORTH", 0.0)
     options = dict[str, Any]()
     if engine is submitit:
-        # Each of its tasks is a process of its own, which imports everything.
+        # Each of its tasks is a process of its own; it knows them by their numbers, so that only what they start is warm.
         names, options = (names[0], names[1].replace(":data", ":few")), {"controls": False, "measures": "rankme"}
         plain = found(dx.run(*names, out=tmp_path / "plain", **OPTIONS | options))
-    with engine(tmp_path / "engine") as executor:
+    else:
+        request.getfixturevalue("warm_processes")
+    with engine(tmp_path / "engine", warm_python) as executor:
         run = dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS | options)
     assert found(run) == plain
     assert run.store.shared and not run.store.missing_parts
@@ -120,7 +135,7 @@ class Posts:
 
 @pytest.mark.parametrize("lost", ["", "find_packed"])
 def test_what_takes_long_is_measured_by_the_executor_and_what_it_loses_here(
-    lost: str, names: tuple[str, str], plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: str, names: tuple[str, str], alone: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "WORTH", 0.0)
     found_here, find = list[str](), workers.Task.find
@@ -132,13 +147,13 @@ def test_what_takes_long_is_measured_by_the_executor_and_what_it_loses_here(
 
     executor = Posts(lost)
     monkeypatch.setattr(workers.Task, "find", watched)
-    assert found(dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS)) == plain
+    assert found(dx.run(*names, out=tmp_path / "run", executor=executor, **ALONE)) == alone
     assert "extract_part" in executor.sent and "find_packed" in executor.sent
     assert bool(in_post) is not bool(lost) and not found_here
 
 
 def test_a_process_that_opened_another_run_at_the_place_finds_nothing(names: tuple[str, str], tmp_path: Path) -> None:
-    run = dx.run(*names, out=tmp_path / "run", **OPTIONS | {"controls": False})
+    run = dx.run(*names, out=tmp_path / "run", **ALONE)
     source = workers.Source(run.path, {}, False, "0" * 32)
     task = workers.Task(run.store.taps[0].name, (("rankme", ""),))
     assert workers.find_packed(source, task) == []
@@ -175,13 +190,13 @@ class Here:
 
 
 def test_one_task_a_part_and_only_for_what_is_missing(
-    names: tuple[str, str], plain: dict[str, Any], tmp_path: Path
+    names: tuple[str, str], alone: dict[str, Any], tmp_path: Path
 ) -> None:
     with refusal("process-ended"):
-        dx.run(*names, out=tmp_path / "run", executor=Here(failing=4), **OPTIONS)
+        dx.run(*names, out=tmp_path / "run", executor=Here(failing=4), **ALONE)
     assert Store(tmp_path / "run").missing_parts == [3, 4, 5, 6, 7, 8]
     executor = Here()
-    assert found(dx.run(*names, out=tmp_path / "run", executor=executor, **OPTIONS)) == plain
+    assert found(dx.run(*names, out=tmp_path / "run", executor=executor, **ALONE)) == alone
     assert executor.launches == [f"{part}/9" for part in range(4, 10)]
 
 

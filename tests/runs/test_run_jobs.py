@@ -58,7 +58,7 @@ def values(run: dx.Run) -> dict[str, xr.Dataset]:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def started(warm_processes: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The processes that runs start, with the keys of what each found."""
     every = list[Any]()
 

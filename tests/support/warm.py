@@ -3,15 +3,18 @@
 That is torch above all: an import takes longer than most of what tests let a process do.
 
 `warm_python` is the path of it. It takes `-c CODE`, `-m MODULE` or a file, with arguments, as Python does, in the current folder and
-environment. Not for tests of what is imported, of signals, or of memory. This file is also the server that the copies are made by.
+environment, and whatever descriptors it is given; `warm_processes` has also those processes begin so that a run starts. Not for tests
+of what is imported, of signals, or of memory. This file is also the server that the copies are made by.
 """
 
 from __future__ import annotations
 
 import array
 import atexit
+import fcntl
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -36,13 +39,23 @@ PRELOADED = (
     "diagnostics.cli.main",
     "diagnostics.runs.job",
     "diagnostics.runs.comparison",
+    "diagnostics.runs.processes.workers",
 )
+FLAGS = ("-B", "-P", "-u")
+"""Of Python's own, what says nothing to a process that has begun already."""
 CLIENT = """#!{python} -SE
 import array, json, os, socket, sys
+def is_handed(number):
+    try:
+        return os.get_inheritable(number)
+    except OSError:
+        return False
+# The three streams, and what was handed over beyond them: Python's own descriptors are not inherited.
+numbers = [number for number in map(int, os.listdir("/proc/self/fd")) if is_handed(number)]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-    server.sendmsg([len(asked).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+    asked = json.dumps([numbers, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+    server.sendmsg([len(asked).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", numbers))])
     server.sendall(asked)
     status = int(server.recv(16) or 1)
 if status < 0:
@@ -94,7 +107,7 @@ def serve(address: str) -> None:
 
 def watch(connection: socket.socket) -> None:
     """Lets a copy do what is asked for, and says how it ended; it ends with whoever asked."""
-    size, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    size, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(32 * array.array("i").itemsize))
     streams = array.array("i", ancillary[0][2]).tolist()
     asked = b""
     while len(asked) < int.from_bytes(size, "big"):
@@ -115,10 +128,16 @@ def watch(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def perform(streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> int:
+def perform(
+    streams: list[int], numbers: list[int], arguments: list[str], folder: str, environment: dict[str, str]
+) -> int:
     """As if Python had been started so, to the end; the status."""
     atexit._clear()
-    for number, stream in enumerate(streams):
+    # First out of the way: one may have the number that another is to get.
+    apart = [fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, 1 + max(*streams, *numbers)) for stream in streams]
+    for stream in streams:
+        os.close(stream)
+    for number, stream in zip(numbers, apart, strict=True):
         os.dup2(stream, number)
         os.close(stream)
     sys.stdin, sys.stdout, sys.stderr = (open(number, "w" if number else "r") for number in range(3))  # noqa: SIM115  (for good)
@@ -146,7 +165,7 @@ def perform(streams: list[int], arguments: list[str], folder: str, environment: 
 
 def run(arguments: list[str]) -> None:
     """Code, a module or a file, with the arguments behind it, as Python takes them."""
-    how, *rest = arguments
+    how, *rest = itertools.dropwhile(FLAGS.__contains__, arguments)
     if how == "-m":
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -155,7 +174,7 @@ def run(arguments: list[str]) -> None:
         sys.path.insert(0, "")
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.argv = arguments
+        sys.argv = [how, *rest]
         sys.path.insert(0, str(Path(how).parent))
         runpy.run_path(how, run_name="__main__")
 

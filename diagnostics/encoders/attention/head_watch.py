@@ -1,7 +1,5 @@
 """The attention of each head in one pass of a model, while it trains: how sharp it is, and its largest logit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ torch knows four for `scaled_dot_product_attention`; which of them takes a call 
 mask, the width of a head and whether gradients are wanted.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence

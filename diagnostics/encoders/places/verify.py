@@ -9,8 +9,6 @@ as another order of the tokens that do. Where neither is seen (a trunk without r
 everything) the grid is reported as not verified.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ tensors. The small text files that a skeleton needs (`Encoder.files`: a checkpoi
 tokenizer) travel in the metadata.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import functools

@@ -35,6 +35,7 @@ from diagnostics.measures.locality.blocks import (
     lag_sums,
     places,
     product_type,
+    readable_taps,
     rook_pairs,
     sample_blocks,
     scalar,
@@ -130,10 +131,7 @@ class SampleMean(Measure):
         values = np.full((n, len(activations.taps)), np.nan)
         line = np.full(len(activations.taps), np.nan)
         reasons: list[tuple[str, str]] = []
-        for t, tap in enumerate(activations.taps):
-            if reason := lacks_axes(tap.grid) or self.lacks(tap.grid):
-                reasons.append((tap.name, reason))
-                continue
+        for t, tap in readable_taps(activations.taps, lambda grid: lacks_axes(grid) or self.lacks(grid), reasons):
             line[t] = self.of_no_order(tap.grid.shape)
             values[:, t] = self.find_at(activations, target, tap, seed)
             if lost := int(np.isnan(values[:, t]).sum()):

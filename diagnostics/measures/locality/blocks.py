@@ -7,14 +7,14 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.encoders.taps import Grid
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, gram, rounding
 
@@ -195,6 +195,22 @@ def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
 def lacks_axes(grid: Grid) -> str:
     """The sentence on a grid with too many axes for measures of tokens; "" where it has not."""
     return "a grid of more than three axes" if len(grid.shape) > 3 else ""
+
+
+def lacks_places(grid: Grid) -> str:
+    """The sentence on a grid without two places to compare, or with too many axes; "" where it has neither."""
+    return "one token" if grid.tokens < 2 else lacks_axes(grid)
+
+
+def readable_taps(
+    taps: Sequence[Tap], lacks: Callable[[Grid], str], reasons: list[tuple[str, str]]
+) -> Iterator[tuple[int, Tap]]:
+    """The taps with their numbers, but for those whose grid lacks something, which is added to the reasons."""
+    for t, tap in enumerate(taps):
+        if lacking := lacks(tap.grid):
+            reasons.append((tap.name, lacking))
+        else:
+            yield t, tap
 
 
 def scalar(values: Tensor, single: bool) -> float | np.ndarray:

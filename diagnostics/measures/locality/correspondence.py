@@ -1,7 +1,5 @@
 """Correspondence: where a point of one view of a sample finds itself in another, by tokens alone; nothing is fitted."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ Distance and entropy of their attention, how much of it goes to global tokens, a
 Attention gathers by how much one key gets of a row, how large logits become, and how much a few keys get of all rows.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import abstractmethod

@@ -33,8 +33,9 @@ from diagnostics.measures.locality.blocks import (
     MOST_SAMPLES,
     directions,
     extents,
-    lacks_axes,
+    lacks_places,
     places,
+    readable_taps,
     rook_pairs,
     sample_blocks,
 )
@@ -218,10 +219,7 @@ class OutlierTokenShare(Measure):
         )
         numbers = {name: np.full(len(taps), np.nan) for name in (*kinds, "place", "place_share")}
         reasons: list[tuple[str, str]] = []
-        for t, tap in enumerate(taps):
-            if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
-                reasons.append((tap.name, reason))
-                continue
+        for t, tap in readable_taps(taps, lacks_places, reasons):
             outliers = self.find_at(activations, target, tap, seed)
             for name in kinds:
                 numbers[name][t] = getattr(outliers, name)
@@ -484,10 +482,7 @@ class Position(Measure):
         kinds = ("val_score", "penalty", "error", "error_of_mean", "line_shuffled")
         numbers = {name: np.full(len(taps), np.nan) for name in kinds}
         reasons: list[tuple[str, str]] = []
-        for t, tap in enumerate(taps):
-            if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
-                reasons.append((tap.name, reason))
-                continue
+        for t, tap in readable_taps(taps, lacks_places, reasons):
             readout, shuffled = self.find_at(activations, target, tap, seed)
             for whole, part in ((loss, readout.loss), (reference, readout.reference)):
                 # Axes that this grid lacks have nothing to predict and nothing lost.

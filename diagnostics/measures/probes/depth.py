@@ -1,7 +1,5 @@
 """Scores of predicted depth (Eigen et al. 2014, 1406.2283), and their known answers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

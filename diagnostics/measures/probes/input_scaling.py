@@ -4,8 +4,6 @@ Preprocessing that scales each number alike is undone by what it makes of a blac
 encoder has to say what its mean and std are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ probe of features whose dot products are a Gaussian kernel's. Their scales, and 
 (the landmarks), come from rows that are handed over; draws come from a seed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """LogME: how probable a linear model of a target is, without a split that judges."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import xarray as xr

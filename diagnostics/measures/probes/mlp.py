@@ -1,7 +1,5 @@
 """A second nonlinear reader beside the kernel: networks with one hidden layer, stopped early, over several seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any

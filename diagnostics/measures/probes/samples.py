@@ -1,7 +1,5 @@
 """Probes that predict a class or a value of each sample: the way from activations to a readout that they share."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

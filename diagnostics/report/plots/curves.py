@@ -1,7 +1,5 @@
 """Curves of several encoders on one axis of relative depth."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from html import escape

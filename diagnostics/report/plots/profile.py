@@ -1,7 +1,5 @@
 """The figures of a run: score by tap, which tap holds which target, and their signs for a legend that they share."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape

@@ -4,8 +4,6 @@ A converted notebook, a PDF or a page without plotly.js shows it. It knows what 
 heat maps, their legends and annotations).
 """
 
-from __future__ import annotations
-
 import html
 import io
 import re

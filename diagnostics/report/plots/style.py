@@ -1,7 +1,5 @@
 """The style shared by all figures, panels of figures side by side under one legend, and their embedding in a page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """All tasks of an encoder over depth in one figure, each scaled to its best tap; of several encoders side by side."""
 
-from __future__ import annotations
-
 from html import escape
 from typing import Any, get_args
 

@@ -1,7 +1,5 @@
 """Compares runs in every way that their measures allow, after checking that they are comparable."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations

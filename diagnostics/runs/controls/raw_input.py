@@ -355,9 +355,12 @@ class RawKernel(SampleEncoder):
         self.output_tap = self.taps[0].name
 
     def _patches(self, name: str, images: Tensor) -> PatchFeatures:
-        if self.cells and name.startswith("cells"):
-            return PatchFeatures(images, self.cells, 1, self.seed)
-        return PatchFeatures(images, QUADRANTS, max(1, images.shape[-1] // PLACES), self.seed)
+        cells, stride = (
+            (self.cells, 1)
+            if self.cells and name.startswith("cells")
+            else (QUADRANTS, max(1, images.shape[-1] // PLACES))
+        )
+        return PatchFeatures(images, cells, stride, self.seed)
 
     @property
     def identity(self) -> Mapping[str, str]:

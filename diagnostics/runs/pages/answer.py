@@ -1,7 +1,5 @@
 """The answer of a run, which comes first: a row a target with the layer to use, and how sure it is, in sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 

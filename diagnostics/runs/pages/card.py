@@ -3,8 +3,6 @@
 It is Markdown with a picture, that begins with `model-index` metadata.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """One page over any number of runs: encoders by targets, and a table of all that readers sort, search and narrow."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

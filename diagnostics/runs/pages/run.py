@@ -1,7 +1,5 @@
 """The page of a run: what its taps hold, what its output hides, what its controls reach, all figures and captions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

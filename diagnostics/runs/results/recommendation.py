@@ -1,7 +1,5 @@
 """The tap to use for a target, how sure that is, and what a kernel reads of the target: `Run.recommend`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ They show how much scores, gaps and the choice of a tap depend on the one draw o
 over the data is not repeated. Draws share their samples, so their spread is no interval.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

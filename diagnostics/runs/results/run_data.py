@@ -3,8 +3,6 @@
 Nothing is drawn, read anew or written here, and nothing computed that needs torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from functools import cached_property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -36,12 +34,7 @@ def photographs() -> list[np.ndarray]:
     return [datasets.load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
 
 
-def test_importing_the_plugin_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, diagnostics_perception.plugin; print([m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_the_plugin_offers_its_schemes() -> None:
     assert {scheme: entry.make for scheme, entry in encoders().items()} == {"pe:": build, "pe-video:": build_video}
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -526,15 +524,6 @@ def test_a_name_of_two_words_is_a_command_of_a_group(monkeypatch: pytest.MonkeyP
     ):
         assert CliRunner().invoke(cli.app, words).stdout.strip() == message
     assert "grow one, grow two" in " ".join(CliRunner().invoke(cli.app, ["--help"]).stdout.split())
-
-
-def test_the_plugin_costs_nothing_until_it_is_used() -> None:
-    script = (
-        "import sys; import diagnostics_training.plugin as p; p.encoders(); p.commands();"
-        "print([m for m in ('torch', 'numpy', 'timm') if m in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
 
 
 def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def test_a_pickle_is_refused_and_tensors_are_taken(copied: Path) -> None:
     assert not mark.exists()
 
 
-def test_an_encoder_needs_no_timm(vit: Path) -> None:
+def test_an_encoder_needs_no_timm(vit: Path, warm_python: Path) -> None:
     code = "import sys; sys.modules['timm'] = None; from diagnostics_transformers.plugin import build; "
     code += "print(build(sys.argv[1]).output_tap)"
-    done = subprocess.run([sys.executable, "-c", code, str(vit)], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm_python, "-c", code, str(vit)], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == build(str(vit)).output_tap, done.stderr
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,13 +72,6 @@ def efficientnet() -> Any:
 def _photograph(name: str) -> np.ndarray:
     data = pytest.importorskip("skimage.data")
     return getattr(data, name)()
-
-
-def test_importing_the_plugin_imports_nothing_heavy() -> None:
-    heavy = ("torch", "numpy", "transformers", "timm", "onnx", "safetensors")
-    code = f"import sys, diagnostics_wheels.plugin; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_dinov2_gives_at_every_tap_what_onnxruntime_computes(dinov2: Any) -> None:
