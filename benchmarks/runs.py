@@ -1,11 +1,13 @@
 """Whole runs against bare forward passes in the same process: the README's main job, and a ViT-S on scenes with dense targets.
 
 A bare pass prepares all samples and computes the output, and keeps nothing. A run with controls passes the encoder and two copies
-with other weights, so the main job is held against three. One thread, so CPU time is what a quiet machine takes at least.
+with other weights, so the main job is held against three. One thread, so CPU time is what a quiet machine takes at least. `main`: the main job
+alone; `vit`: the ViT-S alone.
 """
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch.utils.data import default_collate
 import diagnostics as dx
 from diagnostics.encoders.encoder import Encoder
 
-from _common import SMALLEST, cpu, finish, verdict
+from _common import ARGUMENTS, SMALLEST, cpu, finish, verdict
 
 BATCH = 16
 SERIES = "lorenz?n=40" if SMALLEST else "lorenz"
@@ -44,16 +46,18 @@ def whole(encoder: str, data: str, controls: bool) -> float:
 
 def main() -> None:
     verdicts = []
-    for name, encoder, data, cases in (
-        ("main job", "fracast", SERIES, ((True, 3, 1.3),)),
-        ("ViT-S", VIT, SCENES, ((False, 1, 2.5), (True, 1, 5.5))),
-    ):
+    jobs = {
+        "main": ("main job", "fracast", SERIES, ((True, 3, 1.3),)),
+        "vit": ("ViT-S", VIT, SCENES, ((False, 1, 2.5), (True, 1, 5.5))),
+    }
+    for name, encoder, data, cases in [jobs[key] for key in ARGUMENTS or jobs]:
         built, samples = dx.build("encoder", encoder), dx.build("dataset", data)
         for controls, passes, goal in cases:
             before, run, after = bare(built, samples), whole(encoder, data, controls), bare(built, samples)
             one = (before + after) / 2
             what = f"{name}, {'with' if controls else 'no'} controls"
-            print(f"{what}: {run:.1f} CPU-s; a bare pass {before:.1f} and {after:.1f}", flush=True)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"{what}: {run:.1f} CPU-s; a bare pass {before:.1f} and {after:.1f}; up to {peak:.0f} MB", flush=True)
             passed = f"{passes} bare pass{'es' if passes > 1 else ''}"
             verdicts.append(verdict(f"{what}, to {passed}", run / (passes * one), goal))
     finish(*verdicts)

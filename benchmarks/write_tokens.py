@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
-from diagnostics.activations.extract import ShardBuffers, create
+from diagnostics.activations.batches import ShardBuffers
+from diagnostics.activations.extract import create
 from diagnostics.activations.folder import Folder
 from diagnostics.activations.plan import Plan
 

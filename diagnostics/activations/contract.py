@@ -154,6 +154,8 @@ class Observation(ABC):
     samples: ClassVar[int] = 64
     block: ClassVar[int] = 0
     """Samples that are recorded and stored together, so that memory does not grow with their number; 0: all."""
+    in_pass: ClassVar[bool] = False
+    """True if `observe` makes one pass of what encoders prepare, in which activations are read too."""
 
     def values_at(self, tap: Tap) -> int:
         """Number of values of a sample at a tap, where they are so many that the cost of a run tells them."""

@@ -8,19 +8,19 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from diagnostics.activations.batches import Along, Passed, SampleError, ShardBuffers, capture_rows
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.folder import Folder, StrangeFileError, reading, writing
 from diagnostics.activations.metadata import NAME, WHOLE, Contents, Sealing, TargetFacts
+from diagnostics.activations.observe import InPass
 from diagnostics.activations.parts import Share, mixture, refuse_mixture, seal_part
 from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Plan, Step, row_order
@@ -35,7 +35,6 @@ from diagnostics.activations.prepare import (
     refuse_other_identity,
 )
 from diagnostics.activations.run_files import CONTROLS, beside, remove
-from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import FORMAT, SHARED, TOKENS_REMOVED, Store, is_run
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
@@ -45,8 +44,6 @@ from diagnostics.errors import DiagnosticsError, StorageError, explaining, join_
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import Compute
 
-Along = Callable[[Any, np.ndarray, Tap, Tensor], None]
-"""Takes in a batch, its rows, and the tokens of a tap [row, token, feature]."""
 Deal = Callable[[Plan, Sequence[np.ndarray], bool], "Generator[Passed]"]
 """Gives what several processes give of batches of positions, in that order, while it is left open; the last says
 whether all their tokens are wanted."""
@@ -58,44 +55,6 @@ MOST_HELD = 2**28
 """Bytes of tokens of a first batch that are held until there is a store; of more it passes once more."""
 LONGEST_SEAL = 86_400
 """Seconds after which a file in the making on a shared path is that of a dead launch."""
-
-
-class ShardBuffers:
-    """The activations of one step in memory, filled batch by batch; the same memory serves every step.
-
-    `batch` is the largest number of rows of a step that keeps no tokens.
-    """
-
-    def __init__(self, plan: Plan, batch: int) -> None:
-        self.rows = 0
-        most = max(batch, plan.shard) if plan.token_samples else batch
-        self.tokens = {
-            tap.name: {kind: ShardBuffer(layout) for kind, layout in plan.layouts(tap).items() if kind != "pooled"}
-            for tap in plan.taps
-        }
-        shapes = {tap.name: (most, len(plan.poolings), tap.features) for tap in plan.taps}
-        pinned = torch.cuda.is_initialized()
-        self._pooled = {tap: torch.empty(shape, pin_memory=pinned) for tap, shape in shapes.items()}
-
-    @property
-    def pooled(self) -> dict[str, np.ndarray]:
-        """The pooled values of each tap [row, pooling, feature]."""
-        return {tap: values[: self.rows].numpy() for tap, values in self._pooled.items()}
-
-    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
-        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
-        self.tokens[tap.name]["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
-        if tap.grid.prefix:
-            self.tokens[tap.name]["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray:
-        """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
-        buffers = self.tokens[tap.name].values()
-        return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in buffers], axis=1)
-
-    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
-        """A batch's pooled values [row, pooling, feature] behind the rows that are there, from a GPU a moment later."""
-        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled, non_blocking=True)
 
 
 def create(
@@ -213,6 +172,7 @@ def extract(
     along: Callable[[Store], Along | None] | None = None,
     share: Share | None = None,
     deal: Deal | None = None,
+    in_pass: InPass | None = None,
 ) -> Store:
     """The store at a place; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
@@ -223,9 +183,10 @@ def extract(
     a new or a shared store, and may give what takes in the tokens of all samples that pass. `compute`: what passes
     compute in here, which is the caller's to see to. With a `share`, a launch's parts of a shared run are extracted,
     and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
-    `deal` has other processes pass all batches but the first. Without `with_tokens` no tokens are written, nor missed
-    where they were removed. With `fresh` a run that holds other activations, or that cannot be read, is not refused:
-    the store is made `beside` it. `about` is added to the attributes of a new store.
+    `deal` has other processes pass all batches but the first. `in_pass` records an observation of what passes. Without
+    `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
+    activations, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
+    attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
@@ -336,8 +297,10 @@ def extract(
             for step, positions, batch in batches:
                 if isinstance(batch, Passed):
                     batch.put(kept_plan, buffers, also)
+                    if in_pass is not None:
+                        in_pass.take(positions, batch.observed)
                 else:
-                    capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also)
+                    capture_rows(encoder, batch, positions, kept_plan, dataset, buffers, also=also, in_pass=in_pass)
                 seconds = (time.perf_counter() - started) / len(positions)
                 dense = dense_targets(encoder, dataset, plan.taps) if store is None else {}
                 if not announced:
@@ -370,7 +333,7 @@ def extract(
     except DiagnosticsError as error:
         # A store that cannot be continued is removed; whole steps stay where the same command may succeed later.
         alone = created is not None and share is None and isinstance(folder, Folder)
-        if alone and (isinstance(error, _SampleError) or not kept):
+        if alone and (isinstance(error, SampleError) or not kept):
             remove(folder)
         raise
     assert store is not None
@@ -392,10 +355,6 @@ def seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, positions:
                 batch, [tap.name for tap in plan.taps], lambda tap, tokens: pool(tap, tokens, plan.poolings).cpu()
             )
     return (time.perf_counter() - started) / len(positions)
-
-
-class _SampleError(DiagnosticsError):
-    """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
 def refuse_other_folder(folder: Place) -> None:
@@ -443,129 +402,6 @@ def _join(store: Store, share: Share, about: Mapping[str, Any], with_tokens: boo
                 code="other-run",
             )
     store.work = share.work(store.folder)
-
-
-def capture_rows(
-    encoder: Encoder,
-    batch: Any,
-    positions: np.ndarray,
-    plan: Plan,
-    dataset: Dataset,
-    buffers: Any,
-    also: Along | None = None,
-) -> None:
-    """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires.
-
-    `buffers` take in what `ShardBuffers` do.
-    """
-    with_tokens = positions[0] < plan.token_samples
-
-    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
-        if len(tokens) != len(positions):
-            raise DiagnosticsError(
-                f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples: "
-                "what its module folds into the batch must become tokens or features.",
-                code="bad-tap",
-            )
-        if with_tokens:
-            buffers.put_tokens(tap, tokens)
-        valid = encoder.valid(batch, tap)
-        if valid is not None:
-            valid = valid.to(tokens.device)
-            empty = ~valid.any(dim=1)
-            if empty.any():
-                raise DiagnosticsError(
-                    f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that "
-                    f"stands for data: it is empty or too short, leave it out.",
-                    code="no-tokens",
-                )
-            gaps = ~valid.all(dim=1)
-            if with_tokens and gaps.any():
-                # A store has no mask, so every measure over tokens would take them for data.
-                raise _SampleError(
-                    f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that "
-                    f"represent no data (gaps or padding): keep pooled activations alone, with --token-budget 0.",
-                    code="no-tokens",
-                )
-        pooled = pool(tap, tokens, plan.poolings, valid)
-        # The mean over grid tokens is not finite when any of them is not, so it stands for all.
-        finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
-        # At once: what stays between the activations of a pass keeps their memory from being used again.
-        buffers.put_pooled(tap, pooled)
-        if also is not None:
-            also(batch, positions, tap, tokens)
-        return finite
-
-    ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
-    with explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"):
-        finite_by_tap = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    # On a GPU the answer also waits for the copies of pooled values, which were asked for before on the same stream.
-    for name, finite in finite_by_tap.items():
-        if not finite.all():
-            raise _SampleError(
-                f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
-                "look at that sample, or at the precision the model runs in.",
-                code="not-finite",
-            )
-    if plan.precision == "float16" and with_tokens:
-        for tap in plan.taps:
-            overflows = ~np.isfinite(buffers.recent(tap, len(positions))).all(axis=(1, 2))
-            if overflows.any():
-                raise _SampleError(
-                    f"Activations of tap {tap.name} overflow float16 for sample {ids[int(overflows.argmax())]}: use "
-                    "--precision float32.",
-                    code="not-finite",
-                )
-    buffers.rows += len(positions)
-
-
-@dataclass
-class Passed:
-    """Findings of a pass over a batch, as put where the batch was passed here; the batch itself where wanted."""
-
-    positions: np.ndarray
-    batch: Any = None
-    rows: int = 0
-    tokens: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
-    """Of each tap, float32 [row, prefix + token, feature]."""
-    pooled: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
-
-    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
-        """As of `ShardBuffers`."""
-        self.tokens[tap.name] = tokens.float().cpu().numpy().copy()
-
-    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
-        """As of `ShardBuffers`."""
-        self.pooled[tap.name] = pooled.cpu().numpy().copy()
-
-    def recent(self, tap: Tap, count: int) -> np.ndarray:
-        """The tokens in the least precision in which they may be stored."""
-        with np.errstate(over="ignore"):
-            return self.tokens[tap.name].astype(np.float16)
-
-    def put(self, plan: Plan, buffers: ShardBuffers, also: Along | None) -> None:
-        """All of it behind the rows that are there."""
-        for tap in plan.taps:
-            tokens = torch.from_numpy(self.tokens[tap.name]) if tap.name in self.tokens else None
-            if tokens is not None and self.positions[0] < plan.token_samples:
-                buffers.put_tokens(tap, tokens)
-            buffers.put_pooled(tap, torch.from_numpy(self.pooled[tap.name]))
-            if tokens is not None and also is not None:
-                also(self.batch, self.positions, tap, tokens)
-        buffers.rows += len(self.positions)
-
-
-def pass_batch(encoder: Encoder, dataset: Dataset, plan: Plan, positions: np.ndarray, *, whole: bool) -> Passed:
-    """Prepare and pass samples; `whole`: with the batch and its tokens, whatever is stored. Raises as `extract`."""
-    with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
-        (batch,) = batches
-    passed = Passed(positions, batch if whole else None)
-
-    def keep(_: Any, rows: np.ndarray, tap: Tap, tokens: Tensor) -> None:
-        passed.put_tokens(tap, tokens)
-
-    capture_rows(encoder, batch, positions, plan, dataset, passed, also=keep if whole else None)
-    return passed
 
 
 def batches_of(plan: Plan, step: Step, size: int) -> Iterator[np.ndarray]:

@@ -100,7 +100,8 @@ def write_features(
     Returns what `_features.json` beside them says. Raises DiagnosticsError where a sample does not fit, and
     StorageError where the folder holds other features or the disk is full.
     """
-    from diagnostics.activations.extract import LONGEST_SEAL, ShardBuffers, capture_rows
+    from diagnostics.activations.batches import ShardBuffers, capture_rows
+    from diagnostics.activations.extract import LONGEST_SEAL
     from diagnostics.activations.plan import plan, row_order
     from diagnostics.activations.prepare import fit, prepare_batches
     from diagnostics.encoders.modules import BATCH, check_compute, computing, select_poolings, usable_device

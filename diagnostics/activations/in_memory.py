@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from diagnostics.activations.batches import capture_rows
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.extract import capture_rows, step_batches
+from diagnostics.activations.extract import step_batches
 from diagnostics.activations.metadata import COVERED
 from diagnostics.activations.plan import Plan, plan, row_order
 from diagnostics.activations.prepare import dense_targets

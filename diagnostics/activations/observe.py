@@ -1,9 +1,9 @@
-"""Records of what only the running model gives (attention, gradients), beside what was extracted."""
+"""Records of what only the running model gives (attention, gradients), in passes of the extraction or after it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,80 @@ from diagnostics.activations.prepare import (
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.attention.capture import NotFiniteError
-from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.encoder import Captured, Encoder, Reduce
 from diagnostics.encoders.modules import BATCH
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import SAFE_NAME
 
 # Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
 MOST_BATCH = 13
+
+
+class InPass:
+    """An observation of the first samples that is made in the passes of their extraction.
+
+    Once that fails there is none, and `observe` makes it in a pass of its own. `left_out`: the taps that have none;
+    of batches of other sizes it is told so too, unless something was taken for something else.
+    """
+
+    def __init__(self, observation: Observation, samples: int, left_out: set[str] | None = None) -> None:
+        self.observation, self.samples, self.left_out = observation, min(observation.samples, samples), left_out
+        self.parts = dict[int, Captured]()
+        """Of each batch, by its first position."""
+        self.failed = False
+
+    def try_on(self, encoder: Encoder, batch: Any, taps: Sequence[str], reduce: Reduce) -> dict[str, Any] | None:
+        """A pass as `Encoder.capture` makes it, observed; None where that fails. Notes which taps have none."""
+        read = self._read(encoder, batch, taps, reduce)
+        if read is None:
+            return None
+        self.left_out = {*read[1].left_out}
+        return read[0]
+
+    def wants(self, positions: np.ndarray) -> bool:
+        """Test for a batch some of whose samples are recorded."""
+        return not self.failed and bool(positions[0] < self.samples)
+
+    def capture(
+        self, encoder: Encoder, batch: Any, positions: np.ndarray, taps: Sequence[str], reduce: Reduce
+    ) -> dict[str, Any] | None:
+        """As `Encoder.capture`, observed; None where the batch is not recorded, or that fails."""
+        if not self.wants(positions):
+            return None
+        read = self._read(encoder, batch, taps, reduce)
+        self.take(positions, read and read[1])
+        return read and read[0]
+
+    def take(self, positions: np.ndarray, observed: Captured | None) -> None:
+        """Take in what is recorded of a batch that is wanted; None: it failed."""
+        if not self.wants(positions):
+            return
+        if observed is None or self.left_out not in (None, {*observed.left_out}):
+            self.failed = True
+            return
+        rows = {tap: values[: self.samples - int(positions[0])] for tap, values in observed.items()}
+        self.parts[int(positions[0])] = Captured(rows, observed.left_out)
+
+    def of(self, observation: Observation) -> list[Captured]:
+        """All its parts in the order of positions; none where any is missing."""
+        parts = [self.parts[first] for first in sorted(self.parts)]
+        whole = sum(len(next(iter(part.values()), ())) for part in parts) == self.samples
+        return parts if whole and not self.failed and observation is self.observation else []
+
+    def _read(
+        self, encoder: Encoder, batch: Any, taps: Sequence[str], reduce: Reduce
+    ) -> tuple[dict[str, Any], Captured] | None:
+        if not isinstance(encoder, TorchEncoder):
+            return None
+        try:
+            with encoder.capturing(taps, reduce) as captured:
+                observed = self.observation.observe(encoder, batch, taps)
+            rows = len(next(iter(captured.values())))
+            return captured, _as_rows(self.observation, encoder, observed, rows)
+        except Exception:  # the pass that follows says whose it is
+            return None
 
 
 def observe(
@@ -38,12 +104,14 @@ def observe(
     workers: int = 0,
     device: str = "cpu",
     watch: Watch = silent,
+    in_pass: InPass | None = None,
 ) -> None:
     """Record each of these observations that the store does not hold yet; every write is atomic.
 
     Where an encoder has none, the reason is recorded in its place: `store.observation_arrays` raises it, and
     nothing runs again until another `version` of this package, another torch or another kind of device could give
-    another answer. Raises DiagnosticsError where samples cannot be read, StorageError where the disk is full.
+    another answer. What was recorded `in_pass` is taken from there. Raises DiagnosticsError where samples cannot be
+    read, StorageError where the disk is full.
     """
     each = ((observation, *block) for observation in _distinct(observations) for block in _blocks(observation, dataset))
     failed = set[str]()
@@ -57,11 +125,12 @@ def observe(
         done = not observation.reads(dataset) or store.has_observed(name, stop - start, state)
         if done or observation.name in failed:
             continue
+        parts = in_pass.of(observation) if in_pass else []
         encoder.to(device)
         size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
-        batches = [np.arange(first, min(first + size, stop)) for first in range(start, stop, size)]
+        missing = range(start, stop, size) if not parts else ()
+        batches = [np.arange(first, min(first + size, stop)) for first in missing]
         progress_step = f"observing {observation.name} of {encoder.name}"
-        parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
         with contextlib.closing(prepare_batches(encoder, dataset, batches, workers, observation.load)) as prepared:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -459,6 +459,10 @@ class TorchEncoder(Encoder):
             self.forward(self.module, to_device(batch, device_of(self.module)))
         self._ran_whole.add(names)
         return {tap.name: captured[tap.name] for tap in wanted}
+
+    def capturing(self, taps: Sequence[str], reduce: Reduce) -> AbstractContextManager[dict[str, Any]]:
+        """A context whose one pass, for whatever it is made, is read as `capture` reads its own."""
+        return capture_at(self.module, [self.tap(name) for name in taps], self.name, reduce, whole_pass=True)
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)

@@ -178,10 +178,10 @@ def without_rounding(centred: Tensor, x: Tensor) -> Tensor:
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of [..., feature] divided by their length; rows of zeros stay."""
     # The largest goes first: squares must neither overflow nor vanish.
-    largest = x.abs().amax(dim=-1, keepdim=True)
+    largest = torch.maximum(x.amax(dim=-1, keepdim=True), -x.amin(dim=-1, keepdim=True))
     scaled = x / torch.where(largest > 0, largest, 1.0)
     length = scaled.norm(dim=-1, keepdim=True)
-    return scaled / torch.where(length > 0, length, 1.0)
+    return scaled.div_(torch.where(length > 0, length, 1.0))
 
 
 def rounding(x: Tensor) -> float:
@@ -210,7 +210,7 @@ def scale_of(peak: float) -> float:
 
 def rescale(x: Tensor) -> Tensor:
     """x multiplied by the `scale_of` its largest magnitude."""
-    scale = scale_of(float(x.abs().amax())) if x.numel() else 1.0
+    scale = scale_of(max(float(x.amax()), -float(x.amin()))) if x.numel() else 1.0
     return x if scale == 1 else x * scale
 
 

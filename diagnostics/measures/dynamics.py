@@ -391,7 +391,7 @@ def _one_step(
             before, after, _ = _steps(block, x, wanted)
             moments.update(before, after)
     path = RidgePath.from_moments(train)
-    penalty = choose([float(val.squared_error(path, p).sum()) for p in penalties], penalties)
+    penalty = choose(val.squared_errors(path, penalties).sum(axis=1), penalties)
     final = RidgePath.from_moments(train + val)
     sums = np.zeros((3, len(rows.units)))
     for block, x in blocks:

@@ -22,7 +22,7 @@ from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import plan_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
 from diagnostics.runs.setup import Setup, targets_to_stream
-from diagnostics.runs.streaming.block_sums import block_bytes, fits_along
+from diagnostics.runs.streaming.block_sums import block_bytes, fits_along, held_of
 from diagnostics.runs.streaming.stream import passes_over, tokens_read
 from diagnostics.vocabulary import BOXED, SPLITS
 
@@ -67,8 +67,12 @@ def cost_of(
     written += sum(4 * each.samples * seen.values_at(tap) for seen in observed for each in stores for tap in each.taps)
     passes = 0.0
     if any(sums):
-        in_order, stored = dataset.split[row_order(len(dataset))], tokens_read(planned)
-        passes = passes_over(in_order, setup.choose_on, gathered=fits_along(max(sums)), stored=stored)
+        in_order, along = dataset.split[row_order(len(dataset))], fits_along(max(sums))
+        judged = np.flatnonzero((in_order != "train") | (setup.choose_on == "fit"))
+        held = held_of(len(judged), _held_bytes(planned)) if along else 0
+        # Up to the first that is not held.
+        stored = max(tokens_read(planned), [*judged, len(in_order)][held] if held else 0)
+        passes = passes_over(in_order, setup.choose_on, gathered=along, stored=stored)
     alike = 1 + sum(_has_weights(name, encoder) for name in plans)
     # In tokens that are extracted again, controls have their share.
     share = (again or planned.samples) / planned.samples
@@ -90,7 +94,7 @@ def cost_of(
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
         again=again,
         unprobeable=tuple(setup.unprobeable.values()),
-        dense=_dense_clause(setup, passes),
+        dense=_dense_clause(setup, passes if any(sums) else None),
         measuring=_measuring_clause(setup, planned, read=1 + len(controls) + bool(setup.draws)),
     )
 
@@ -127,19 +131,28 @@ def later_cost(
     )
 
 
-def _dense_clause(setup: Setup, passes: float) -> str:
+def _dense_clause(setup: Setup, passes: float | None) -> str:
     """The way in which dense targets are read in so many passes beside the extraction, and why, in a clause.
 
-    Empty where no measure reads one.
+    Empty where no measure reads one; None: nothing is summed.
     """
     # Tokens of samples of unequal length are neither stored nor summed.
-    if setup.dataset.ragged or not targets_to_stream(setup) or (setup.dense == "streamed" and not passes):
+    if setup.dataset.ragged or not targets_to_stream(setup) or (setup.dense == "streamed" and passes is None):
         return ""
     asked, samples = setup.request.dense is not None, len(setup.dataset)
     if setup.dense == "stored":
         return f"dense targets are read from stored tokens, {'as asked' if asked else 'which the budget holds'}"
     why = "as asked" if asked else f"since the token budget holds {setup.token_samples:,} of {samples:,} samples"
-    return f"dense targets are read from all samples in {passes:.1f} more passes of each encoder, {why}"
+    way = f"in {passes:.1f} more passes of each encoder" if passes else "as they pass"
+    return f"dense targets are read from all samples {way}, {why}"
+
+
+def _held_bytes(planned: Plan) -> int:
+    """Those of a sample's tokens, about, that are held until they are judged."""
+    taps = [tap for tap in planned.taps if tap.grid.tokens > 1]
+    own = [tap.grid.tokens for tap in taps if tap.name == planned.output_tap]
+    cells = (own or [tap.grid.tokens for tap in taps[-1:]] or [0])[0]
+    return 4 * cells * sum(tap.features for tap in taps)
 
 
 def _measuring_clause(setup: Setup, planned: Plan, read: int) -> str:

@@ -14,20 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from diagnostics.activations.batches import Passed, pass_batch
 from diagnostics.activations.bucket import Place, open_place
 from diagnostics.activations.contract import StoredTarget, shuffle
-from diagnostics.activations.extract import (
-    LONG,
-    Deal,
-    OnGrids,
-    Passed,
-    extract,
-    pass_batch,
-    refuse_other_folder,
-    seconds_when_warm,
-)
+from diagnostics.activations.extract import LONG, Deal, OnGrids, extract, refuse_other_folder, seconds_when_warm
 from diagnostics.activations.folder import Folder, check_room, reading, writing
-from diagnostics.activations.observe import observe
+from diagnostics.activations.observe import InPass, observe
 from diagnostics.activations.parts import Launch, Share, refuse_mixture, scratch_of, units
 from diagnostics.activations.plan import Plan, in_ranges, plan, ranges_of
 from diagnostics.activations.prepare import find_difference
@@ -42,6 +34,7 @@ from diagnostics.errors import DiagnosticsError, StorageError, describe, explain
 from diagnostics.measures.base import Measure
 from diagnostics.measures.threads import one_thread
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.registry import plugin_entries
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
@@ -51,7 +44,7 @@ from diagnostics.runs.processes.passes import Batch, Passing, by_names, outline_
 from diagnostics.runs.processes.workers import Submits, Workers
 from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
-from diagnostics.runs.streaming.block_sums import AlongExtraction
+from diagnostics.runs.streaming.block_sums import AlongExtraction, HeldTokens
 from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
 
@@ -191,6 +184,12 @@ class Extraction:
         """True after the cost was said."""
         self.streamed = False
         """True after a launch did something of what is streamed."""
+        self.left_out: set[str] | None = None
+        """Taps that an observation in the encoder's pass has not; None where it changes activations, or is unknown."""
+        self.in_pass: InPass | None = None
+        """An observation that was made along with the last extraction."""
+        self.held: HeldTokens | None = None
+        """Tokens of the last extraction, until they are judged."""
         request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
@@ -407,20 +406,26 @@ class Extraction:
                     check_room(place.path, cost.bytes)
 
         def streamed(new: Store) -> list[StoredTarget]:
-            new.seed = request.seed
+            new.seed, new.choose_on = request.seed, setup.choose_on
             return self._targets(new, announced=announced)
 
         summed = measures if setup.dense == "streamed" else ()
         along = AlongExtraction(encoder, summed, streamed, self.version, shared=self.share is not None)
         compute: Compute = request.compute if computed else "float32"
+        self.in_pass = self.held = None
         with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
             if announced:
                 self._explain_attention(encoder, taps)
                 if request.fresh or not is_run(place):
                     refuse_other_folder(place)
                     with attention_in(request.attention):
-                        why = find_difference(encoder, setup.dataset, taps, compute)
+                        first = self._in_pass(measures, dataset)
+                        observed = functools.partial(first.try_on, encoder) if first else None
+                        why, alike = find_difference(encoder, setup.dataset, taps, compute, observed)
+                    self.left_out = first.left_out if first and alike else None
                     about = {**about, "repeatable": not why, "unrepeatable": why}
+            if self.left_out is not None and computed:
+                self.in_pass = self._in_pass(measures, dataset)
             with attention_in(request.attention if computed else "auto"):
                 extracted = functools.partial(
                     extract,
@@ -434,7 +439,8 @@ class Extraction:
                     before_first_byte=before_first_byte,
                     along=along if summed else None,
                     compute=compute,
-                    deal=self.dealing(encoder, control),
+                    deal=self.dealing(encoder, control, self.in_pass),
+                    in_pass=self.in_pass,
                     **self.passes,
                 )
                 store = extracted(share=self.share)
@@ -442,12 +448,21 @@ class Extraction:
                     # The launches left out what a measure of this command reads.
                     store = extracted()
                 along.write()
+                self.held = along.held
         if request.exact and not self.launched:
             refuse_mixture(store)
         if isinstance(place, Folder) and store.path != place.path:
             self.made_beside.append(place)
         store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
         return store
+
+    def _in_pass(self, measures: Sequence[Measure], dataset: Dataset) -> InPass | None:
+        """The observation that is made along with an extraction: on a GPU, in larger batches, it takes memory."""
+        size = self.request.batch_size or BATCH["cpu"]
+        seen = [m.observation for m in measures if m.observation and m.observation.in_pass]
+        if self.share is not None or self.setup.device != "cpu" or size > BATCH["cpu"] or not seen:
+            return None
+        return InPass(seen[0], len(dataset), self.left_out)
 
     def _by_names(self) -> Request | None:
         """The request by which other processes pass too; None where this one does alone."""
@@ -460,20 +475,28 @@ class Extraction:
             LOG.info("one process passes all samples: %s", error)
             return None
 
-    def dealing(self, encoder: Encoder, control: str) -> Deal | None:
+    def dealing(self, encoder: Encoder, control: str, in_pass: InPass | None = None) -> Deal | None:
         """The dealing of an encoder's batches to other processes; None where this one passes alone."""
-        return functools.partial(self._deal, encoder, control) if self.by_names else None
+        return functools.partial(self._deal, encoder, control, in_pass) if self.by_names else None
 
     def _deal(
-        self, encoder: Encoder, control: str, kept: Plan, batches: Sequence[np.ndarray], whole: bool
+        self,
+        encoder: Encoder,
+        control: str,
+        in_pass: InPass | None,
+        kept: Plan,
+        batches: Sequence[np.ndarray],
+        whole: bool,
     ) -> Generator[Passed]:
         """See `Deal`: what batches give, passed by all processes that build the same encoder."""
         dataset = self._dataset_of(control)
 
         def here(batch: Batch) -> Passed:
-            return pass_batch(encoder, dataset, kept, batch.positions, whole=batch.whole)
+            return pass_batch(encoder, dataset, kept, batch.positions, batch.whole, batch.observation)
 
-        items, done = [Batch(positions, whole) for positions in batches], 0
+        names = [m.name for m in self.measures if in_pass and m.observation is in_pass.observation]
+        measure = next((name for name in names if name in plugin_entries("measure")), "")
+        items, done = [Batch(positions, whole, measure) for positions in batches], 0
         if self.by_names and self.workers and items:
             source = Passing(self.by_names, control, dict(encoder.identity), outline_of(dataset), kept, self.threads)
             size = len(batches[0]) * kept.token_bytes_per_sample
@@ -519,8 +542,17 @@ class Extraction:
         # What is recorded of all samples can be read from their tokens, where these are stored.
         whole = store.token_samples == len(store.ids)
         observations = [seen for measure in measures if (seen := measure.observation) and not (whole and seen.block)]
+        in_pass, self.in_pass = self.in_pass, None
         with self._passing(encoder):
-            observe(encoder, self._dataset_of(control), store, observations, version=self.version, **self.passes)
+            observe(
+                encoder,
+                self._dataset_of(control),
+                store,
+                observations,
+                version=self.version,
+                in_pass=in_pass,
+                **self.passes,
+            )
 
     @contextlib.contextmanager
     def _passing(self, encoder: Encoder, *, computed: bool = True) -> Generator[None]:

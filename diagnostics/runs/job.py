@@ -283,6 +283,7 @@ class _Job(Extraction):
                 if (of_control := self._measure_control(name, store, readable)) is not None:
                     measured[name] = of_control
             except NoControlError as error:
+                self.held = None
                 omissions.append(Omission(str(error), control=name))
         if setup.draws:
             measured["shuffled_labels"] = self._measure_shuffled(store, readable, view)
@@ -389,7 +390,8 @@ class _Job(Extraction):
         computed: bool = True,
     ) -> Store:
         """The store with what measures read of dense targets by sums, where they are streamed."""
-        setup = self.setup
+        setup, held = self.setup, self.held
+        self.held = None
         if setup.dense != "streamed":
             return store
 
@@ -414,6 +416,7 @@ class _Job(Extraction):
             solve=functools.partial(self.solve, what=encoder.name),
             shared=self.share is not None,
             deal=self.dealing(encoder, control),
+            held=held,
             **self.passes,
         )
         with threads(self.threads), self._passing(encoder, computed=computed):

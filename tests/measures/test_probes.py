@@ -98,6 +98,7 @@ def test_moments_add_up_and_give_the_error_elsewhere():
     for penalty in PENALTIES:
         direct = ((path.predict(x[60:], (penalty,))[0] - y[60:]) ** 2).sum(axis=0)
         np.testing.assert_allclose(two.squared_error(path, penalty), direct, rtol=1e-9)
+        np.testing.assert_allclose(two.squared_errors(path, PENALTIES)[PENALTIES.index(penalty)], direct, rtol=1e-9)
     np.testing.assert_allclose(two.spread(path.mean_y), ((y[60:] - y[:60].mean(axis=0)) ** 2).sum(axis=0), rtol=1e-9)
     with refusal("conflict", "origin"):
         _ = one + Moments(x[1], y[1])

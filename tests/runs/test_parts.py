@@ -253,7 +253,7 @@ def test_a_part_whose_record_was_lost_is_kept_as_it_is_by_a_launch_that_rounds_o
     def rounded(tap: Any, tokens: Any, *given: Any) -> Any:
         return pool(tap, tokens, *given) * (1 + 1e-6)
 
-    monkeypatch.setattr("diagnostics.activations.extract.pool", rounded)
+    monkeypatch.setattr("diagnostics.activations.batches.pool", rounded)
     with refusal("other-run", "--out"):
         launched(half, "1/2", batch_size=16, exact=True)
     launched(half, "1/2", batch_size=8)

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import diagnostics as dx
-from diagnostics.activations.extract import Passed
+from diagnostics.activations.batches import Passed
 from diagnostics.activations.store import Store
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
@@ -68,13 +68,14 @@ def started(warm_processes: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             # So that it does its share of work that takes less time than its start.
             assert self.link.poll(120)
             self.keys = list[tuple[str, str]]()
-            self.batches = 0
+            self.batches, self.observed = 0, False
             every.append(self)
 
         def find(self, source: Any, task: Any) -> Any:
             found = super().find(source, task)
             if isinstance(task, Batch):
                 self.batches += isinstance(found[0][1], Passed)
+                self.observed |= isinstance(found[0][1], Passed) and found[0][1].observed is not None
             else:
                 self.keys.extend(key for key, _ in found)
             return found
@@ -163,14 +164,15 @@ def test_what_is_streamed_is_solved_by_all_processes_to_the_last_digit(tmp_path:
 
 
 MODULE = """
-from tests.support.tiny import tiny_image_encoder
+from tests.activations.test_observe import looking
 from tests.runs.test_token_probes import images
+from tests.support.tiny import tiny_image_encoder
 
 def build():
-    return tiny_image_encoder()
+    return looking()
 
 def another():
-    encoder = build()
+    encoder = tiny_image_encoder()
     with __import__("torch").no_grad():
         next(encoder.module.parameters()).normal_()
     return encoder
@@ -180,7 +182,12 @@ def data():
 """
 PASSED: dict[str, dict[str, Any]] = {
     "stored": {"measures": "knn_probe,self_similarity", "dense": "stored", "report": False, "batch_size": 4},
-    "streamed": {"measures": "segmentation_probe", "dense": "streamed", "controls": False, "report": False},
+    "streamed": {
+        "measures": "segmentation_probe,attention_distance",
+        "dense": "streamed",
+        "controls": False,
+        "report": False,
+    },
 }
 
 
@@ -211,6 +218,7 @@ def test_batches_that_any_process_passes_are_the_same_to_the_last_digit(
     one = passed_by_one[dense]
     (process,) = started
     assert process.batches
+    assert process.observed == (dense == "streamed")
     for mine, theirs in zip(stores(run), stores(one), strict=True):
         assert mine.identity == theirs.identity
         for tap in mine.taps:

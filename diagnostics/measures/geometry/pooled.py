@@ -383,10 +383,12 @@ def distinct(x: Tensor) -> Tensor:
     # Along a direction that knows nothing of the data, what is nearly equal lies side by side, and little else does.
     draws = torch.Generator(device="cpu").manual_seed(0)
     direction = torch.randn(x.shape[1], generator=draws, dtype=x.dtype, device="cpu").to(x.device)
-    order = (x @ direction).argsort(stable=True)
-    rows = x[order]
+    order, least = (x @ direction).argsort(stable=True), rounding(x)
     new = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    new[1:] = rows.diff(dim=0).norm(dim=1) > rounding(x) * rows[1:].norm(dim=1)
+    step = max(1, BLOCK_ELEMENTS // x.shape[1])
+    for start in range(1, len(x), step):
+        rows = x[order[start - 1 : start + step]]
+        new[start : start + step] = rows.diff(dim=0).norm(dim=1) > least * rows[1:].norm(dim=1)
     of_row = new.cumsum(0) - 1
     first = torch.full((int(new.sum()),), len(x), device=x.device)
     return first.scatter_reduce(0, of_row, order, "amin").sort().values
@@ -448,7 +450,7 @@ class _Dimension(PooledMeasure):
     def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         x = rescale(x)
         kept = distinct(x)
-        points, groups = x[kept], groups[kept.cpu().numpy()]
+        points, groups = x if len(kept) == len(x) else x[kept], groups[kept.cpu().numpy()]
         whole = self.dimension(points)
         parts = {count: self._by_part(points, group_blocks(groups, count, seed)) for count in (2, 4)}
         count = min(PARTS, len(points) // self.least_part)

@@ -246,6 +246,7 @@ class Attention(Observation):
 
     name = "attention"
     samples = 64
+    in_pass = True
     columns: ClassVar[tuple[str, ...]] = STATISTICS
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:

@@ -296,7 +296,7 @@ def solve_blocks(
     errors = np.zeros(len(PENALTIES))
     for block in some:
         path = path_of(block, others[block])
-        errors += [blocks[block].squared_error(path, penalty).sum() for penalty in PENALTIES]
+        errors += blocks[block].squared_errors(path, PENALTIES).sum(axis=1)
     penalty = choose(errors)
     return penalty, {block: sums.solve(dense, rest, penalty) for block, rest in others.items()}
 
@@ -375,7 +375,7 @@ class TokenRidge(DenseProbe):
     def choose(self, dense: DenseRows, tap: Tap, seed: int) -> TokenChoice:
         train, val = split_moments(dense, tap)
         path = RidgePath.from_moments(train)
-        penalty = choose([float(val.squared_error(path, each)[0]) for each in PENALTIES])
+        penalty = choose(val.squared_errors(path, PENALTIES)[:, 0])
         (read,) = self.read(dense, tap, "val", [path.at(penalty)])
         return TokenChoice({"penalty": penalty}, (read.loss, read.reference), train + val)
 

@@ -87,11 +87,18 @@ class Moments:
 
     def squared_error(self, path: RidgePath, penalty: float) -> np.ndarray:
         """[target], the summed squared error of a fit (its own rows or others) on the rows behind these moments."""
-        w = path.weights(penalty)
-        offset = path.mean_y - self.origin_y - (path.mean_x - self.origin_x) @ w
-        quadratic = np.einsum("dt,dt->t", w, self.xx @ w) - 2 * np.einsum("dt,dt->t", w, self.xy)
-        linear = -2 * offset * (self.y - self.x @ w)
-        return np.maximum(self.yy + quadratic + linear + self.n * offset**2, 0.0)
+        return self.squared_errors(path, [penalty])[0]
+
+    def squared_errors(self, path: RidgePath, penalties: Sequence[float]) -> np.ndarray:
+        """[penalty, target], as `squared_error`, in products of all penalties together."""
+        targets, times = len(self.yy), len(penalties)
+        rights = [path.right / (path.eigenvalues + path.n * penalty)[:, None] for penalty in penalties]
+        w = path.left @ np.concatenate(rights, axis=1)
+        xy, y, yy, mean_y = (np.tile(each, times) for each in (self.xy, self.y, self.yy, path.mean_y - self.origin_y))
+        offset = mean_y - (path.mean_x - self.origin_x) @ w
+        quadratic = np.einsum("dt,dt->t", w, self.xx @ w) - 2 * np.einsum("dt,dt->t", w, xy)
+        linear = -2 * offset * (y - self.x @ w)
+        return np.maximum(yy + quadratic + linear + self.n * offset**2, 0.0).reshape(times, targets)
 
     def spread(self, around: np.ndarray) -> np.ndarray:
         """[target], the summed squared distance of y from a point [target]."""

@@ -40,8 +40,8 @@ WU = "Wu et al. 2018 (1805.01978), eq. 7"
 PRODUCTS_A_SECOND = 1.5e10
 """Multiplications of float64 and additions, with the choice of neighbours, by one core; about, as machines differ."""
 
-# Similarities held at a time: 32 MiB.
-_BLOCK = 2**22
+# Similarities held at a time: 8 MiB.
+_BLOCK = 2**20
 # Cosines of equal rows, and equal votes, differ by rounding, and must tie.
 _TIE = 1e-12
 
@@ -120,6 +120,7 @@ def knn_votes(
         (min(neighbours) < 1, f"neighbours are {neighbours}: give numbers of at least 1."),
     )
     known, asked = unit_rows(known), asked.to(known.device)
+    del bank, queries  # a caller's copies of rows
     votes = known.new_zeros(len(neighbours), len(asked), int(codes.max()) + 1)
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))

@@ -234,6 +234,7 @@ def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, 
         width = max(x.shape[1] for x in pooled)
         stack = pooled[0][None] if len(pooled) == 1 else torch.stack([pad(x, (0, width - x.shape[1])) for x in pooled])
         yield slice(start, start + len(taps)), stack
+        del pooled, stack  # before the next is read
 
 
 def probe_result(

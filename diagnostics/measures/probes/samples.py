@@ -139,6 +139,7 @@ class SampleProbe(Probe):
         """Numbers of taps, and what is read from them, [tap, row, ...]."""
         for taps, x in tap_stacks(activations, self.name):
             yield range(taps.start, taps.start + len(x)), x
+            del x
 
     @abstractmethod
     def choose(self, task: Task, x: Tensor) -> Choice:
@@ -185,6 +186,7 @@ class SampleProbe(Probe):
                 numbers = {name: float(values[j]) for name, values in choice.numbers.items()}
                 kept = guess[j] if test.shape[1] == 1 and not task.label else None
                 yield activations.taps[i].name, TapRead(numbers, sums, kept)
+            del x, choice, guess
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         task = self.task(activations, target, seed)

@@ -371,6 +371,7 @@ class Similarity(Measure):
 
     def _prepare(self, side: Side) -> tuple[list[Any], dict[str, str]]:
         taps = {tap.name: self.of_tap(side, tap.name) for tap in side.activations.taps}
+        vars(side).pop("kernel", None)  # of which the null needs nothing
         reasons = {tap: reason for tap, (_, reason) in taps.items() if reason}
         return [None if reason else prepared for prepared, reason in taps.values()], reasons
 

@@ -125,15 +125,17 @@ def _entries(n: int) -> np.ndarray:
     It is the same in whatever order the two come.
     """
     entries = np.zeros((n, n), dtype=np.int32)
-    entries.ravel()[pair_places(n, torch.device("cpu")).numpy()] = np.arange(n * (n - 1) // 2)
-    return entries + entries.T
+    entries.ravel()[pair_places(n, torch.device("cpu")).numpy()] = np.arange(n * (n - 1) // 2, dtype=np.int32)
+    for sample in range(n):
+        entries[sample + 1 :, sample] = entries[sample, sample + 1 :]
+    return entries
 
 
 @functools.lru_cache(maxsize=2)
 def pair_places(n: int, device: torch.device) -> Tensor:
     """The place of each pair i < j in a flattened [sample, sample]."""
-    rows, columns = torch.triu_indices(n, n, 1, device=device)
-    return rows * n + columns
+    rows, columns = torch.triu_indices(n, n, 1, dtype=torch.int32 if n * n < 2**31 else torch.int64, device=device)
+    return rows.mul_(n).add_(columns)
 
 
 MOST_ROWS = 2048

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from diagnostics.activations.extract import Passed, pass_batch
+from diagnostics.activations.batches import Passed, pass_batch
+from diagnostics.activations.contract import Observation
 from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Plan
 from diagnostics.activations.prepare import keep_freed_memory
@@ -26,6 +27,7 @@ from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.machine import usable_cores
 from diagnostics.runs.options import Request
+from diagnostics.runs.processes.workers import measure_named
 from diagnostics.runs.setup import Setup
 
 
@@ -130,10 +132,16 @@ def _encoder(request: Request, control: str) -> Encoder:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples by position; `whole`: as of `pass_batch`."""
+    """Samples by position; `whole` as of `pass_batch`; `measure`: whose observation is made in the pass ("": none)."""
 
     positions: np.ndarray
     whole: bool
+    measure: str = ""
+
+    @property
+    def observation(self) -> Observation | None:
+        """The observation of the measure of that name."""
+        return measure_named(self.measure).observation if self.measure else None
 
     def find(
         self, passing: Passing, encoder: Encoder | str, dataset: Dataset | None
@@ -144,7 +152,7 @@ class Batch:
             return
         try:
             with passing.passing(encoder):
-                found = pass_batch(encoder, dataset, passing.plan, self.positions, whole=self.whole)
+                found = pass_batch(encoder, dataset, passing.plan, self.positions, self.whole, self.observation)
         except Exception as error:
             yield ("", ""), error
         else:

@@ -106,7 +106,7 @@ class Task:
         tap = next((tap for tap in activations.taps if tap.name == self.tap), None)
         for name, of in self.pairs:
             with contextlib.suppress(Exception, SystemExit):
-                measure, target = _measure(name), targets[of] if of else None
+                measure, target = measure_named(name), targets[of] if of else None
                 if tap:
                     found = measure.at_tap(activations, target, tap, activations.seed)
                 else:
@@ -127,12 +127,15 @@ class Solving(Task):
             (tap,) = (tap for tap in view.taps if tap.name == self.tap)
             sets = targets, shuffle(view, targets)
             pairs = zip(self.pairs, self.shuffled, strict=True)
-            reads = [read for (name, of), mixed in pairs for read in Read.of(view, _measure(name), sets[mixed][of])]
+            reads = [
+                read for (name, of), mixed in pairs for read in Read.of(view, measure_named(name), sets[mixed][of])
+            ]
             yield ("", self.tap), solve_at(view, reads, tap)
 
 
 @functools.cache
-def _measure(name: str) -> Measure:
+def measure_named(name: str) -> Measure:
+    """The measure of a plugin, the same object each time."""
     return select_measures([name])[0][0]
 
 

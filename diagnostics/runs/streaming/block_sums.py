@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.activations.batches import Along
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.extract import Along
 from diagnostics.activations.metadata import observation_names
 from diagnostics.activations.parts import Left
 from diagnostics.activations.plan import ranges_of
@@ -39,6 +39,8 @@ PartSums = dict[tuple[str, str], list[Tensor]]
 """Sums by their name and tap: of ones or columns, of features or squares, and of products."""
 MOST_BYTES = 3 * 10**9
 """Of the sums of all blocks up to which they are gathered along with the extraction, if twice as much is free."""
+HELD_BYTES = 2**29
+"""Of tokens that are held from the extraction until they are judged; of more than twice as many none are."""
 
 
 def fits_along(size: float) -> bool:
@@ -121,10 +123,76 @@ class Read:
                 of[place].append((judged.pop("rows"), self.sums.unpack(judged)))
 
 
-class AlongExtraction:
-    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted.
+@dataclass(eq=False)
+class GridTokens:
+    """Grid tokens of a batch at a tap, float32 [row, token, feature], and the same on each target's grid."""
 
-    A launch of a shared one gathers those of the ranges of which all samples pass.
+    tap: Tap
+    tokens: Tensor | None
+    by_shape: dict[tuple[int, ...], Tensor] = field(default_factory=dict[tuple[int, ...], Tensor])
+
+    def on(self, dense: DenseRows) -> Tensor:
+        """The tokens on the grid of a target."""
+        shape = dense.grid.shape
+        if shape not in self.by_shape:
+            assert self.tokens is not None
+            self.by_shape[shape] = on_grid(self.tokens, self.tap, dense)
+        return self.by_shape[shape]
+
+
+class HeldTokens:
+    """Tokens of an extraction on the grids of targets, in memory until they are judged: those of the first samples.
+
+    Of as many as fit; where these are fewer than half, of none.
+    """
+
+    def __init__(self, store: Store, reads: Sequence[Read]) -> None:
+        judged = np.isin(block_of(store), [*held_out(store), FOLDS])
+        wanted = np.flatnonzero(judged & np.any([read.dense.known.any(axis=1) for read in reads], axis=0))
+        self.places, width = dict[tuple[str, tuple[int, ...]], slice](), 0
+        for read in reads:
+            for tap in store.taps:
+                if tap.name in read.dense.reads and (key := (tap.name, read.dense.grid.shape)) not in self.places:
+                    self.places[key] = slice(width, width + read.dense.grid.tokens * tap.features)
+                    width = self.places[key].stop
+        count = held_of(len(wanted), 4 * width)
+        self.slots = np.full(len(store.ids), -1)
+        self.slots[wanted[:count]] = np.arange(count)
+        self.values = np.empty((count, width), dtype=np.float32)
+
+    def put(self, positions: np.ndarray, tokens: GridTokens) -> None:
+        """Take in those samples of a batch that are held."""
+        slots = self.slots[positions]
+        for (tap, shape), place in self.places.items():
+            if tap == tokens.tap.name and (slots >= 0).any():
+                self.values[slots[slots >= 0], place] = tokens.by_shape[shape].flatten(1).cpu().numpy()[slots >= 0]
+
+    def holds(self, reads: Iterable[Read]) -> bool:
+        """Test for the tokens that are read, of the samples that are held."""
+        return all((tap, read.dense.grid.shape) in self.places for read in reads for tap in read.dense.reads)
+
+    def has(self, positions: np.ndarray) -> bool:
+        """Test for a batch all of whose samples are held."""
+        return bool((self.slots[positions] >= 0).all())
+
+    def get(self, tap: Tap, positions: np.ndarray, device: str) -> GridTokens:
+        """The tokens of a batch that is held."""
+        slots = self.slots[positions]
+        of = {shape: self.values[slots, place] for (name, shape), place in self.places.items() if name == tap.name}
+        shaped = {shape: values.reshape(len(slots), -1, tap.features) for shape, values in of.items()}
+        return GridTokens(tap, None, {shape: torch.as_tensor(x, device=device) for shape, x in shaped.items()})
+
+
+def held_of(samples: int, bytes_of_each: int) -> int:
+    """The number of so many samples whose tokens are held: in a quarter of what is free, at most."""
+    count = min(samples, int(min(HELD_BYTES, free_bytes() / 4) / max(1, bytes_of_each)))
+    return count if 2 * count >= samples else 0
+
+
+class AlongExtraction:
+    """Gathers the sums of `measures` and of the `targets` of a new store while it is extracted, and holds tokens.
+
+    A launch of a shared one gathers those of the ranges of which all samples pass, and holds none.
 
     Of tokens without data nothing is gathered: the pass that misses the sums then says so. Nor of those that are not
     finite: the extraction itself names their sample. Where memory is short, a later pass gathers them block by block.
@@ -141,6 +209,7 @@ class AlongExtraction:
         self.encoder, self.measures, self.targets, self.version = encoder, measures, targets, version
         self.shared, self.at, self.passed = shared, -1, 0
         self.sums: BlockSums | None = None
+        self.held: HeldTokens | None = None
         self.left: Left | None = None
 
     def __call__(self, store: Store) -> Along | None:
@@ -152,6 +221,7 @@ class AlongExtraction:
         self.left = Left(store, self.version) if self.shared else None
         self.sums, sums.origins = sums, origins_of(self.encoder, store, self.left)
         self.range = range_of(store)
+        self.held = None if self.shared else HeldTokens(store, reads)
         return self._add
 
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:
@@ -159,11 +229,14 @@ class AlongExtraction:
             try:
                 self._go_on(positions)
                 self.passed += len(positions) * (tap.name == self.sums.store.taps[0].name)
-                self.sums.add(tap, positions, grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens))
+                read = grid_tokens(self.encoder, self.sums.store, batch, positions, tap, tokens)
+                self.sums.add(tap, positions, read)
+                if self.held is not None:
+                    self.held.put(positions, read)
             except StorageError:
                 raise
             except (DiagnosticsError, MemoryError, RuntimeError):
-                self.sums = None
+                self.sums = self.held = None
 
     def _go_on(self, positions: np.ndarray) -> None:
         """End the range of the last batch where the next one is another's."""
@@ -278,7 +351,7 @@ class BlockSums:
             for name, read in self.missing.values()
         )
 
-    def add(self, tap: Tap, positions: np.ndarray, tokens: Tensor) -> None:
+    def add(self, tap: Tap, positions: np.ndarray, tokens: GridTokens) -> None:
         """Take in a batch's tokens: products of a sample in float32, whatever the batch, and sums in float64."""
         away: dict[tuple[int, ...], Tensor] = {}
         for name, read in self.parts.values():
@@ -286,17 +359,17 @@ class BlockSums:
             if tap.name not in dense.reads:
                 continue
             if dense.grid.shape not in away:
-                away[dense.grid.shape] = on_grid(tokens, tap, dense) - self.origins[tap.name]
+                away[dense.grid.shape] = tokens.on(dense) - self.origins[tap.name]
             columns = None if name is gram_name else read.sums.columns(dense, positions)
             for i, row in enumerate(positions):
                 known, of = dense.known[row], name(dense, self.block[row])
                 if of not in self.missing or not known.any():
                     continue
-                x = away[dense.grid.shape][i][torch.as_tensor(known, device=tokens.device)]
+                x = away[dense.grid.shape][i][torch.as_tensor(known, device=self.origins[tap.name].device)]
                 if columns is None:
                     new = [torch.tensor(len(x)), x.double().sum(dim=0), self._upper_half(gram(x.T))]
                 else:
-                    y = torch.as_tensor(columns[i][known], device=tokens.device)
+                    y = torch.as_tensor(columns[i][known], device=x.device)
                     new = [y.double().sum(dim=0), y.double().square().sum(dim=0), x.T @ y]
                 if kept := self.sums.get((of, tap.name)):
                     for j, part in enumerate(new):
@@ -387,8 +460,15 @@ def block_of(store: Store) -> np.ndarray:
     return block
 
 
-def grid_tokens(encoder: Encoder, store: Store, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> Tensor:
-    """Float32 [row, grid token, feature] of a batch; raises where tokens represent no data or are not finite."""
+def held_out(store: Store) -> range:
+    """The blocks that are judged by readouts fitted without them."""
+    return range(FOLDS if store.choose_on == "fit" else 1)
+
+
+def grid_tokens(
+    encoder: Encoder, store: Store, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor
+) -> GridTokens:
+    """The grid tokens of a batch; raises where tokens represent no data or are not finite."""
     these = f"in the batch from sample {store.ids[positions[0]]} on"
     valid = encoder.valid(batch, tap)
     if valid is not None and not bool(valid.all()):
@@ -398,9 +478,10 @@ def grid_tokens(encoder: Encoder, store: Store, batch: Any, positions: np.ndarra
             code="no-tokens",
         )
     grid = tokens[:, tap.grid.prefix :].float()
-    if not bool(grid.isfinite().all()):
+    # A sum is quicker; one beyond float32 is looked at number by number.
+    if not bool(grid.sum().isfinite()) and not bool(grid.isfinite().all()):
         raise DiagnosticsError(f"{encoder.name} gives NaN or infinity at tap {tap.name} {these}.", code="not-finite")
-    return grid
+    return GridTokens(tap, grid)
 
 
 def on_grid(tokens: Tensor, tap: Tap, dense: DenseRows) -> Tensor:

@@ -6,7 +6,8 @@ later costs its own products alone. What the last pass judges is in memory until
 
 Sums are those of ranges of parts, added in their order, and no batch crosses a range. So the launches of a shared run
 leave the sums of their ranges, and then what they judged of them, and the command that measures joins both to what one
-process has, to the last digit.
+process has, to the last digit where a pass gives a sample the same in any batch: one process may judge by tokens that
+it holds since the extraction.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diagnostics.activations.batches import Passed
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.extract import Deal, Passed, batches_of
+from diagnostics.activations.extract import Deal, batches_of
 from diagnostics.activations.parts import Left, Share
 from diagnostics.activations.plan import Plan, ranges_of
 from diagnostics.activations.prepare import prepare_batches
@@ -41,20 +43,22 @@ from diagnostics.runs.streaming.block_sums import (
     BlockSums,
     Features,
     GapsError,
+    GridTokens,
+    HeldTokens,
     Read,
     block_of,
     fits_along,
     gram_name,
     grid_tokens,
+    held_out,
     moments_of,
-    on_grid,
     origins_of,
     products_name,
     reads_of,
 )
 from diagnostics.vocabulary import ChooseOn
 
-_Visit = Callable[[Tap, np.ndarray, Tensor], None]
+_Visit = Callable[[Tap, np.ndarray, GridTokens], None]
 Solved = tuple[dict[str, float], dict[int | None, TokenMap]]
 """Numbers that are chosen at a tap, and what is fitted there without a block, or on all (None)."""
 
@@ -175,13 +179,9 @@ def solve_at(store: Store, reads: Iterable[Read], tap: Tap) -> dict[int, Solved]
                 paths[key] = paths[key].of_columns(rest) if key in paths else RidgePath.from_moments(rest)
                 return paths[key]
 
-            penalty, fits = solve_blocks(read.dense, read.sums, blocks, _held_out(store), path_of)
+            penalty, fits = solve_blocks(read.dense, read.sums, blocks, held_out(store), path_of)
             solved[i] = {"penalty": penalty}, fits
     return solved
-
-
-def _held_out(store: Store) -> range:
-    return range(FOLDS if store.choose_on == "fit" else 1)
 
 
 def readout(store: Store, probe: Measure, target: StoredTarget, tap: Tap, choice: Mapping[str, float]) -> EachToken:
@@ -238,8 +238,9 @@ class _Passes:
         workers: int,
         watch: Watch,
         deal: Deal | None = None,
+        held: HeldTokens | None = None,
     ) -> None:
-        self.deal = deal
+        self.deal, self.held = deal, held
         self.encoder, self.dataset, self.store, self.workers, self.watch = encoder, dataset, store, workers, watch
         self.size = batch_size or BATCH.get(device.partition(":")[0], BATCH["cpu"])
         self.reads, self.version, self.left = reads, version, Left(store, version)
@@ -249,13 +250,14 @@ class _Passes:
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
-        """One pass over batches of rows, by all processes that may, but for those whose tokens are stored.
+        """One pass over batches of rows, by all processes that may, but for those whose tokens are stored or held.
 
-        `visit` gets a tap, rows, and their grid tokens, float32 [row, token, feature].
+        `visit` gets a tap, rows, and their grid tokens.
         """
         encoder, store, done = self.encoder, self.store, 0
         taps = [tap for tap in store.taps if any(tap.name in read.dense.reads for read in reads)]
-        passed = [positions for positions in batches if not self._is_stored(positions)]
+        held = self.held if self.held and self.held.holds(reads) else None
+        passed = [each for each in batches if not (self._is_stored(each) or (held and held.has(each)))]
         # Processes get the batches, and give their tokens back; this one alone reads them where they arise.
         with contextlib.closing(
             prepare_batches(encoder, self.dataset, passed, self.workers)
@@ -266,7 +268,12 @@ class _Passes:
                 if self._is_stored(positions):
                     for tap in taps:
                         for block, tokens in store.token_blocks(tap.name, [int(positions[0]) // store.plan.shard]):
-                            visit(tap, positions, torch.as_tensor(tokens[positions - block.start], device=store.device))
+                            here = torch.as_tensor(tokens[positions - block.start], device=store.device)
+                            visit(tap, positions, GridTokens(tap, here))
+                    continue
+                if held and held.has(positions):
+                    for tap in taps:
+                        visit(tap, positions, held.get(tap, positions, store.device))
                     continue
                 batch = next(prepared)
 
@@ -351,26 +358,26 @@ class _Passes:
     def _rows(self, phase: str, at: int) -> np.ndarray:
         """The rows of a range that a phase judges."""
         rows = self.store.plan.positions_of(self.parts[at])
-        blocks = [*_held_out(self.store)] if phase == "val" else [FOLDS]
+        blocks = [*held_out(self.store)] if phase == "val" else [FOLDS]
         return rows[np.isin(self.block[rows], blocks) & self.known[rows]]
 
     def judge(self, reads: Sequence[Read], phase: str, ranges: Iterable[int]) -> None:
         """Judges the samples of a phase, each by the readouts that were fitted without its block."""
-        maps: dict[tuple[int, str, int], list[Tensor]] = {}
+        maps = dict[tuple[int, str, int], list[Tensor]]()
 
-        def visit(tap: Tap, positions: np.ndarray, tokens: Tensor) -> None:
+        def visit(tap: Tap, positions: np.ndarray, tokens: GridTokens) -> None:
             for i, read in enumerate(reads):
                 known = read.dense.known[positions].any(axis=1) & (tap.name in read.dense.reads)
                 for block in np.unique(self.block[positions[known]]).tolist():
-                    mask = known & (self.block[positions] == block)
+                    mask, on_grid = known & (self.block[positions] == block), tokens.on(read.dense)
                     readout = read.readouts[tap.name][None if block == FOLDS else block]
                     if (i, tap.name, block) not in maps:
                         parts = readout.mean, readout.weights, readout.bias
                         maps[i, tap.name, block] = [
-                            torch.as_tensor(each, device=tokens.device).float() for each in parts
+                            torch.as_tensor(each, device=on_grid.device).float() for each in parts
                         ]
                     mean, weights, bias = maps[i, tap.name, block]
-                    some = on_grid(tokens[torch.as_tensor(mask, device=tokens.device)], tap, read.dense)
+                    some = on_grid[torch.as_tensor(mask, device=on_grid.device)]
                     scores, rows = (some - mean) @ weights, positions[mask]
                     for tried, each in zip(read.judged.setdefault(tap.name, [[] for _ in bias]), bias, strict=True):
                         tried.append((rows, read.sums.judge(read.dense, readout, scores + each, rows)))
