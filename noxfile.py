@@ -65,6 +65,8 @@ def lint(session: nox.Session) -> None:
     """Style, format, which room may import which, how many tests compare sentences, and how functions are named."""
     session.run(f"{BIN}/ruff", "check")
     session.run(f"{BIN}/ruff", "format", "--check")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
+    session.run(f"{BIN}/ruff", "format", "--check", "--line-length", "76", *map(str, pages), log=False)
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins")))
     session.run(f"{BIN}/lint-imports", "--no-cache", "--no-logo", env={"PYTHONPATH": paths})
     session.run(sys.executable, "tests/support/sentences.py")

@@ -348,6 +348,9 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
             f"shows all.",
             code="unknown-name",
         )
+    if what == "dataset" and os.path.exists(name) and not name.endswith(".py"):
+        kinds = ", ".join(sorted(key for key in entries if key.endswith(":")))
+        raise DiagnosticsError(f"'{name}' is a path: put before it what it holds, one of {kinds}.", code="unknown-name")
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
     hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
-WIDTH = 100
+WIDTH = 76
 BLOCK = re.compile(
-    r"diagnostics run (?P<arguments>[^`\n]+)(?P<between>(?:(?!^#|diagnostics run ).)*?^```text\n)(?P<printed>.*?)^```$",
+    r"diagnostics run (?P<arguments>(?:[^`\n\\]|\\\n)+)(?P<between>(?:(?!^#|diagnostics run ).)*?^```text\n)(?P<printed>.*?)^```$",
     re.M | re.S,
 )
 
@@ -36,7 +36,7 @@ def printed(arguments: str) -> str:
     """What `diagnostics run ARGUMENTS` prints in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        command = [sys.executable, "-m", "diagnostics", "run", *shlex.split(arguments)]
+        command = [sys.executable, "-m", "diagnostics", "run", *shlex.split(arguments.replace("\\\n", ""))]
         environment = os.environ | {"COLUMNS": str(WIDTH)}
         done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

@@ -23,8 +23,8 @@ from nbclient import NotebookClient
 from nbclient.util import run_sync
 
 FOLDER = Path(__file__).parent / "tutorials"
-WIDTH, SHOWN = 88, 76
-"""Columns that cells print, and to which a page breaks their prose; tables stay as they are."""
+WIDTH = 76
+"""Columns that cells print, which a page shows beside its contents."""
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -129,26 +129,12 @@ def fenced(language: str, text: str) -> str:
 
 
 def narrow(text: str) -> str:
-    """The text with its prose broken at `SHOWN`: sentences that a command broke at `WIDTH`, and lines that know no width."""
-    joined: list[str] = []
-    last = ""
-    for line in text.splitlines():
-        prose = bool(line.strip()) and line[0] not in " ─" and "  " not in line
-        if (
-            prose
-            and joined
-            and last[-1:] not in ("", ".")
-            and len(last) + 1 + len(line.split()[0]) > WIDTH >= len(last)
-        ):
-            joined[-1] += f" {line}"
-        else:
-            joined.append(line)
-        last = line if prose else ""
+    """The text with the prose of cells that know no width broken at `WIDTH`."""
     return "\n".join(
-        "\n".join(textwrap.wrap(line, SHOWN, break_long_words=False, break_on_hyphens=False))
-        if len(line) > SHOWN and "  " not in line.strip()
+        "\n".join(textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False))
+        if len(line) > WIDTH and "  " not in line.strip()
         else line
-        for line in joined
+        for line in text.splitlines()
     )
 
 

@@ -1,6 +1,6 @@
 """Cost of a run, reckoned before its first byte and before a later pass: bytes, seconds, and what they are of."""
 
-import math
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -37,6 +37,8 @@ UNIT_BYTES = 12
 """Losses and what they are relative to, of a unit at a tap."""
 ID_BYTES = 25
 """Id, group and split of a sample, about."""
+SHRUNK = 16
+"""Samples of a map that are compressed to see what all take."""
 
 
 def cost_of(
@@ -52,14 +54,14 @@ def cost_of(
 
     `controls` says of each whether it keeps tokens, `seconds` is what a sample takes, `again` how many samples' tokens
     were removed and are extracted anew: nothing else is then written. `dense`: targets on grids, as `create` is given
-    them. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
+    them. Results and what shrinks on disk (maps) are estimated; the rest is known to the byte.
     """
     encoder, dataset = setup.encoder, setup.dataset
     controls = {name: tokens for name, tokens in controls.items() if tokens or not again}
     plans = _plans(setup, planned, controls)
     stores = [planned, *(other if controls[name] else other.without_tokens for name, other in plans.items())]
     token_bytes = sum(each.token_bytes for each in stores)
-    written = sum(each.bytes + _sample_bytes(dataset, planned) for each in stores)
+    written = sum(each.bytes + _sample_bytes(dataset, dense) for each in stores)
     written += _result_bytes(setup, controls) + PAGE_BYTES * setup.request.report
     # Shuffled labels are read from the encoder's own activations.
     sums = [_sum_bytes(setup, each, dense, own=not i) for i, each in enumerate(stores)]
@@ -235,17 +237,16 @@ def _plan_of(name: str, setup: Setup, planned: Plan) -> Plan | None:
     )
 
 
-def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
-    """Samples and targets as each store has them; whole numbers on grids shrink to little."""
-    grids = {tap.grid.shape for tap in planned.taps if tap.grid.tokens > 1}
+def _sample_bytes(dataset: Dataset, dense: OnGrids) -> int:
+    """Samples and targets as each store has them; of maps, by what those of the first samples shrink to."""
     targets = 0
-    for target in dataset.targets.values():
-        first = np.asarray(target.values[0])
+    for name, target in dataset.targets.items():
         if not target.dense or target.kind in BOXED:
+            first = np.asarray(target.values[0])
             targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
-        elif first.dtype.kind == "f":
-            of_each = sum(math.prod(grid) for grid in grids if len(grid) == first.ndim)
-            targets += len(dataset) * of_each * first.itemsize
+        for values in dense.get(name, {}).values() if target.kind not in BOXED else ():
+            some = values[:SHRUNK]
+            targets += len(zlib.compress(some.tobytes(), 1)) * len(dataset) // len(some)
     return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
 
 

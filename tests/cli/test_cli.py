@@ -302,6 +302,7 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
         (["inspect", "transformers:x"], "Unknown encoder 'transformers:x': plugin transformers offers hf: (as in 'hf:x')"),
         (["run", "{build}", "--data", "lorentz"], "Unknown dataset 'lorentz': did you mean lorenz?"),
         (["inspect", "{build}", "--data", "pendulm"], "Unknown dataset 'pendulm': did you mean pendulum?"),
+        (["inspect", "{build}", "--data", "/"], "'/' is a path: put before it what it holds, one of "),
         (["run", "{build}", "--data", "{data}", "--taps", "norm,blok.1"], "Unknown tap 'blok.1': did you mean blocks.1"),
         (["run", "{build}", "--data", "{data}", "--measures", "ckaa"], "Unknown measure 'ckaa': did you mean cka or "),
         (["run", "{build}?sead=1", "--data", "{data}"], "Unknown option of this encoder 'sead': did you mean seed?"),

@@ -17,8 +17,8 @@ TAPS = ["embed", "blocks.0", "norm"]
 
 
 def profile(name: str, family: str, score: list[float], chance: float = 0.0, better: str = "yes") -> Profile:
-    """A probe whose best tap is the second, with the first not shown to be worse."""
-    values = np.array(score)
+    """A probe whose best tap is the second, with the first not shown to be worse; a fourth tap comes after the output."""
+    values = np.array([*score, 1.0])
     loss = np.tile((1 - values)[:, None], (1, 4))
     data = xr.Dataset(
         {
@@ -27,7 +27,7 @@ def profile(name: str, family: str, score: list[float], chance: float = 0.0, bet
             **{key: ("tap", values + off) for key, off in (("score", 0), ("low", -0.1), ("high", 0.1))},
             "val_score": ("tap", values),
         },
-        coords={"tap": TAPS, "depth": ("tap", [0.0, 0.5, 1.0]), "unit": list("abcd")},
+        coords={"tap": [*TAPS, "head"], "depth": ("tap", [0.0, 0.5, 1.0, 2.0]), "unit": list("abcd")},
         attrs={
             "measure": "linear_probe",
             "target": name,

@@ -42,6 +42,21 @@ def page_at(
     return capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
 
 
+@pytest.mark.parametrize(
+    ("measure", "readout", "score", "label"),
+    [
+        ("linear_probe", "linear", "R2", "much (R2)"),
+        ("knn_probe", "", "accuracy", "much (knn_probe accuracy)"),
+        ("segmentation_probe", "", "mIoU", "much (mIoU)"),
+    ],
+)
+def test_a_row_names_the_probe_where_a_score_of_the_linear_one_has_that_name(
+    measure: str, readout: str, score: str, label: str
+) -> None:
+    data = planted("much", gap=0.3).data.assign_attrs(readout=readout, score_name=score)
+    assert Profile(measure, "much", data, {}).label.replace("\N{NO-BREAK SPACE}", " ") == label
+
+
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_the_first_screen_has_a_row_a_target_in_the_order_of_verdicts(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

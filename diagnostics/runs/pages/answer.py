@@ -111,17 +111,20 @@ def tasks_figure(encoders: Mapping[str, Sequence[Profile]]) -> TasksFigure:
 
 
 def _task_curve(profile: Profile) -> TaskCurve | None:
-    score = profile.data["score"].values
+    """The curve up to the output, which cannot hide what is computed from it."""
+    depth = profile.data["depth"].values
+    upto = depth <= profile.depth_of(profile.output_tap)
+    score = profile.data["score"].values[upto]
     floor, best = profile.floor, np.nanmax(score, initial=-np.inf)
     # Where smaller is better, or nothing is shown to be read, there is nothing to scale to: noise would fill the axis.
     if not profile.is_readable or not best > floor or profile.data.attrs[HIGHER_IS_BETTER] != "yes":
         return None
-    taps = profile.taps
+    taps = [tap for tap, inside in zip(profile.taps, upto, strict=True) if inside]
     return TaskCurve(
         name=profile.label,
         family=profile.family,
         taps=taps,
-        depth=profile.data["depth"].values,
+        depth=depth[upto],
         score=score,
         share=(score - floor) / (best - floor),
         inside=np.isin(taps, profile.tap_set),
@@ -363,7 +366,8 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
         cautions.append(
             f"Beware: a few units decide {names}, so intervals may be too narrow. `?log=TARGET` reads a logarithm."
         )
-    cautions += [f"Beware: {p.outlier}." for p in profiles if p.outlier]
+    # Other probes of a target are thrown off by the same unit.
+    cautions += [f"Beware: {p.outlier}." for p in first_probes(profiles).values() if p.outlier]
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(

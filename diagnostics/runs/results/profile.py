@@ -36,6 +36,8 @@ OLDER = "val, by an older version: run again"
 """What chose the tap of a run that holds no losses out of fold and does not say that it chose on val."""
 FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
+LINEAR_SCORES = ("accuracy", "R2")
+"""What the score of the linear probe is called."""
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -117,9 +119,11 @@ class Profile:
 
     @property
     def label(self) -> str:
-        """The target and what was scored; also by which probe, where that is not the linear one."""
-        probe = "" if self.readout == "linear" or not self.target else f"{nowrap(self.measure)} "
-        return f"{nowrap(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
+        """The target and what was scored; also by which probe, where the linear one has a score of that name."""
+        score = str(self.data.attrs["score_name"])
+        telling = self.readout == "linear" or not self.target or score not in LINEAR_SCORES
+        probe = "" if telling else f"{nowrap(self.measure)} "
+        return f"{nowrap(self.target or self.measure)} ({probe}{score})"
 
     @cached_property
     def lines(self) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ from diagnostics.options import decode
 from diagnostics.progress import size
 from diagnostics.registry import plugins
 from diagnostics.report.numbers import nowrap
-from diagnostics.report.page import Block, Note, Notes, Page, Section, Sentence, page_of, page_values
+from diagnostics.report.page import Block, Note, Notes, Page, page_of, page_values
 
 if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
@@ -242,22 +242,18 @@ def with_folder(page: Page, path: Location, disk: tuple[int, int], target: str |
     `disk`: bytes of tokens and of all. `target`: the one that the example reads; `left_out`: how many results are, but
     for what failed.
     """
-    named = shlex.quote(str(path))
-    why = nowrap(f"diagnostics show {named} --full")
-    count = f"{left_out} result{'s are' if left_out > 1 else ' is'} left out: {why} says why." if left_out else ""
-    left = Section("", "", (Sentence(count, "quiet", only="brief"),) if count else ())
-    return replace(page, sections=(*page.sections, *filter(None, [left])), closing=closing_blocks(path, disk, target))
+    return replace(page, closing=closing_blocks(path, disk, target, left_out))
 
 
-def closing_blocks(path: Location, disk: tuple[int, int], target: str | None) -> tuple[Block, ...]:
-    """The places of the features, the report and the rest."""
+def closing_blocks(path: Location, disk: tuple[int, int], target: str | None, left_out: int) -> tuple[Block, ...]:
+    """The places of the features, the report and the rest, and how many results are only there."""
     tokens, whole = disk
     named, quoted = shlex.quote(str(path)), json.dumps(str(path), ensure_ascii=False)
     read = f"dx.open_run({quoted}).features(target={json.dumps(target, ensure_ascii=False)})"
     lines = {
         "features": nowrap(read) if target else "",
         "report": nowrap(f"diagnostics {'open' if isinstance(path, Path) else 'report -o report.html'} {named}"),
-        "why": nowrap(f"diagnostics show {named} --full"),
+        f"why, and {left_out} left out" if left_out else "why": nowrap(f"diagnostics show {named} --full"),
         "disk": f"{size(tokens)} of {size(whole)} are tokens: {nowrap(f'diagnostics clean --tokens {named}')}"
         if tokens
         else size(whole),

@@ -20,8 +20,11 @@
 # either. The tutorial shows what the commands report in this case.
 
 # %% language="bash"
-# diagnostics train objectives --data 'lorenz?n=200&length=256' --objective forecast --steps 80 --batch 32 --width 32 --depth 4 --out models
-# diagnostics run models/forecast --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 --out runs/base
+# diagnostics train objectives --data 'lorenz?n=200&length=256' \
+#   --objective forecast --steps 80 --batch 32 --width 32 --depth 4 \
+#   --out models
+# diagnostics run models/forecast --data 'lorenz?n=150&length=256' \
+#   --measures linear_probe --no-controls --token-budget 0 --out runs/base
 
 # %% [markdown]
 # ## 2. Align the output with the best layer
@@ -34,8 +37,9 @@
 # teacher is the encoder's own output. A gain of the control comes from the further training and not from the layer.
 
 # %% language="bash"
-# diagnostics align tap --encoder models/forecast --to best-tap --for hidden_z --data 'lorenz?n=200&length=256' \
-#   --steps 60 --batch 32 --out models/aligned
+# diagnostics align tap --encoder models/forecast --to best-tap \
+#   --for hidden_z --data 'lorenz?n=200&length=256' --steps 60 --batch 32 \
+#   --out models/aligned
 
 # %% [markdown]
 # ## 3. Measure the gain and the cost
@@ -43,10 +47,12 @@
 # %% language="bash"
 # set -e
 # for name in aligned aligned-control; do
-#   diagnostics run models/$name --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 \
+#   diagnostics run models/$name --data 'lorenz?n=150&length=256' \
+#     --measures linear_probe --no-controls --token-budget 0 \
 #     --out runs/$name > /dev/null
 # done
-# diagnostics compare runs/base runs/aligned runs/aligned-control --similarity none | head -n 20
+# diagnostics compare runs/base runs/aligned runs/aligned-control \
+#   --similarity none | head -n 23
 
 # %% [markdown]
 # The first lines report that no difference is shown. The output of the aligned encoder has become similar to the first block: its cosine to that block

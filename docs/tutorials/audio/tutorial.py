@@ -19,8 +19,10 @@
 import diagnostics as dx
 
 data = dx.build("dataset", "speech?seconds=0.5")
-print(len(data), "windows of", len(data[0]) / data.rate, "seconds at", data.rate, "samples a second")
-print({split: int((data.split == split).sum()) for split in ("train", "val", "test")})
+seconds = len(data[0]) / data.rate
+print(f"{len(data)} windows of {seconds} s, {data.rate} samples a second")
+for split in ("train", "val", "test"):
+    print(split, (data.split == split).sum())
 
 # %% [markdown]
 # ## 2. What will a run cost?
@@ -37,7 +39,8 @@ print({split: int((data.split == split).sum()) for split in ("train", "val", "te
 # A linear classifier, called a *probe*, predicts the language at each tap.
 
 # %% language="bash"
-# diagnostics run wheel:whisper-tiny-en --data speech --measures linear_probe --no-controls --token-budget 0 --out speech
+# diagnostics run wheel:whisper-tiny-en --data speech \
+#   --measures linear_probe --no-controls --token-budget 0 --out speech
 
 # %%
 run = dx.open_run("speech")

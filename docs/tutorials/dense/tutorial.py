@@ -18,7 +18,8 @@
 # tokens. `segmentation_probe` predicts a class for each token.
 
 # %% language="bash"
-# diagnostics run 'wheel:dinov2-small?size=112' --data 'shapes?n=120&size=112' \
+# diagnostics run 'wheel:dinov2-small?size=112' \
+#   --data 'shapes?n=120&size=112' \
 #   --measures linear_probe,segmentation_probe --no-controls --out scenes
 
 # %% [markdown]
@@ -35,7 +36,8 @@ import diagnostics as dx
 run = dx.open_run("scenes")
 table = run.to_dataframe()
 chosen = table[table["target"].isin(["count", "depth", "segmentation"])]
-print(chosen.pivot(index="tap", columns="target", values="score").loc[run.profile("linear_probe/count").taps].round(2))
+scores = chosen.pivot(index="tap", columns="target", values="score")
+print(scores.loc[run.profile("linear_probe/count").taps].round(2))
 
 # %%
 run.plot("segmentation")

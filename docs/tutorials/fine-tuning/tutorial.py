@@ -15,28 +15,32 @@
 
 # %% language="bash"
 # set -e
-# for pair in before=objectives:lorenz-jepa after=objectives:lorenz-forecast; do
-#   diagnostics run ${pair#*=} --data 'lorenz?n=500' \
-#     --measures linear_probe --no-controls --token-budget 0 --out runs/${pair%%=*} > /dev/null
+# for pair in before=jepa after=forecast; do
+#   diagnostics run objectives:lorenz-${pair#*=} --data 'lorenz?n=500' \
+#     --measures linear_probe --no-controls --token-budget 0 \
+#     --out runs/${pair%%=*} > /dev/null
 # done
 
 # %% [markdown]
 # ## 2. After minus before
 
 # %% language="bash"
-# diagnostics compare before=runs/before after=runs/after --similarity none | head -n 12
+# diagnostics compare before=runs/before after=runs/after \
+#   --similarity none | head -n 9
 
 # %%
 import diagnostics as dx
 
-comparison = dx.compare(["before=runs/before", "after=runs/after"], similarity=None)
+pair = ["before=runs/before", "after=runs/after"]
+comparison = dx.compare(pair, similarity=None)
 for one in comparison.differences:
     ends = one.estimate.interval
     name = one.profile.removeprefix("linear_probe/")
-    print(f"{name:10} {one.quantity:10} {ends.value:+.2f} [{ends.low:+.2f}, {ends.high:+.2f}]  {one.outcome}")
+    change = f"{ends.value:+.2f} [{ends.low:+.2f}, {ends.high:+.2f}]"
+    print(f"{name:10} {one.quantity:10} {change}  {one.outcome}")
 
 # %% [markdown]
-# The second table has every target, after minus before. The last column is corrected for their number: *gained*, *lost* or *cannot tell*, which is not "equal". Read three rows of a target:
+# The table has every target, after minus before. The last column is corrected for their number: *gained*, *lost* or *cannot tell*, which is not "equal". Read three rows of a target:
 #
 # - **output**: what users of the output gained or lost.
 # - **chosen tap**: the same at the layer to use (the [chosen tap](../../explanation/words.md#chosen-tap)). A target that is lost at the output, while a loss here is excluded, is still in the encoder.

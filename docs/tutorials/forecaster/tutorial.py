@@ -19,7 +19,7 @@ import diagnostics as dx
 data = dx.build("dataset", "lorenz?n=180")
 print(len(data), "series of", len(data[0]), "steps")
 for name, target in data.targets.items():
-    print(f"{name:12} {target.kind:8} {target.about}")
+    print(f"{name}: {target.about}")
 
 # %% [markdown]
 # `hidden_z` is the variable z at the last time step. `rho` is a constant of the system that differs from series to series.
@@ -31,7 +31,9 @@ for name, target in data.targets.items():
 # validation series. The score is R² on test series: 1 is perfect, and 0 is no better than predicting the mean.
 
 # %%
-run = dx.run("fracast", data, out="lorenz", measures="linear_probe", token_budget=0)
+run = dx.run(
+    "fracast", data, out="lorenz", measures="linear_probe", token_budget=0
+)
 print(run)
 
 # %% [markdown]
@@ -73,8 +75,9 @@ print("hidden gap:         ", profile.hidden_gap)
 
 # %%
 table = run.to_dataframe()
-chosen = table[(table["measure"] == "linear_probe") & (table["target"] == "hidden_z") & table["chosen"]]
-print(chosen[["control", "tap", "score", "low", "high"]].fillna("none").round(2).to_string(index=False))
+chosen = table[(table["target"] == "hidden_z") & table["chosen"]]
+chosen = chosen[["control", "tap", "score", "low", "high"]]
+print(chosen.fillna("none").round(2).to_string(index=False))
 
 # %% [markdown]
 # - **fresh weights**: the same architecture, untrained. It scores 0, so the score of the model comes from training.

@@ -18,8 +18,9 @@
 # - `jepa`: predict a teacher's features of hidden patches.
 
 # %% language="bash"
-# diagnostics train objectives --data 'lorenz?n=200&length=256' --objective forecast,reconstruct,contrastive,jepa \
-#   --steps 60 --batch 32 --width 32 --depth 4 --out models
+# diagnostics train objectives --data 'lorenz?n=200&length=256' \
+#   --objective forecast,reconstruct,contrastive,jepa --steps 60 --batch 32 \
+#   --width 32 --depth 4 --out models
 
 # %% [markdown]
 # ## 2. Measure each encoder on the same series
@@ -27,8 +28,9 @@
 # %% language="bash"
 # set -e
 # for objective in forecast reconstruct contrastive jepa; do
-#   diagnostics run models/$objective --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls \
-#     --token-budget 0 --out runs/$objective > /dev/null
+#   diagnostics run models/$objective --data 'lorenz?n=150&length=256' \
+#     --measures linear_probe --no-controls --token-budget 0 \
+#     --out runs/$objective > /dev/null
 # done
 # diagnostics runs runs
 
@@ -44,12 +46,14 @@
 # - [**hidden gap**](../../explanation/words.md#hidden-gap): the score of the [best tap](../../explanation/words.md#best-tap), the best one other than the output, minus the output's.
 
 # %% language="bash"
-# diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none | head -n 27
+# diagnostics compare runs/forecast runs/reconstruct runs/contrastive \
+#   runs/jepa --similarity none | head -n 20
 
 # %%
 import diagnostics as dx
 
-comparison = dx.compare(["runs/forecast", "runs/reconstruct", "runs/contrastive", "runs/jepa"], similarity=None)
+names = ("forecast", "reconstruct", "contrastive", "jepa")
+comparison = dx.compare([f"runs/{n}" for n in names], similarity=None)
 comparison.plot()
 
 # %% [markdown]

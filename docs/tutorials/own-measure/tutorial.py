@@ -27,19 +27,28 @@ class Sparsity(dx.Measure):
 
     def compute(self, activations, target, seed):
         taps = [tap.name for tap in activations.taps]
-        pooled = [activations.pooled(tap, "mean").astype(np.float64) for tap in taps]
-        shares = [(abs(x) < 0.05 * np.sqrt((x**2).mean(axis=1, keepdims=True))).mean(axis=1) for x in pooled]
+        shares = []
+        for tap in taps:
+            x = activations.pooled(tap, "mean").astype(np.float64)
+            # root mean square of each sample
+            size = np.sqrt((x**2).mean(axis=1, keepdims=True))
+            shares.append((abs(x) < 0.05 * size).mean(axis=1))
         mean = np.array([share.mean() for share in shares])
-        reach = np.array([1.96 * share.std(ddof=1) / np.sqrt(len(share)) for share in shares])
+        spread = np.std(shares, axis=1, ddof=1)
+        reach = 1.96 * spread / np.sqrt(len(shares[0]))
         return xr.Dataset(
-            {"score": ("tap", mean), "low": ("tap", mean - reach), "high": ("tap", mean + reach)},
+            {
+                "score": ("tap", mean),
+                "low": ("tap", mean - reach),
+                "high": ("tap", mean + reach),
+            },
             coords={"tap": taps},
             attrs={
-                "functional": "share of features below a twentieth of the sample's root mean square",
+                "functional": "share of features under 5 % of the size",
                 "pooling": "mean",
                 "centring": "none",
                 "interval": "95 %, normal, over samples",
-                "n": len(pooled[0]),
+                "n": len(shares[0]),
                 "seed": seed,
             },
         )
@@ -51,7 +60,13 @@ class Sparsity(dx.Measure):
 # The argument `measures` takes measures and names of measures. The results of both are stored in the run.
 
 # %%
-run = dx.run("fracast", "lorenz?n=60", measures=[Sparsity(), "rankme"], controls=False, token_budget=0)
+run = dx.run(
+    "fracast",
+    "lorenz?n=60",
+    measures=[Sparsity(), "rankme"],
+    controls=False,
+    token_budget=0,
+)
 print(run.results["sparsity"]["score"].to_series().round(3))
 
 # %%
@@ -71,7 +86,8 @@ class ThreeOfEight(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8, bias=False)])
+        layers = [nn.Linear(8, 8), nn.Linear(8, 8, bias=False)]
+        self.blocks = nn.ModuleList(layers)
         with torch.no_grad():
             self.blocks[1].weight[:3] = 0
 

