@@ -338,6 +338,8 @@ def places() -> dict[str, str]:
         "both": str(sum(each[0].verdict == each[1].verdict == SHOWN for each in found.values())),
         "fresh.values": str(len(fresh)), "fresh.away": str(sum(one.interval[0] > 0 or one.interval[1] < 0 for one in fresh)),
         "fresh.gap": f"{max((one.interval[1] for one in hidden if one.encoder == 'fresh'), default=math.nan):.2f}",
+        "pe": f"shows {by_encoder['pe.shown']} and excludes {by_encoder['pe.excluded']}"
+        if any(one.encoder == "pe" and not one.why for each in found.values() for one in each) else "has no results yet",
         "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
         "profiles": profile_table(), "missing": missing(), "n_missing": str(missing().count("- ")), "cells": str(len(cells())),
