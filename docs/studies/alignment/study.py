@@ -31,6 +31,7 @@ from common import costs, read_json, write_json  # noqa: E402  (the folder of st
 RESULTS, PLAN = HERE / "results", HERE / "plan.json"
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
 KINDS = ("tap", "keep", "spatial")
+CONTROL_OF = {"tap": "control", "spatial": "spatial-control"}
 PROBES = {"segmentation": "segmentation_probe"}
 """Targets that another probe than the linear one reads."""
 
@@ -202,7 +203,8 @@ def try_rates(name: str, work: Path, tap: str) -> dict[str, Any]:
 
 def try_steps(name: str, work: Path, tap: str, rate: float) -> dict[str, Any]:
     """Agreement on val along one training, and after how many steps it is flat."""
-    longest, look, out = STUDY["longest"], STUDY["look"], f"{name}-steps"
+    longest, look = (STUDY["encoders"][name][key] for key in ("longest", "look"))
+    out = f"{name}-steps"
     more = f"--schedule constant --encoder-every {look} --no-control"
     if not (work / "models" / out / "alignment.json").is_file():
         give(align_command(name, "tap", 0, out, tap=tap, lr=rate, steps=longest, more=more), work)
@@ -246,50 +248,59 @@ def agreement(name: str, path: Path, tap: str = "") -> float:
 
 
 def run_cell(cell: str, work: Path) -> None:
-    """Align, measure and keep the scores of a cell; a failure is its row."""
+    """Align, measure and keep the scores of a cell, row by row; a failure is its row."""
     name, _, seed = cell.rpartition("-")
-    kept: dict[str, Any] = {"minutes": {}}
-    with costs() as row:
-        try:
-            for kind in kinds_of(name):
-                out = f"{name}-{kind}-{seed}"
-                took = work / "models" / f"{out}.json"
-                if not took.is_file():
-                    write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
-                kept["minutes"][kind] = read_json(took)
-            kept |= scores_of(name, int(seed), work)
-            kept["passes"] = passes(name)
-        except Exception as error:  # a failure is a row
-            kept["failed"] = f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]
-    if trained := sum(kept["minutes"].values()) * 60:
-        row["cpu_seconds"] = max(row["cpu_seconds"], trained)
-    write_json(RESULTS / f"{cell}.json", kept | row)
-    print(f"{cell}: {kept.get('failed', 'ok')}", file=sys.stderr, flush=True)
+    file, kept = (
+        RESULTS / f"{cell}.json",
+        {"minutes": {}, "cpu_seconds": read_json(RESULTS / f"{cell}.json").get("cpu_seconds", 0.0)},
+    )
+    results: dict[str, Any] = {}
+    for kind in ("base", *kinds_of(name)):
+        with costs() as row:
+            try:
+                if kind in KINDS:
+                    out = f"{name}-{kind}-{seed}"
+                    took = work / "models" / f"{out}.json"
+                    if not took.is_file():
+                        write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
+                    kept["minutes"][kind] = read_json(took)
+                for each in (kind, CONTROL_OF.get(kind)):
+                    if each in rows_of(name, int(seed)):
+                        results[each] = measure_row(name, each, int(seed), work)
+                kept |= scores_of(name, results, int(seed)) | {"passes": kept.get("passes") or passes(name)}
+            except Exception as error:  # a failure is a row
+                kept["failed"] = f"{kind}: {getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]
+        kept["cpu_seconds"] += row["cpu_seconds"]
+        write_json(file, kept)
+    kept["done"] = "failed" not in kept
+    write_json(file, kept)
+    print(f"{cell}: {kept.get('failed', 'ok')}, {kept['cpu_seconds']:.0f} CPU s", file=sys.stderr, flush=True)
 
 
-def scores_of(name: str, seed: int, work: Path) -> dict[str, Any]:
-    """Of each target the scores of all rows, and of each contrast of the claims its value and error over units."""
-    encoder, rows = STUDY["encoders"][name], {}
+def measure_row(name: str, row: str, seed: int, work: Path) -> dict[str, Any]:
+    """`measure/target` -> result of a row's run."""
+    encoder, model = STUDY["encoders"][name], rows_of(name, seed)[row]
     data = spec(encoder["data"]).format(draw=STUDY["first_draw"] + seed)
-    for row, model in rows_of(name, seed).items():
-        taps = [tap_of(name), encoder["output"]] if row == "base" else [encoder["output"]]
-        path = model if row == "base" else str(work / model)
-        more = ",tap_set" if row == "base" else ""
-        rows[row] = measured(path, data, encoder["measures"] + more, taps, work / "runs" / f"{name}-{row}-{seed}")
+    taps, more = ([tap_of(name), encoder["output"]], ",tap_set") if row == "base" else ([encoder["output"]], "")
+    path = model if row == "base" else str(work / model)
+    return measured(path, data, encoder["measures"] + more, taps, work / "runs" / f"{name}-{row}-{seed}")
+
+
+def scores_of(name: str, rows: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """Of each target the scores of all rows, and of each contrast of the claims its value and error over units."""
     targets = {}
-    for target in dataset(absolute(data)).targets:
+    for key, data in rows["base"].items():
+        measure, target = key.split("/")
+        if measure == "tap_set" or key != key_of(target):
+            continue
         drawn = resamples(rows, target, seed)
         contrasts = {}
         for first, second in pairs(name):
             if first in drawn and second in drawn:
                 apart = drawn[first] - drawn[second]
                 contrasts[f"{first} - {second}"] = [float(apart[0]), float(np.nanstd(apart[1:]))]
-        units = int(rows["base"][key_of(target)].sizes["unit"])
-        targets[target] = {
-            "scores": {row: float(each[0]) for row, each in drawn.items()},
-            "contrasts": contrasts,
-            "units": units,
-        }
+        scores = {row: float(each[0]) for row, each in drawn.items()}
+        targets[target] = {"scores": scores, "contrasts": contrasts, "units": int(data.sizes["unit"])}
     return {"targets": targets}
 
 
@@ -374,7 +385,7 @@ def main() -> None:
         write_page()
     else:
         for cell in asked.names or cells():
-            if "targets" not in read_json(RESULTS / f"{cell}.json"):
+            if not read_json(RESULTS / f"{cell}.json").get("done"):
                 run_cell(cell, asked.work)
 
 
