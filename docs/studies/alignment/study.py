@@ -1,6 +1,6 @@
 """Alignment against cutting: `study.toml` says what is claimed and how it is judged, this script measures and judges it.
 
-    python study.py plan --work FOLDER              # chooses targets, taps, rates and steps on train and val: plan.json
+    python study.py plan --work FOLDER              # chooses targets and taps on train and val: plan.json
     python study.py run --work FOLDER               # all cells that are not finished; resumes after a kill
     python study.py run dinov2-1 --work FOLDER      # one of them
     python study.py commands                        # the commands of each cell
@@ -50,17 +50,16 @@ def absolute(name: str) -> str:
     return name.replace("docs/studies/alignment", str(HERE))
 
 
-def align_command(name: str, kind: str, seed: int, out: str, **other: Any) -> str:
-    """The command of an alignment; `other` are its steps and rate, and further options."""
-    encoder, plan = STUDY["encoders"][name], read_json(PLAN).get(name, {})
-    asked = {"tap": plan.get("tap"), "steps": plan.get("steps"), "lr": plan.get("rate"), "more": ""} | other
-    how = encoder[kind].format(encoder=encoder["encoder"], tap=asked["tap"])
+def align_command(name: str, kind: str, seed: int, out: str) -> str:
+    """The command of an alignment; that to the tap keeps its encoder at half of its steps too."""
+    encoder = STUDY["encoders"][name]
+    how = encoder[kind].format(encoder=encoder["encoder"], tap=tap_of(name))
     spatial = "--optimiser adamw --warmup 0.1 --mask 0.25 --layer-scale 1 --drop-path 0" if kind == "spatial" else ""
-    control = "" if kind in ("tap", "spatial") else "--no-control"
+    control = {"tap": f"--encoder-every {encoder['steps'] // 2}", "keep": "--no-control", "spatial": ""}[kind]
     data = encoder["training"].format(seed=STUDY["first_training"] + seed)
     parts = [
         f"diagnostics align {'spatial' if kind == 'spatial' else 'tap'} --encoder '{encoder['encoder']}'", how, spatial,
-        f"--data '{data}' {encoder['options']} --lr {asked['lr']} --steps {asked['steps']} --seed {seed}", control, asked["more"],
+        f"--data '{data}' {encoder['options']} --lr {encoder['rate']} --steps {encoder['steps']} --seed {seed}", control,
         f"--out models/{out}",
     ]  # fmt: skip
     return " ".join(part for part in parts if part)
@@ -116,7 +115,7 @@ def give(command: str, work: Path) -> float:
     return row["cpu_seconds"]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def dataset(name: str) -> Any:
     """Held for the runs of a cell."""
     import diagnostics as dx
@@ -128,10 +127,15 @@ def measured(model: str, data: str, measures: str, taps: Sequence[str], out: Pat
     """`measure/target` -> result of a run."""
     import diagnostics as dx
 
-    run = dx.run(
-        dx.build("encoder", model), dataset(absolute(data)), out=out, measures=measures, taps=list(taps), controls=False,
-        token_budget="1GB", jobs=1, watch=dx.silent, report=False,
-    )  # fmt: skip
+    done = out.with_suffix(".done")
+    if done.is_file():
+        run = dx.open_run(out)
+    else:
+        run = dx.run(
+            dx.build("encoder", model), dataset(absolute(data)), out=out, measures=measures, taps=list(taps), controls=False,
+            token_budget="1GB", jobs=1, watch=dx.silent, report=False,
+        )  # fmt: skip
+        done.touch()
     tree = run.results
     names = [group.strip("/") for group in tree.groups if group.count("/") == 2]
     return {name: tree[name].to_dataset() for name in names}
@@ -145,13 +149,10 @@ def key_of(target: str) -> str:
 
 
 def plan(name: str, work: Path) -> None:
-    """Choose targets, tap, rate and steps of an encoder, where they are not chosen yet."""
-    plans = read_json(PLAN)
-    if name not in plans:
+    """Choose targets and tap of an encoder, where they are not chosen yet."""
+    if name not in read_json(PLAN):
         with costs() as row:
             chosen = choose(name, work)
-            chosen |= try_rates(name, work, chosen["tap"])
-            chosen |= try_steps(name, work, chosen["tap"], chosen["rate"])
         write_json(PLAN, read_json(PLAN) | {name: chosen | row})
 
 
@@ -187,40 +188,24 @@ def choose(name: str, work: Path) -> dict[str, Any]:
     }
 
 
-def try_rates(name: str, work: Path, tap: str) -> dict[str, Any]:
-    """Agreement on val with the teacher, and of the control with itself, for each rate."""
-    trials = []
-    for rate in STUDY["encoders"][name]["rates"]:
-        out = f"{name}-rate-{rate}"
-        if not (work / "models" / f"{out}-control" / "alignment.json").is_file():
-            give(align_command(name, "tap", 0, out, tap=tap, lr=rate, steps=STUDY["trial"]), work)
-        trials.append(
-            [rate, agreement(name, work / "models" / out, tap), agreement(name, work / "models" / f"{out}-control")]
-        )
-    able = [trial for trial in trials if trial[2] >= 0.98] or trials[:1]
-    return {"rates": trials, "rate": max(able, key=lambda trial: trial[1])[0]}
+# Cells.
 
 
-def try_steps(name: str, work: Path, tap: str, rate: float) -> dict[str, Any]:
-    """Agreement on val along one training, and after how many steps it is flat."""
-    longest, look = (STUDY["encoders"][name][key] for key in ("longest", "look"))
-    out = f"{name}-steps"
-    more = f"--schedule constant --encoder-every {look} --no-control"
-    if not (work / "models" / out / "alignment.json").is_file():
-        give(align_command(name, "tap", 0, out, tap=tap, lr=rate, steps=longest, more=more), work)
-    looks = list(range(look, longest + 1, look))
-    found = [agreement(name, work / "models" / out / "steps" / str(step), tap) for step in looks[:-1]]
-    found.append(agreement(name, work / "models" / out, tap))
-    flat = [step for step, here, later in zip(looks, found, found[1:], strict=False) if later - here < STUDY["flat"]]
+def agreements(name: str, seed: int, path: Path) -> dict[str, float]:
+    """Agreement on val with what teaches, before, at half and at the end of an alignment; of its control with itself."""
+    steps = STUDY["encoders"][name]["steps"]
+    half = path / "steps" / str(steps // 2)
+    control = path.with_name(f"{path.name}-control")
     return {
-        "looks": [list(pair) for pair in zip(looks, found, strict=True)],
-        "steps": flat[0] if flat else longest,
-        "rises": not flat,
+        "before": agreement(name, seed, STUDY["encoders"][name]["encoder"], tap_of(name)),
+        "half": agreement(name, seed, str(half), tap_of(name)),
+        "end": agreement(name, seed, str(path), tap_of(name)),
+        "control": agreement(name, seed, str(control), STUDY["encoders"][name]["output"]),
     }
 
 
-def agreement(name: str, path: Path, tap: str = "") -> float:
-    """Mean cosine on val of an encoder's output with the base's tokens at a tap, of the same width or through a map of train."""
+def agreement(name: str, seed: int, model: str, tap: str) -> float:
+    """Mean cosine on val of an encoder's output with the base's tokens at a tap, through the least squares of train for another width."""
     import torch
     from diagnostics_training.alignment.objective import Alignment, Teacher
     from torch.utils.data import default_collate
@@ -228,23 +213,19 @@ def agreement(name: str, path: Path, tap: str = "") -> float:
     import diagnostics as dx
 
     encoder = STUDY["encoders"][name]
-    data = dataset(encoder["training"].format(seed=STUDY["first_training"]))
-    base = dx.build("encoder", encoder["encoder"]).sized_for(data[0])
-    student = dx.load_encoder(path).sized_for(data[0])
-    teacher = base.tap(tap or encoder["output"])
-    mapped = teacher.features != base.tap(encoder["output"]).features
-    objective = Alignment(student, [Teacher(base, teacher, mapped=mapped)]).eval()
+    data = dataset(encoder["training"].format(seed=STUDY["first_training"] + seed))
+    base, student = (dx.build("encoder", each).sized_for(data[0]) for each in (encoder["encoder"], model))
+    mapped = base.tap(tap).features != base.tap(encoder["output"]).features
+    objective = Alignment(student, [Teacher(base, base.tap(tap), mapped=mapped)]).eval()
 
     def batch(part: str, count: int) -> dict[str, Any]:
         rows = np.flatnonzero(data.split == part)[:count]
         return {"clean": default_collate([base.preprocess(data[int(row)]) for row in rows])}
 
     with torch.no_grad():
-        objective.begin_maps([batch("train", 400)])
+        if mapped:
+            objective.begin_maps([batch("train", 400)])
         return float(objective(batch("val", STUDY["val_samples"]))["cosine"])
-
-
-# Cells.
 
 
 def run_cell(cell: str, work: Path) -> None:
@@ -267,6 +248,8 @@ def run_cell(cell: str, work: Path) -> None:
                 for each in (kind, CONTROL_OF.get(kind)):
                     if each in rows_of(name, int(seed)):
                         results[each] = measure_row(name, each, int(seed), work)
+                if kind == "tap":
+                    kept["agreement"] = agreements(name, int(seed), work / "models" / f"{name}-tap-{seed}")
                 kept |= scores_of(name, results, int(seed)) | {"passes": kept.get("passes") or passes(name)}
             except Exception as error:  # a failure is a row
                 kept["failed"] = f"{kind}: {getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]
