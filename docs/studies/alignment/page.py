@@ -21,7 +21,7 @@ from common import (
     read_json,
     table,
 )
-from study import HERE, PLAN, RESULTS, STUDY, cells, commands, pairs_of, rows_of
+from study import HERE, PLAN, RESULTS, STUDY, cells, commands, kinds_of, pairs_of, rows_of
 
 ROWS = ("base", "cut", "joined", "tap", "keep", "spatial", "control", "spatial-control")
 MARKS = {SHOWN: " **+**", EXCLUDED: " **−**", UNDECIDED: "", MISSING: ""}
@@ -52,13 +52,13 @@ def targets_of(name: str, which: str) -> list[str]:
 
 def over_seeds(name: str, pair: tuple[str, str]) -> dict[str, Outcome]:
     """Target -> mean difference of two rows over seeds, with the error that the study's rule gives it."""
-    there, key = cells_of(name), " - ".join(pair)
-    known = (
-        [target for target in there[0]["targets"] if key in there[0]["targets"][target]["contrasts"]] if there else []
-    )
+    key = " - ".join(pair)
+    targets = [cell["targets"] for cell in cells_of(name)]
+    targets = [one for one in targets if any(key in target["contrasts"] for target in one.values())]
+    known = [target for target in targets[0] if key in targets[0][target]["contrasts"]] if targets else []
     if not known:
         return {}
-    each = np.array([[cell["targets"][target]["contrasts"][key] for target in known] for cell in there], dtype=float)
+    each = np.array([[one[target]["contrasts"][key] for target in known] for one in targets], dtype=float)
     errors = pooled_error(each[..., 0], each[..., 1])
     means = each[..., 0].mean(axis=0)
     return {
@@ -127,7 +127,7 @@ def score_table(name: str) -> str:
     rows = []
     for target in [*targets_of(name, "chosen"), *targets_of(name, "other")]:
         each = [
-            number(float(np.mean([cell["targets"][target]["scores"].get(row, np.nan) for cell in there])), 2, sign=False)
+            number(mean_of_known(cell["targets"][target]["scores"].get(row) for cell in there), 2, sign=False)
             for row in known
         ]  # fmt: skip
         mark = f"**{target}**" if target in plan["chosen"] else target
@@ -136,6 +136,11 @@ def score_table(name: str) -> str:
     cost = {"cut": number(share, 2, sign=False)}
     rows.append(["*compute a sample*", "", *(cost.get(row, "1") for row in known)])
     return table(["target", "gap, train and val", *known], rows)
+
+
+def mean_of_known(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def kept_share(name: str, row: str) -> float:
@@ -165,33 +170,91 @@ def kept_table() -> str:
     return table(["encoder", "row", "kept share of other targets", "compute a sample", "CPU minutes of training"], rows)
 
 
+def looks_of(name: str) -> dict[str, float]:
+    """Agreement on val along the alignment to the tap, mean over seeds."""
+    each = [cell["agreement"] for cell in cells_of(name) if "agreement" in cell]
+    return {when: mean_of_known(one[when] for one in each) for when in ("before", "half", "end", "control")}
+
+
+def known(found: list[Value]) -> dict[str, str]:
+    """The three sentences of what is known now, and one of how strong the rival is; of alignments only where some are measured."""
+
+    def part(claim: str) -> str:
+        own = [one for one in found if one.claim == claim and one.outcome.verdict != MISSING]
+        count = counts(own)
+        return f"{number(mean_of(own))} (mean of {len(own)} values: {count[SHOWN]} shown, {count[EXCLUDED]} excluded, {count[UNDECIDED]} undecided)"
+
+    passed = [cell["passes"] for name in STUDY["encoders"] for cell in cells_of(name)[:1]]
+    cost = f", at {min(passed):.2f} to {max(passed):.2f} of the multiplications" if passed else ""
+    cut = f"Cutting at the tap{cost}, costs a target that it was not chosen for {part('cutting-costs')}."
+    if not any(one.claim == "beats-cut" and one.outcome.verdict != MISSING for one in found):
+        return {
+            "known.cut": cut,
+            "known.aligned": "No alignment is measured over seeds yet.",
+            "known.price": "",
+            "rival": "",
+        }
+    return {
+        "known.cut": cut,
+        "known.aligned": f"Beside that cut, an alignment's output reads a chosen target {part('beats-cut')}, and keeps {part('keeps')} more of the others.",
+        "known.price": f"Beside the output its price is {part('price')}; `--keep` changes it by {part('keep-pays')}.",
+        "rival": f"**How strong the rival is.** Beside their [control](../../explanation/words.md#control), which the base's own output teaches, alignments lift a chosen target by {part('lifts')}. {rising()}",
+    }
+
+
+def rising() -> str:
+    """The encoders whose alignments were still learning at the end."""
+    looks = {name: looks_of(name) for name in STUDY["encoders"]}
+    more = [
+        f"{name} (from {number(one['half'], 3, False)} to {number(one['end'], 3, False)})"
+        for name, one in looks.items() if one["end"] - one["half"] > STUDY["flat"]
+    ]  # fmt: skip
+    if not more:
+        return "In none that is there did the second half of the steps add more than .02 to the agreement with the teacher on val."
+    return f"Agreement with the teacher on val still rose in the second half of the steps: {', '.join(more)}; a longer one is a stronger rival."
+
+
 def plan_table() -> str:
-    """What was chosen on train and val."""
+    """What was chosen on train and val, and whether the alignments to the tap were long enough."""
     rows = []
-    for name, plan in read_json(PLAN).items():
+    for name, encoder in STUDY["encoders"].items():
+        plan = read_json(PLAN).get(name)
+        if not plan:
+            continue
         gaps = ", ".join(f"{target} {number(gap, 2)}" for target, gap in plan["gaps"].items())
-        rates = "; ".join(
-            f"{rate:g}: {number(own, 3, False)}, control {number(other, 3, False)}"
-            for rate, own, other in plan["rates"]
-        )
-        looks = ", ".join(f"{step}: {number(value, 3, False)}" for step, value in plan["looks"])
         chosen = ", ".join(plan["chosen"]) + (" (no gap is above .1: the largest)" if plan["empty"] else "")
-        rows.append([
-            name, gaps, chosen, f"`{plan['tap']}`", f"{plan['rate']:g} ({rates})",
-            f"{plan['steps']}{' (still rising)' if plan['rises'] else ''} ({looks})",
-        ])  # fmt: skip
-    head = ["encoder", "gaps", "chosen", "tap", "rate (agreement on val after the trial)", "steps (agreement on val)"]
+        looks = [*looks_of(name).values()]
+        shown = ", ".join(number(look, 3, sign=False) for look in looks)
+        rises = " (the second half adds more than the limit)" if looks[2] - looks[1] > STUDY["flat"] else ""
+        rows.append(
+            [name, gaps, chosen, f"`{plan['tap']}`", f"{encoder['rate']:g}", str(encoder["steps"]), shown + rises]
+        )
+    head = [
+        "encoder",
+        "gaps",
+        "chosen",
+        "tap",
+        "rate",
+        "steps",
+        "agreement on val: before, half, end; control with itself",
+    ]
     return table(head, rows)
 
 
 def missing() -> str:
-    """Cells without a result, each with its commands' command."""
+    """Parts of cells without a result, each cell with the command that computes them."""
     lines = []
     for cell in cells():
-        kept = read_json(RESULTS / f"{cell}.json")
-        if not kept.get("done"):
+        kept, name = read_json(RESULTS / f"{cell}.json"), cell.rpartition("-")[0]
+        failed, parts = kept.get("failed", {}), kept.get("parts", [])
+        left = [
+            kind + (f" ({failed[kind]})" if kind in failed else "")
+            for kind in ("base", *kinds_of(name))
+            if kind not in parts
+        ]
+        if left:
             lines.append(
-                f"- {cell}: {kept.get('failed', 'not whole' if kept else 'not computed')}: `python docs/studies/alignment/study.py run {cell} --work FOLDER`"
+                f"- {cell}: {', '.join(left)}: `python docs/studies/alignment/study.py run {cell} --work FOLDER`"
             )
     return "\n".join(lines) or "None."
 
@@ -203,7 +266,7 @@ def places() -> dict[str, str]:
     there = [one for one in kept if "targets" in one]
     units = [target["units"] for one in there for target in one["targets"].values()]
     filled = {
-        "claims": claim_table(found), "values": value_table(found), "plan": plan_table(), "kept": kept_table(), "missing": missing(),
+        "claims": claim_table(found), "values": value_table(found), "plan": plan_table(), "kept": kept_table(), "missing": missing(), **known(found),
         "n.claims": str(len(STUDY["claims"])), "n.values": str(len(found)), "cells": str(len(cells())), "there": str(len(there)),
         "units": str(min(units, default=0)), "seeds": str(len(STUDY["seeds"])), "encoders": str(len(STUDY["encoders"])),
         "minutes": f"{sum(one.get('cpu_seconds', 0) for one in [*kept, *plans.values()]) / 60:.0f}",
@@ -214,26 +277,10 @@ def places() -> dict[str, str]:
         share = cells_of(name)[0].get("passes") if cells_of(name) else None
         filled |= {
             f"{name}.scores": score_table(name), f"{name}.passes": number(share, 2, sign=False) if share else "–",
-            f"{name}.steps": str(plans.get(name, {}).get("steps", "–")), f"{name}.chosen": ", ".join(plans.get(name, {}).get("chosen", [])),
+            f"{name}.steps": str(STUDY["encoders"][name]["steps"]), f"{name}.seeds": str(len(cells_of(name))),
             f"{name}.commands": "\n".join(commands(f"{name}-{STUDY['seeds'][0]}")) if name in plans else "",
         }  # fmt: skip
-    for claim in STUDY["claims"]:
-        own = [one for one in found if one.claim == claim["id"]]
-        filled |= parts_of(claim["id"], own)
-        for kind in {row for one in own for row in one.pair}:
-            filled |= parts_of(f"{claim['id']}.{kind}", [one for one in own if kind in one.pair])
     return filled
-
-
-def parts_of(name: str, own: list[Value]) -> dict[str, str]:
-    """Mean, number and verdicts of some values, as places."""
-    count = counts(own)
-    above = sum(one.outcome.interval[0] > 0 for one in own if np.isfinite(one.outcome.error))
-    below = sum(one.outcome.interval[1] < 0 for one in own if np.isfinite(one.outcome.error))
-    return {
-        name: number(mean_of(own)), f"{name}.n": str(len(own)), f"{name}.above": str(above), f"{name}.below": str(below),
-        **{f"{name}.{verdict}": str(count[verdict]) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
-    }  # fmt: skip
 
 
 def render(name: str, filled: Mapping[str, str] | None = None) -> str:

@@ -228,36 +228,37 @@ def agreement(name: str, seed: int, model: str, tap: str) -> float:
         return float(objective(batch("val", STUDY["val_samples"]))["cosine"])
 
 
-def run_cell(cell: str, work: Path) -> None:
-    """Align, measure and keep the scores of a cell, row by row; a failure is its row."""
+def run_part(cell: str, kind: str, work: Path) -> None:
+    """Measure the base, or align and measure a kind and its control, and keep the scores of all rows of a cell that are there.
+
+    A failure is the part's row.
+    """
     name, _, seed = cell.rpartition("-")
-    file, kept = (
-        RESULTS / f"{cell}.json",
-        {"minutes": {}, "cpu_seconds": read_json(RESULTS / f"{cell}.json").get("cpu_seconds", 0.0)},
-    )
-    results: dict[str, Any] = {}
-    for kind in ("base", *kinds_of(name)):
-        with costs() as row:
-            try:
-                if kind in KINDS:
-                    out = f"{name}-{kind}-{seed}"
-                    took = work / "models" / f"{out}.json"
-                    if not took.is_file():
-                        write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
-                    kept["minutes"][kind] = read_json(took)
-                for each in (kind, CONTROL_OF.get(kind)):
-                    if each in rows_of(name, int(seed)):
-                        results[each] = measure_row(name, each, int(seed), work)
+    file = RESULTS / f"{cell}.json"
+    kept = {"parts": [], "failed": {}, "minutes": {}, "cpu_seconds": 0.0} | read_json(file)
+    if kind in kept["parts"]:
+        return
+    kept["failed"].pop(kind, None)
+    with costs() as row:
+        try:
+            if kind != "base":
+                out = f"{name}-{kind}-{seed}"
+                took = work / "models" / f"{out}.json"
+                if not took.is_file():
+                    write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
+                kept["minutes"][kind] = read_json(took)
                 if kind == "tap":
-                    kept["agreement"] = agreements(name, int(seed), work / "models" / f"{name}-tap-{seed}")
-                kept |= scores_of(name, results, int(seed)) | {"passes": kept.get("passes") or passes(name)}
-            except Exception as error:  # a failure is a row
-                kept["failed"] = f"{kind}: {getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]
-        kept["cpu_seconds"] += row["cpu_seconds"]
-        write_json(file, kept)
-    kept["done"] = "failed" not in kept
+                    kept["agreement"] = agreements(name, int(seed), work / "models" / out)
+            there = [row for part in (*kept["parts"], kind) for row in (part, CONTROL_OF.get(part)) if row]
+            kept |= scores_of(name, {each: measure_row(name, each, int(seed), work) for each in there}, int(seed))
+            kept |= {"passes": kept.get("passes") or passes(name), "parts": [*kept["parts"], kind]}
+        except Exception as error:  # a failure is a row
+            kept["failed"][kind] = f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]
+    kept["cpu_seconds"] += row["cpu_seconds"]
     write_json(file, kept)
-    print(f"{cell}: {kept.get('failed', 'ok')}, {kept['cpu_seconds']:.0f} CPU s", file=sys.stderr, flush=True)
+    print(
+        f"{cell} {kind}: {kept['failed'].get(kind, 'ok')}, {row['cpu_seconds']:.0f} CPU s", file=sys.stderr, flush=True
+    )
 
 
 def measure_row(name: str, row: str, seed: int, work: Path) -> dict[str, Any]:
@@ -329,22 +330,22 @@ def pairs_of(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def passes(name: str) -> float:
-    """Multiplications up to the tap, in shares of those up to the output."""
+    """Multiplications of the base cut at the tap, in shares of those of the base."""
     import torch
     from torch.utils.data import default_collate
     from torch.utils.flop_counter import FlopCounterMode
 
     import diagnostics as dx
+    from diagnostics.plugin import cut_encoder
 
     encoder = STUDY["encoders"][name]
-    data = dataset(absolute(spec(encoder["data"]).format(draw=STUDY["first_draw"] + STUDY["seeds"][0])))
-    base = dx.build("encoder", encoder["encoder"]).sized_for(data[0])
-    batch = default_collate([base.preprocess(data[0])])
+    base = dx.build("encoder", encoder["encoder"])
+    batch = default_collate([base.preprocess(base.example())])
     counted = []
-    for tap in (tap_of(name), encoder["output"]):
-        base.capture(batch, [tap])  # the first pass over a set of taps is whole
+    for one, tap in ((cut_encoder(base, tap_of(name)), tap_of(name)), (base, encoder["output"])):
+        one.capture(batch, [tap])  # the first pass over a set of taps is whole
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            base.capture(batch, [tap])
+            one.capture(batch, [tap])
         counted.append(counter.get_total_flops())
     return counted[0] / counted[1]
 
@@ -367,9 +368,11 @@ def main() -> None:
 
         write_page()
     else:
-        for cell in asked.names or cells():
-            if not read_json(RESULTS / f"{cell}.json").get("done"):
-                run_cell(cell, asked.work)
+        # Each kind in all cells before the next, so that a kill leaves all cells with as many rows.
+        for kind in ("base", *KINDS):
+            for cell in asked.names or cells():
+                if kind == "base" or kind in kinds_of(cell.rpartition("-")[0]):
+                    run_part(cell, kind, asked.work)
 
 
 if __name__ == "__main__":
