@@ -23,8 +23,18 @@ from common import (
 )
 from study import HERE, PLAN, RESULTS, STUDY, cells, commands, kinds_of, pairs_of, rows_of
 
-ROWS = ("base", "cut", "joined", "tap", "keep", "spatial", "control", "spatial-control")
-MARKS = {SHOWN: " **+**", EXCLUDED: " **−**", UNDECIDED: "", MISSING: ""}
+ROWS = ("base", "cut", "joined", "tap", "keep", "spatial")
+"""Whose scores are shown; of controls the differences are."""
+SHORT = {
+    "beats-cut": "alignment beats cut (chosen)",
+    "beats-joined": "alignment beats joined (chosen)",
+    "lifts": "alignment beats control (chosen)",
+    "keeps": "alignment beats cut (others)",
+    "cutting-costs": "base beats cut (others)",
+    "price": "base beats alignment (others)",
+    "keep-pays": "keep beats tap (others)",
+}
+"""The claims in few words; which targets."""
 
 
 @dataclass
@@ -96,17 +106,19 @@ def mean_of(some: Iterable[Value]) -> float:
 
 
 def claim_table(found: list[Value]) -> str:
-    """A row a claim: how its values were judged, their mean, the least and the largest."""
+    """A row a claim: how its values were judged, and their mean."""
     rows = []
     for claim in STUDY["claims"]:
         own = [one for one in found if one.claim == claim["id"]]
-        each = [one.outcome.value for one in own if np.isfinite(one.outcome.value)]
         count = counts(own)
-        rows.append([
-            f"{claim['says']} (`{claim['id']}`)", str(len(own)), *(str(count[verdict]) for verdict in (SHOWN, EXCLUDED, UNDECIDED)),
-            f"{number(mean_of(own))} ({number(min(each))}, {number(max(each))})" if each else "–",
-        ])  # fmt: skip
-    return table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean (least, largest)"], rows)
+        rows.append(
+            [
+                SHORT[claim["id"]],
+                *(str(count[verdict]) for verdict in (SHOWN, EXCLUDED, UNDECIDED)),
+                number(mean_of(own)),
+            ]
+        )
+    return table(["claim", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows)
 
 
 def value_table(found: list[Value]) -> str:
@@ -131,11 +143,11 @@ def score_table(name: str) -> str:
             for row in known
         ]  # fmt: skip
         mark = f"**{target}**" if target in plan["chosen"] else target
-        rows.append([mark, number(plan["gaps"][target], 2), *each])
+        rows.append([mark, *each])
     share = there[0].get("passes", float("nan"))
     cost = {"cut": number(share, 2, sign=False)}
-    rows.append(["*compute a sample*", "", *(cost.get(row, "1") for row in known)])
-    return table(["target", "gap, train and val", *known], rows)
+    rows.append(["*compute*", *(cost.get(row, "1") for row in known)])
+    return table(["target", *known], rows)
 
 
 def mean_of_known(values: Iterable[float | None]) -> float:
@@ -179,14 +191,17 @@ def looks_of(name: str) -> dict[str, float]:
 def known(found: list[Value]) -> dict[str, str]:
     """The three sentences of what is known now, and one of how strong the rival is; of alignments only where some are measured."""
 
-    def part(claim: str) -> str:
+    def part(claim: str, sign: int = 1) -> str:
         own = [one for one in found if one.claim == claim and one.outcome.verdict != MISSING]
         count = counts(own)
-        return f"{number(mean_of(own))} (mean of {len(own)} values: {count[SHOWN]} shown, {count[EXCLUDED]} excluded, {count[UNDECIDED]} undecided)"
+        losses = " as losses" if sign < 0 else ""
+        return f"{number(sign * mean_of(own))} (mean of {len(own)} values: {count[SHOWN]} shown{losses}, {count[EXCLUDED]} excluded, {count[UNDECIDED]} undecided)"
 
     passed = [cell["passes"] for name in STUDY["encoders"] for cell in cells_of(name)[:1]]
     cost = f", at {min(passed):.2f} to {max(passed):.2f} of the multiplications" if passed else ""
-    cut = f"Cutting at the tap{cost}, costs a target that it was not chosen for {part('cutting-costs')}."
+    cut = (
+        f"Cutting at the tap{cost}, changes what the output reads of the other targets by {part('cutting-costs', -1)}."
+    )
     if not any(one.claim == "beats-cut" and one.outcome.verdict != MISSING for one in found):
         return {
             "known.cut": cut,

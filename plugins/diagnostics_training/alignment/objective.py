@@ -405,7 +405,8 @@ class Alignment(Objective):
         use yet have weights, without which neither they nor the weights would ever have a gradient. Batches are read
         until there are `PAIRS` tokens for each feature.
         """
-        mapped = [(change, teacher) for change, teacher in zip(self.maps, self.teachers, strict=True) if teacher.mapped]
+        both = zip(self.maps, self.teachers, strict=True)
+        mapped = [(change, teacher) for change, teacher in both if isinstance(change, nn.Linear)]
         sums: list[Any] = [0.0] * len(mapped)
         for count, batch in enumerate(batches if mapped else (), 1):
             inputs = section_of(batch, self.section)
@@ -413,8 +414,8 @@ class Alignment(Objective):
             for i, (_, teacher) in enumerate(mapped):
                 s, t, counted = place_by_place(own, self.tap, taught(teacher, batch), teacher.tap, self.valid(batch))
                 s, t = (one.flatten(0, 1) if counted is None else one[counted] for one in (s, t))
-                both = torch.cat([s, t], 1).double() / t.double().norm(dim=1, keepdim=True).clamp(min=1e-12)
-                sums[i] = sums[i] + both[:, : s.shape[1]].mT @ both
+                pairs = torch.cat([s, t], 1).double() / t.double().norm(dim=1, keepdim=True).clamp(min=1e-12)
+                sums[i] = sums[i] + pairs[:, : s.shape[1]].mT @ pairs
             if count * own.shape[0] * own.shape[1] >= PAIRS * self.tap.features:
                 break
         for (change, _), summed in zip(mapped, sums, strict=True):
