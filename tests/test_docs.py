@@ -345,7 +345,7 @@ def test_links_between_pages_and_to_pictures_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("name", ["objectives-across-depth", "alignment"])
+@pytest.mark.parametrize("name", ["objectives-across-depth"])
 def test_a_study_is_what_its_results_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No number on the page is typed: rendering the results again gives the page."""
     folder = ROOT / "docs" / "studies" / name

@@ -1,289 +1,310 @@
-"""The pages, index.md and full.md, and their figures, from results/ and the commands of study.py."""
+"""The page of the study from `plan.json` and `results/`: values over seeds, verdicts, tables."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import numpy as np
-import study
-from study import CONTROL, HERE, TARGETS
+from common import (
+    EXCLUDED,
+    MISSING,
+    SHOWN,
+    UNDECIDED,
+    Outcome,
+    fill,
+    judge,
+    number,
+    pooled_error,
+    read_json,
+    table,
+)
+from study import HERE, PLAN, RESULTS, STUDY, cells, commands, kinds_of, pairs_of, rows_of
 
-Json = Mapping[str, Any]
-PARTS = ("rates", "tap", "spatial", "language")
-ALIGNED = {"tap": "tap", "spatial": "both", "language": "language"}
-"""Of each kind, the label that stands for it where all three are compared."""
-NAMES = {"tap": "align tap", "spatial": "align spatial", "language": "align language"}
-GOALS = {"recovered": 0.8, "over_control": 0.3, "kept": 0.95, "cosine": 0.98, "minutes": 20.0, "near_0": 0.1}
-"""What was asked of `align tap` before it was tried; 10 minutes of two cores are 20 CPU minutes."""
-YES, MISS = "yes", "**a miss**"
-COLOURS = {"base": "#5b6875", CONTROL: "#a6761d", "tap": "#1f5fa8", "spatial": "#c2410c", "language": "#2f7d4f"}
+ROWS = ("base", "cut", "joined", "tap", "keep", "spatial")
+"""Whose scores are shown; of controls the differences are."""
+SHORT = {
+    "beats-cut": "alignment beats cut (chosen)",
+    "beats-joined": "alignment beats joined (chosen)",
+    "lifts": "alignment beats control (chosen)",
+    "keeps": "alignment beats cut (others)",
+    "cutting-costs": "base beats cut (others)",
+    "price": "base beats alignment (others)",
+    "keep-pays": "keep beats tap (others)",
+}
+"""The claims in few words; which targets."""
 
 
-def results() -> dict[str, Any]:
-    """What was measured so far, by part."""
-    files = {part: HERE / "results" / f"{part}.json" for part in PARTS}
-    return {part: json.loads(file.read_text()) for part, file in files.items() if file.is_file()}
+@dataclass
+class Value:
+    """A claim's value for an encoder, a pair of rows and a target."""
+
+    claim: str
+    encoder: str
+    pair: tuple[str, str]
+    target: str
+    outcome: Outcome
+
+
+def cells_of(name: str) -> list[dict[str, Any]]:
+    """The seeds of an encoder that have results."""
+    files = (read_json(RESULTS / f"{name}-{seed}.json") for seed in STUDY["seeds"])
+    return [one for one in files if "targets" in one]
+
+
+def targets_of(name: str, which: str) -> list[str]:
+    """The targets that an alignment was made for, or the others."""
+    plan = read_json(PLAN).get(name, {"gaps": {}, "chosen": []})
+    return [target for target in plan["gaps"] if (target in plan["chosen"]) == (which == "chosen")]
+
+
+def over_seeds(name: str, pair: tuple[str, str]) -> dict[str, Outcome]:
+    """Target -> mean difference of two rows over seeds, with the error that the study's rule gives it."""
+    key = " - ".join(pair)
+    targets = [cell["targets"] for cell in cells_of(name)]
+    targets = [one for one in targets if any(key in target["contrasts"] for target in one.values())]
+    known = [target for target in targets[0] if key in targets[0][target]["contrasts"]] if targets else []
+    if not known:
+        return {}
+    each = np.array([[one[target]["contrasts"][key] for target in known] for one in targets], dtype=float)
+    errors = pooled_error(each[..., 0], each[..., 1])
+    means = each[..., 0].mean(axis=0)
+    return {
+        target: Outcome(0.0, float(mean), float(error), len(known))
+        for target, mean, error in zip(known, means, errors, strict=True)
+    }
+
+
+def values() -> list[Value]:
+    """All values of all claims, judged together."""
+    found = []
+    for claim in STUDY["claims"]:
+        for name in STUDY["encoders"]:
+            rows = {*rows_of(name, 0), "cut", "joined"}
+            for pair in pairs_of(claim):
+                if not rows.issuperset(pair):
+                    continue
+                there = over_seeds(name, pair)
+                for target in targets_of(name, claim["targets"]):
+                    outcome = there.get(target, Outcome(claim["margin"], why="no result"))
+                    outcome.margin = claim["margin"]
+                    found.append(Value(claim["id"], name, pair, target, outcome))
+    judge([one.outcome for one in found])
+    return found
+
+
+def counts(some: Iterable[Value]) -> dict[str, int]:
+    each = [one.outcome.verdict for one in some]
+    return {verdict: each.count(verdict) for verdict in (SHOWN, EXCLUDED, UNDECIDED, MISSING)}
+
+
+def mean_of(some: Iterable[Value]) -> float:
+    each = [one.outcome.value for one in some if np.isfinite(one.outcome.value)]
+    return float(np.mean(each)) if each else float("nan")
+
+
+def claim_table(found: list[Value]) -> str:
+    """A row a claim: how its values were judged, and their mean."""
+    rows = []
+    for claim in STUDY["claims"]:
+        own = [one for one in found if one.claim == claim["id"]]
+        count = counts(own)
+        rows.append(
+            [
+                SHORT[claim["id"]],
+                *(str(count[verdict]) for verdict in (SHOWN, EXCLUDED, UNDECIDED)),
+                number(mean_of(own)),
+            ]
+        )
+    return table(["claim", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows)
+
+
+def value_table(found: list[Value]) -> str:
+    """All values."""
+    rows = [
+        [one.claim, one.encoder, one.target, " − ".join(one.pair), str(one.outcome), one.outcome.why or one.outcome.verdict]
+        for one in found
+    ]  # fmt: skip
+    return table(["claim", "encoder", "target", "difference", "mean over seeds [95 % for it alone]", "verdict"], rows)
+
+
+def score_table(name: str) -> str:
+    """Of each target the mean score over seeds of each row; differences that are judged beside."""
+    there, plan = cells_of(name), read_json(PLAN).get(name)
+    if not there or not plan:
+        return "No result yet."
+    known = [row for row in ROWS if any(row in one["scores"] for one in there[0]["targets"].values())]
+    rows = []
+    for target in [*targets_of(name, "chosen"), *targets_of(name, "other")]:
+        each = [
+            number(mean_of_known(cell["targets"][target]["scores"].get(row) for cell in there), 2, sign=False)
+            for row in known
+        ]  # fmt: skip
+        mark = f"**{target}**" if target in plan["chosen"] else target
+        rows.append([mark, *each])
+    share = there[0].get("passes", float("nan"))
+    cost = {"cut": number(share, 2, sign=False)}
+    rows.append(["*compute*", *(cost.get(row, "1") for row in known)])
+    return table(["target", *known], rows)
+
+
+def mean_of_known(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def kept_share(name: str, row: str) -> float:
+    """Score of a row over that of the base's output, mean over seeds and other targets that the output reads (above .1)."""
+    each = [
+        one["scores"][row] / one["scores"]["base"]
+        for cell in cells_of(name) for target, one in cell["targets"].items()
+        if target in targets_of(name, "other") and row in one["scores"] and one["scores"]["base"] > 0.1
+    ]  # fmt: skip
+    return float(np.mean(each)) if each else float("nan")
+
+
+def kept_table() -> str:
+    """Kept share of other targets, with the compute a sample and the minutes of training."""
+    rows = []
+    for name in STUDY["encoders"]:
+        for row in ("cut", "tap", "keep", "spatial", "control"):
+            if not np.isfinite(share := kept_share(name, row)):
+                continue
+            there = cells_of(name)
+            cost = there[0].get("passes", float("nan")) if row == "cut" else 1.0
+            spent = [cell["minutes"][row] for cell in there if row in cell["minutes"]]
+            rows.append([
+                name, row, number(share, 2, sign=False), number(cost, 2, sign=False),
+                number(float(np.mean(spent)), 1, sign=False) if spent else "0" if row == "cut" else "with tap",
+            ])  # fmt: skip
+    return table(["encoder", "row", "kept share of other targets", "compute a sample", "CPU minutes of training"], rows)
+
+
+def looks_of(name: str) -> dict[str, float]:
+    """Agreement on val along the alignment to the tap, mean over seeds."""
+    each = [cell["agreement"] for cell in cells_of(name) if "agreement" in cell]
+    return {when: mean_of_known(one[when] for one in each) for when in ("before", "half", "end", "control")}
+
+
+def known(found: list[Value]) -> dict[str, str]:
+    """The three sentences of what is known now, and one of how strong the rival is; of alignments only where some are measured."""
+
+    def part(claim: str, sign: int = 1) -> str:
+        own = [one for one in found if one.claim == claim and one.outcome.verdict != MISSING]
+        count = counts(own)
+        losses = " as losses" if sign < 0 else ""
+        return f"{number(sign * mean_of(own))} (mean of {len(own)} values: {count[SHOWN]} shown{losses}, {count[EXCLUDED]} excluded, {count[UNDECIDED]} undecided)"
+
+    passed = [cell["passes"] for name in STUDY["encoders"] for cell in cells_of(name)[:1]]
+    cost = f", at {min(passed):.2f} to {max(passed):.2f} of the multiplications" if passed else ""
+    cut = (
+        f"Cutting at the tap{cost}, changes what the output reads of the other targets by {part('cutting-costs', -1)}."
+    )
+    if not any(one.claim == "beats-cut" and one.outcome.verdict != MISSING for one in found):
+        return {
+            "known.cut": cut,
+            "known.aligned": "No alignment is measured over seeds yet.",
+            "known.price": "",
+            "rival": "",
+        }
+    return {
+        "known.cut": cut,
+        "known.aligned": f"Beside that cut, an alignment's output reads a chosen target {part('beats-cut')}, and keeps {part('keeps')} more of the others.",
+        "known.price": f"Beside the output its price is {part('price')}; `--keep` changes it by {part('keep-pays')}.",
+        "rival": f"**How strong the rival is.** Beside their [control](../../explanation/words.md#control), which the base's own output teaches, alignments lift a chosen target by {part('lifts')}. {rising()}",
+    }
+
+
+def rising() -> str:
+    """The encoders whose alignments were still learning at the end."""
+    looks = {name: looks_of(name) for name in STUDY["encoders"]}
+    more = [
+        f"{name} (from {number(one['half'], 3, False)} to {number(one['end'], 3, False)})"
+        for name, one in looks.items() if one["end"] - one["half"] > STUDY["flat"]
+    ]  # fmt: skip
+    if not more:
+        return "In none that is there did the second half of the steps add more than .02 to the agreement with the teacher on val."
+    return f"Agreement with the teacher on val still rose in the second half of the steps: {', '.join(more)}; a longer one is a stronger rival."
+
+
+def plan_table() -> str:
+    """What was chosen on train and val, and whether the alignments to the tap were long enough."""
+    rows = []
+    for name, encoder in STUDY["encoders"].items():
+        plan = read_json(PLAN).get(name)
+        if not plan:
+            continue
+        gaps = ", ".join(f"{target} {number(gap, 2)}" for target, gap in plan["gaps"].items())
+        chosen = ", ".join(plan["chosen"]) + (" (no gap is above .1: the largest)" if plan["empty"] else "")
+        looks = [*looks_of(name).values()]
+        shown = ", ".join(number(look, 3, sign=False) for look in looks)
+        rises = " (the second half adds more than the limit)" if looks[2] - looks[1] > STUDY["flat"] else ""
+        rows.append(
+            [name, gaps, chosen, f"`{plan['tap']}`", f"{encoder['rate']:g}", str(encoder["steps"]), shown + rises]
+        )
+    head = [
+        "encoder",
+        "gaps",
+        "chosen",
+        "tap",
+        "rate",
+        "steps",
+        "agreement on val: before, half, end; control with itself",
+    ]
+    return table(head, rows)
+
+
+def missing() -> str:
+    """Parts of cells without a result, each cell with the command that computes them."""
+    lines = []
+    for cell in cells():
+        kept, name = read_json(RESULTS / f"{cell}.json"), cell.rpartition("-")[0]
+        failed, parts = kept.get("failed", {}), kept.get("parts", [])
+        left = [
+            kind + (f" ({failed[kind]})" if kind in failed else "")
+            for kind in ("base", *kinds_of(name))
+            if kind not in parts
+        ]
+        if left:
+            lines.append(
+                f"- {cell}: {', '.join(left)}: `python docs/studies/alignment/study.py run {cell} --work FOLDER`"
+            )
+    return "\n".join(lines) or "None."
+
+
+def places() -> dict[str, str]:
+    """Name of each place in the templates -> what stands there."""
+    found, plans = values(), read_json(PLAN)
+    kept = [read_json(RESULTS / f"{cell}.json") for cell in cells()]
+    there = [one for one in kept if "targets" in one]
+    units = [target["units"] for one in there for target in one["targets"].values()]
+    filled = {
+        "claims": claim_table(found), "values": value_table(found), "plan": plan_table(), "kept": kept_table(), "missing": missing(), **known(found),
+        "n.claims": str(len(STUDY["claims"])), "n.values": str(len(found)), "cells": str(len(cells())), "there": str(len(there)),
+        "units": str(min(units, default=0)), "seeds": str(len(STUDY["seeds"])), "encoders": str(len(STUDY["encoders"])),
+        "minutes": f"{sum(one.get('cpu_seconds', 0) for one in [*kept, *plans.values()]) / 60:.0f}",
+        "about": "\n".join(f"- `{name}`: {one['about']}, {len(cells_of(name))} seeds" for name, one in STUDY["encoders"].items()),
+        **{f"n.{verdict}": str(count) for verdict, count in counts(found).items()},
+    }  # fmt: skip
+    for name in STUDY["encoders"]:
+        share = cells_of(name)[0].get("passes") if cells_of(name) else None
+        filled |= {
+            f"{name}.scores": score_table(name), f"{name}.passes": number(share, 2, sign=False) if share else "–",
+            f"{name}.steps": str(STUDY["encoders"][name]["steps"]), f"{name}.seeds": str(len(cells_of(name))),
+            f"{name}.commands": "\n".join(commands(f"{name}-{STUDY['seeds'][0]}")) if name in plans else "",
+        }  # fmt: skip
+    return filled
+
+
+def render(name: str, filled: Mapping[str, str] | None = None) -> str:
+    """A page: `index`, or `full` with all tables."""
+    return fill(HERE / f"{name}.md.in", filled or places())
 
 
 def write_page() -> None:
-    """The pages and their figures."""
-    found = results()
-    draw_outputs(found)
-    if "spatial" in found:
-        draw_followed(found["spatial"])
+    """Write both pages."""
+    filled = places()
     for name in ("index", "full"):
-        (HERE / f"{name}.md").write_text(render(found, name))
-
-
-def render(found: Mapping[str, Json], name: str = "index") -> str:
-    """A page's text: `index`, or `full` with all tables. Raises KeyError where a result lacks a part: give its `study.py run` again."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"interval": interval, "ends": ends, "plain": plain}
-    page = environment.get_template(f"{name}.md.j2").render(
-        found=found, study=study, kinds=[kind for kind in ALIGNED if kind in found], aligned=ALIGNED, names=NAMES, goals=GOALS,
-        targets=TARGETS, control=CONTROL, share=share, standing=standing, cut=cut, over_control=over_control, verdict=verdict,
-        unrecovered=unrecovered, cosines=cosines, minutes=minutes, followed=followed, followed_over_control=followed_over_control, missing=[part for part in PARTS if part not in found], kept=kept_rows(found.get("tap")),
-    )  # fmt: skip
-    return page.rstrip() + "\n"
-
-
-def profile(part: Json, target: str) -> str:
-    return next(one["profile"] for one in part["groups"] if one["profile"].partition("/")[2] == target)
-
-
-def share(part: Json, label: str, target: str) -> Json:
-    """Recovered and kept shares of an alignment, or of its control."""
-    name = profile(part, target)
-    return next(one for one in part["shares"] if (one["profile"], one["alignment"]) == (name, label))
-
-
-def standing(part: Json, label: str, target: str) -> Json:
-    """What a label reaches of a target: `best`, `output`, `hidden_gap`, `best_taps`."""
-    name = profile(part, target)
-    return next(one for one in part["groups"] if (one["profile"], one["group"]) == (name, label))
-
-
-def cut(part: Json, label: str, target: str) -> tuple[float | None, float | None]:
-    """The recovered and the kept share of the base read at the tap that was lifted, with no training; None as of an alignment.
-
-    Both None where an alignment names no tap.
-    """
-    own, name = share(part, label, target), profile(part, target)
-    at = [tap for tap, _ in part["taps"]].index(study.TAP)
-    here, output = part["curves"][name][at], best(standing(part, "base", target)["output"])["value"]
-    if label == ALIGNED["language"]:
-        return None, None
-    recovered = None if own["recovered"] is None else (here - output) / own["hidden_gap_of_base"]["value"]
-    kept = None if own["kept_output"] is None else (here - own["floor"]) / (output - own["floor"])
-    return recovered, kept
-
-
-def over_control(part: Json, label: str, target: str) -> dict[str, float]:
-    """The output's score minus the control's, paired over samples, with the ends of its interval."""
-    name = profile(part, target)
-    if (own := share(part, label, target)["over_control"]) is not None:
-        return dict(own)
-    for one in part["differences"]:
-        if one["profile"] == name and {one["first"], one["second"]} == {label, CONTROL}:
-            value, low, high = (best(one)[key] for key in ("value", "low", "high"))
-            turned = one["first"] == CONTROL
-            return dict(
-                zip(("value", "low", "high"), (-value, -high, -low) if turned else (value, low, high), strict=True)
-            )
-    raise KeyError(f"{label} and its control are not compared in {name}")
-
-
-def kept_rows(part: Json | None) -> list[tuple[str, str]]:
-    """Label and weight of each `--keep` that was measured, the weight 0 first; empty where there is none above it."""
-    if part is None:
-        return []
-    there = {one["label"] for one in part["trainings"]}
-    rows = [(f"keep {weight}", weight) for weight in study.KEEP if f"keep {weight}" in there]
-    return [("tap", f"0 ({len(cosines(part, 'tap'))} seeds)"), *rows] if rows else []
-
-
-def best(one: Json) -> Json:
-    """The interval to believe of an estimate."""
-    return one["over_samples_and_seeds"] or one["over_samples"]
-
-
-def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
-    """An estimate, or an interval, for a table; a dash where there is none."""
-    if one is None:
-        return "–"
-    own = one if "low" in one else best(one)
-    return ends([own["value"], own["low"], own["high"]], digits, signed)
-
-
-def plain(value: float | None) -> str:
-    """A number without an interval; a dash where there is none."""
-    return "–" if value is None else f"{value:.2f}"
-
-
-def ends(three: Sequence[float | None], digits: int = 2, signed: bool = False) -> str:
-    """A value and the ends of its interval, which are never parted at the end of a line."""
-    value, low, high = three
-    if value is None:
-        return "–"
-    written = f"{value:{'+' if signed else ''}.{digits}f}"
-    return written if low is None or high is None else f"{written} [{low:.{digits}f},\u00a0{high:.{digits}f}]"
-
-
-def cosines(part: Json, label: str) -> list[float]:
-    """To the base's output on val scenes, of each seed."""
-    return [one["cosine_to_base"] for one in part["trainings"] if one["label"] == label]
-
-
-def minutes(part: Json, label: str) -> list[float]:
-    """CPU minutes of each command, the control's training in them where one was made."""
-    return [one["cpu_minutes"] for one in part["trainings"] if one["label"] == label and one["cpu_minutes"] is not None]
-
-
-def followed(part: Json, label: str) -> list[float | None]:
-    """Mean J over clips and seeds, with a bootstrap interval over clips (the same for all labels, so that they can be compared)."""
-    return _over_clips(_by_clip(part, label))
-
-
-def followed_over_control(part: Json, label: str) -> list[float | None]:
-    """Mean J minus the control's, paired over clips."""
-    return _over_clips(_by_clip(part, label) - _by_clip(part, CONTROL))
-
-
-def _by_clip(part: Json, label: str) -> np.ndarray:
-    """J of each clip, mean over seeds."""
-    return np.array([one["j"] for one in part["followed"] if one["label"] == label]).mean(0)
-
-
-def _over_clips(by_clip: np.ndarray) -> list[float | None]:
-    draws = np.random.default_rng(0).integers(len(by_clip), size=(2000, len(by_clip)))
-    low, high = np.percentile(by_clip[draws].mean(1), [2.5, 97.5])
-    return [float(by_clip.mean()), float(low), float(high)]
-
-
-def verdict(part: Json) -> list[tuple[str, str, str]]:
-    """What was asked of `align tap`, what came, and whether that is it."""
-    own, control = share(part, "tap", "depth"), share(part, CONTROL, "depth")["recovered"]
-    asked = [
-        ("recovered share of `depth` at least 0.8", own["recovered"], GOALS["recovered"]),
-        ("of which above the control's at least 0.3", own["recovered_over_control"], GOALS["over_control"]),
-    ]
-    asked += [
-        (
-            f"kept share of `{target}` at the output at least 0.95",
-            share(part, "tap", target)["kept_output"],
-            GOALS["kept"],
-        )
-        for target in ("label", "segmentation")
-    ]
-    lowest, longest = min(cosines(part, CONTROL)), max(minutes(part, "tap")) + part["best_tap"]["cpu_minutes"]
-    near = control is not None and abs(control["value"]) < GOALS["near_0"]
-    return [
-        *((words, interval(one), reached(one, least)) for words, one, least in asked),
-        ("the control's own recovered share near 0", interval(control), YES if near else MISS),
-        (
-            "control's cosine to the base's output above 0.98, on val",
-            f"{lowest:.3f} at least",
-            YES if lowest > GOALS["cosine"] else MISS,
-        ),
-        (
-            "under 10 minutes of two cores, control included",
-            f"{longest:.1f} CPU minutes at most",
-            YES if longest < GOALS["minutes"] else MISS,
-        ),
-    ]
-
-
-def reached(one: Json | None, least: float) -> str:
-    """Whether a share is at least so much: shown by its interval, by the estimate alone, or not."""
-    if one is None or one["value"] < least:
-        return MISS
-    return YES if one["low"] >= least else "by the estimate; its interval reaches below"
-
-
-def unrecovered(found: Mapping[str, Json]) -> list[tuple[str, str, str]]:
-    """Each kind and target whose output is not shown to hold more than the control's, and why it is no lift."""
-    lines: list[tuple[str, str, str]] = []
-    for kind, label in ALIGNED.items():
-        if kind not in found:
-            continue
-        for target in TARGETS:
-            more = over_control(found[kind], label, target)
-            if not more["low"] > 0:
-                side = (
-                    "less than the control's, shown" if more["high"] < 0 else "not shown to be more than the control's"
-                )
-                lines.append((NAMES[kind], target, f"{interval(more, 3, True)}, {side}"))
-    return lines
-
-
-def draw_outputs(found: Mapping[str, Json]) -> None:
-    """A panel for each target: the base over depth, and beside it the outputs of each kind of alignment and of its control."""
-    plt.rcParams |= {"svg.hashsalt": "diagnostics", "font.size": 9, "svg.fonttype": "none"}
-    figure, axes = plt.subplots(1, len(TARGETS), figsize=(2.5 * len(TARGETS), 2.8), layout="constrained")
-    first = next(found[kind] for kind in ALIGNED if kind in found)
-    for axis, target in zip(axes, TARGETS, strict=True):
-        name = profile(first, target)
-        curve = [
-            (at, value)
-            for at, value in zip(first["depth"], first["curves"][name], strict=True)
-            if value is not None and at > 0
-        ]
-        axis.plot(*zip(*curve, strict=True), color=COLOURS["base"], linewidth=1.5, label="base, over depth")
-        place = 1.0
-        for kind, label in ALIGNED.items():
-            if kind not in found:
-                continue
-            for own, colour, marker in ((CONTROL, COLOURS[CONTROL], "s"), (label, COLOURS[kind], "o")):
-                place += 0.07
-                one = best(standing(found[kind], own, target)["output"])
-                bar = [[one["value"] - one["low"]], [one["high"] - one["value"]]]
-                words = (
-                    NAMES[kind]
-                    if own == label
-                    else ("controls" if kind == next(iter(found.keys() & ALIGNED)) else None)
-                )
-                axis.errorbar(
-                    place, one["value"], bar, color=colour, marker=marker, markersize=4, linewidth=1, label=words
-                )
-            place += 0.05
-        axis.axvline(1.0, color="#9aa5b1", linewidth=0.8, linestyle=":")
-        axis.set_title(target, fontsize=10)
-        axis.set_xlabel("relative depth | outputs")
-        axis.grid(alpha=0.25)
-    handles, labels = axes[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=len(unique), frameon=False)
-    figure.savefig(HERE / "outputs.svg", metadata={"Date": None})
-    plt.close(figure)
-
-
-def draw_followed(part: Json) -> None:
-    """J of the base's tap and output, the control and the three ablations."""
-    labels = [study.TAP, "base", CONTROL, *study.SPATIAL]
-    figure, axis = plt.subplots(figsize=(5.5, 2.2), layout="constrained")
-    for place, label in enumerate(labels):
-        value, low, high = followed(part, label)
-        assert value is not None and low is not None and high is not None
-        axis.errorbar(
-            value,
-            place,
-            xerr=[[value - low], [high - value]],
-            color=COLOURS["spatial" if label in study.SPATIAL else CONTROL if label == CONTROL else "base"],
-            marker="o",
-            markersize=4,
-        )
-    axis.set_yticks(range(len(labels)), ["base, lifted tap", "base, output", *labels[2:]])
-    axis.invert_yaxis()
-    axis.set_xlabel("J, mean over clips and seeds")
-    axis.grid(alpha=0.25)
-    figure.savefig(HERE / "followed.svg", metadata={"Date": None})
-    plt.close(figure)
+        Path(HERE / f"{name}.md").write_text(render(name, filled), encoding="utf-8")

@@ -1,23 +1,23 @@
-"""The commands of this page, and what is kept of what they print.
+"""Alignment against cutting: `study.toml` says what is claimed and how it is judged, this script measures and judges it.
 
-    python study.py run tap --work FOLDER      # or spatial, language: gives the commands, keeps results/tap.json
-    python study.py gather tap --work FOLDER   # keeps the results of what is finished there
-    python rates.py                            # keeps results/rates.json
-    python study.py page                       # writes index.md and its figures from results/
+    python study.py plan --work FOLDER              # chooses targets and taps on train and val: plan.json
+    python study.py run --work FOLDER               # all cells that are not finished; resumes after a kill
+    python study.py run dinov2-1 --work FOLDER      # one of them
+    python study.py commands                        # the commands of each cell
+    python study.py page                            # writes index.md and full.md from plan.json and results/
 
-What is finished is left as it is, so that a study that was interrupted goes on. No result on the page is typed by hand.
+A cell is an encoder and a seed. What is finished is left as it is; what fails is a row of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,300 +25,354 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-BASE = "wheel:dinov2-small?size=112"
-OUTPUT, TAP = "layernorm", "encoder.layer.8"
-"""The base's output, and the tap that was the best one for depth on val, as `best_tap_command` said when this page was made."""
-TRAINED_ON = "shapes?n=500&size=112&seed=1000"
-"""Whose train split teaches, and whose val split chooses the rate and the best tap."""
-MEASURED_ON = "shapes?n=800&size=112"
-"""Other scenes, on which all numbers of the page are measured."""
-FOLLOWED_IN = "shapes?n=24&frames=6&size=112&seed=7"
-"""Clips in which objects are followed."""
-HOW = f"--data '{TRAINED_ON}' --batch 12 --precision bf16"
-ASKED_ABOUT = "shapes?n=4000&size=112&seed=1000"
-"""Whose train split the decoder is asked about: it begins with random weights, for which 300 scenes are too few."""
-RATE, STEPS, SPATIAL_STEPS = 1e-5, 50, 40
-LANGUAGE_STEPS, DECODER_STEPS = 1200, 1100
-"""In all, and before the encoder learns too, by when the rate of 1e-3 has fallen to twice that of the others."""
-SEEDS = {"tap": (0, 1, 2), "spatial": (0, 1), "language": (0,)}
-KEEP = ("0.3", "1")
-TARGETS = ("label", "count", "y", "segmentation", "depth")
-SPATIAL = {"tap alone": f"--to {TAP}", "relations alone": "--relations masks", "both": f"--to {TAP} --relations masks"}
-"""The three ablations of figure 16 of the paper."""
-CONTROL = "control"
-KEPT = {
-    "profile": "profile",
-    "group": "group",
-    "best": "chosen",
-    "output": "output",
-    "hidden_gap": "hidden_gap",
-    "best_taps": "chosen_taps",
-}
-"""Key in results/ -> key of a comparison: the results are older than the rule that chooses a tap, and keep their keys."""
+sys.path[:0] = [str(HERE.parent)]
+from common import costs, read_json, write_json  # noqa: E402  (the folder of studies)
+
+RESULTS, PLAN = HERE / "results", HERE / "plan.json"
+STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
+KINDS = ("tap", "keep", "spatial")
+CONTROL_OF = {"tap": "control", "spatial": "spatial-control"}
+PROBES = {"segmentation": "segmentation_probe"}
+"""Targets that another probe than the linear one reads."""
 
 
-def best_tap_command() -> str:
-    """Which tap is the best for depth on val, without a training."""
+def cells() -> list[str]:
+    """The first seed of all encoders before the second."""
+    return [f"{name}-{seed}" for seed in STUDY["seeds"] for name in STUDY["encoders"]]
+
+
+def spec(name: str) -> str:
+    """A name as `diagnostics` takes it from the root of the repository."""
+    return name if ".py" not in name else f"docs/studies/alignment/{name}"
+
+
+def absolute(name: str) -> str:
+    return name.replace("docs/studies/alignment", str(HERE))
+
+
+def align_command(name: str, kind: str, seed: int, out: str) -> str:
+    """The command of an alignment; that to the tap keeps its encoder at half of its steps too."""
+    encoder = STUDY["encoders"][name]
+    how = encoder[kind].format(encoder=encoder["encoder"], tap=tap_of(name))
+    spatial = "--optimiser adamw --warmup 0.1 --mask 0.25 --layer-scale 1 --drop-path 0" if kind == "spatial" else ""
+    control = {"tap": f"--encoder-every {encoder['steps'] // 2}", "keep": "--no-control", "spatial": ""}[kind]
+    data = encoder["training"].format(seed=STUDY["first_training"] + seed)
+    parts = [
+        f"diagnostics align {'spatial' if kind == 'spatial' else 'tap'} --encoder '{encoder['encoder']}'", how, spatial,
+        f"--data '{data}' {encoder['options']} --lr {encoder['rate']} --steps {encoder['steps']} --seed {seed}", control,
+        f"--out models/{out}",
+    ]  # fmt: skip
+    return " ".join(part for part in parts if part)
+
+
+def kinds_of(name: str) -> list[str]:
+    return [kind for kind in KINDS if kind in STUDY["encoders"][name]]
+
+
+def rows_of(name: str, seed: int) -> dict[str, str]:
+    """Row that is measured by a run -> its encoder."""
+    models = {"base": STUDY["encoders"][name]["encoder"]}
+    for kind in kinds_of(name):
+        models[kind] = f"models/{name}-{kind}-{seed}"
+    models["control"] = f"{models['tap']}-control"
+    if "spatial" in models:
+        models["spatial-control"] = f"{models['spatial']}-control"
+    return models
+
+
+def run_command(name: str, row: str, seed: int) -> str:
+    """The command of a run."""
+    encoder, own = STUDY["encoders"][name], rows_of(name, seed)[row]
+    taps = f"{tap_of(name)},{encoder['output']}" if row == "base" else encoder["output"]
+    sets = ",tap_set" if row == "base" else ""
+    data = spec(encoder["data"]).format(draw=STUDY["first_draw"] + seed)
     return (
-        f"diagnostics align tap --encoder '{BASE}' --to best-tap --for depth --data '{TRAINED_ON}' --batch 12 --steps 0 "
-        "--out models/best-tap"
+        f"diagnostics run '{own}' --data '{data}' --measures {encoder['measures']}{sets} --taps {taps} --no-controls "
+        f"--token-budget 1GB -o runs/{name}-{row}-{seed}"
     )
 
 
-def tap_command(seed: int) -> str:
-    return (
-        f"diagnostics align tap --encoder '{BASE}' --to {TAP} {HOW} --lr {RATE} --steps {STEPS} --seed {seed} "
-        f"--out models/tap-{seed}"
-    )
+def tap_of(name: str) -> str:
+    return read_json(PLAN)[name]["tap"]
 
 
-def keep_command(weight: str) -> str:
-    """Its control would be that of the first seed: the same teacher, steps and samples."""
-    return (
-        f"diagnostics align tap --encoder '{BASE}' --to {TAP} --keep {weight} --no-control {HOW} --lr {RATE} --steps {STEPS} "
-        f"--seed 0 --out models/keep-{weight}"
-    )
+def commands(cell: str) -> list[str]:
+    """All commands of a cell, from the root of the repository."""
+    name, _, seed = cell.rpartition("-")
+    aligned = [align_command(name, kind, int(seed), f"{name}-{kind}-{seed}") for kind in kinds_of(name)]
+    return [*aligned, *(run_command(name, row, int(seed)) for row in rows_of(name, int(seed)))]
 
 
-def spatial_command(kind: str, seed: int) -> str:
-    """One control is that of all three: the same views, hidden blocks and steps."""
-    control = "" if kind == next(iter(SPATIAL)) else "--no-control "
-    return (
-        f"diagnostics align spatial --encoder '{BASE}' {SPATIAL[kind]} {control}{HOW} --optimiser adamw --lr {RATE} --warmup 0.1 "
-        f"--mask 0.25 --layer-scale 1 --drop-path 0 --steps {SPATIAL_STEPS} --seed {seed} --out models/spatial-{folder(kind)}-{seed}"
-    )
-
-
-def language_command() -> str:
-    return (
-        f"diagnostics align language --encoder '{BASE}' --lm tiny --train-lm --projector-steps {DECODER_STEPS} "
-        f"--data '{ASKED_ABOUT}' --batch 12 --precision bf16 --lr 1e-3 --steps {LANGUAGE_STEPS} --drop-path 0 --seed 0 --out models/language-0"
-    )
-
-
-def run_command(encoder: str, name: str) -> str:
-    """The base with some earlier taps and with controls, the others at the output and at the tap that was lifted."""
-    taps = ",".join(f"encoder.layer.{i}" for i in (3, 5, 6, 7, 8, 9)) if encoder == BASE else TAP
-    return (
-        f"diagnostics run '{encoder}' --data '{MEASURED_ON}' --measures linear_probe,segmentation_probe --taps {taps} "
-        f"--token-budget 2GB --compute bf16 {'' if encoder == BASE else '--no-controls '}--out runs/{name}"
-    )
-
-
-def folder(kind: str) -> str:
-    return kind.replace(" ", "-")
-
-
-def trainings(part: str) -> list[tuple[str, int, str, str]]:
-    """Label, seed, folder of the encoder and command of each alignment of a part; a control comes with another one's command."""
-    if part == "tap":
-        made = [
-            one
-            for seed in SEEDS[part]
-            for one in (("tap", seed, f"tap-{seed}", tap_command(seed)), (CONTROL, seed, f"tap-{seed}-control", ""))
-        ]
-        return [*made, *((f"keep {weight}", 0, f"keep-{weight}", keep_command(weight)) for weight in KEEP)]
-    if part == "spatial":
-        made = []
-        for seed in SEEDS[part]:
-            made += [(kind, seed, f"spatial-{folder(kind)}-{seed}", spatial_command(kind, seed)) for kind in SPATIAL]
-            made.insert(len(made) - 2, (CONTROL, seed, f"spatial-{folder(next(iter(SPATIAL)))}-{seed}-control", ""))
-        return made
-    return [("language", 0, "language-0", language_command()), (CONTROL, 0, "language-0-control", "")]
-
-
-def costs_of(part: str, work: Path) -> dict[str, float]:
-    """CPU minutes of each command of a part that was given."""
-    file = work / f"{part}-costs.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def give(command: str, work: Path, part: str = "") -> str:
-    """What a command prints; its CPU minutes are added to the costs of a part. Whatever fails ends the study."""
-    print(f"$ {command}", file=sys.stderr, flush=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def give(command: str, work: Path) -> float:
+    """Carry out an alignment in a process of its own; what it took, in CPU seconds."""
+    work.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", *shlex.split(command)]
-    given = subprocess.run(
-        words, cwd=work, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if given.returncode:
-        raise SystemExit(given.returncode)
-    if part:
-        costs = costs_of(part, work)
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        costs[command] = costs.get(command, 0.0) + spent / 60
-        (work / f"{part}-costs.json").write_text(json.dumps(costs))
-    return given.stdout
+    with costs() as row:
+        done = subprocess.run(words, cwd=work, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
+    print(f"{row['cpu_seconds']:.0f} CPU s: {command}", file=sys.stderr, flush=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [str(done.returncode)])[-1][:300])
+    return row["cpu_seconds"]
 
 
-def give_run(encoder: str, name: str, work: Path) -> None:
-    """A run, unless it is finished."""
-    if not (work / "runs" / name / "report.html").is_file():
-        give(run_command(encoder, name), work)
+@functools.lru_cache(maxsize=2)
+def dataset(name: str) -> Any:
+    """Held for the runs of a cell."""
+    import diagnostics as dx
+
+    return dx.build("dataset", name)
 
 
-def align(part: str, work: Path) -> None:
-    """Give all alignments of a part that are not finished, and measure each."""
-    give_run(BASE, "base", work)
-    if part == "tap" and not (work / "models" / "best-tap" / "alignment.json").is_file():
-        give(best_tap_command(), work, part)
-    for _, _, name, command in trainings(part):
-        if command and not (work / "models" / name / "alignment.json").is_file():
-            give(command, work, part)
-        give_run(f"models/{name}", name, work)
+def measured(model: str, data: str, measures: str, taps: Sequence[str], out: Path) -> dict[str, Any]:
+    """`measure/target` -> result of a run."""
+    import diagnostics as dx
+
+    done = out.with_suffix(".done")
+    if done.is_file():
+        run = dx.open_run(out)
+    else:
+        run = dx.run(
+            dx.build("encoder", model), dataset(absolute(data)), out=out, measures=measures, taps=list(taps), controls=False,
+            token_budget="1GB", jobs=1, watch=dx.silent, report=False,
+        )  # fmt: skip
+        done.touch()
+    tree = run.results
+    names = [group.strip("/") for group in tree.groups if group.count("/") == 2]
+    return {name: tree[name].to_dataset() for name in names}
 
 
-def finished(part: str, work: Path) -> list[tuple[str, int, str, str]]:
-    """The alignments of a part that were measured."""
-    return [one for one in trainings(part) if (work / "runs" / one[2] / "report.html").is_file()]
+def key_of(target: str) -> str:
+    return f"{PROBES.get(target, 'linear_probe')}/{target}"
 
 
-def row_of(name: str, work: Path) -> dict[str, Any]:
-    """What a command said of a training."""
-    return json.loads((work / "models" / name / "alignment.json").read_text())["row"]
+# What is chosen on train and val.
 
 
-def described(part: str, work: Path) -> dict[str, Any]:
-    """What the commands said of the alignments, what they cost, and how far each output is from the base's."""
-    costs = costs_of(part, work)
-    asked = ("steps", "loss", "cosine", "collapse", "answers")
-    made = [
-        {
-            "label": label,
-            "seed": seed,
-            "cpu_minutes": costs.get(command),
-            "cosine_to_base": cosine_to_base(work / "models" / name),
-            **{key: value for key, value in row_of(name, work).items() if key in asked},
-        }
-        for label, seed, name, command in finished(part, work)
-    ]
-    best = (
-        {**row_of("best-tap", work)["probed"], "cpu_minutes": costs.get(best_tap_command())} if part == "tap" else None
-    )
-    return {"trainings": made, "best_tap": best}
+def plan(name: str, work: Path) -> None:
+    """Choose targets and tap of an encoder, where they are not chosen yet."""
+    if name not in read_json(PLAN):
+        with costs() as row:
+            chosen = choose(name, work)
+        write_json(PLAN, read_json(PLAN) | {name: chosen | row})
 
 
-def compared(part: str, work: Path) -> dict[str, Any]:
-    """What the page reads of the comparison of a part's runs with the base's."""
-    runs = ["base=runs/base", *(shlex.quote(f"{label}=runs/{name}") for label, _, name, _ in finished(part, work))]
-    command = f"diagnostics compare {' '.join(runs)} --base base --similarity none --out {part}.html --json"
-    found = json.loads(give(command, work))
-    # What a kernel reads of a target stands beside what the other probes read.
-    names = [one["profile"] for one in found["profiles"] if not one["profile"].startswith("kernel_probe/")]
-    profiles = [name for name in names if name.split("/")[1] in TARGETS]
-    groups = [{key: one[given] for key, given in KEPT.items()} for one in found["groups"] if one["profile"] in profiles]
-    differences = [
-        one
-        for one in found["differences"]
-        if one["profile"] in profiles and one["quantity"] == "output" and CONTROL in (one["first"], one["second"])
-    ]
-    base = next(run["name"] for run in found["runs"] if run["group"] == "base")
-    depths = [[tap["name"], tap["depth"]] for run in found["runs"] if run["name"] == base for tap in run["taps"]]
-    curves = {one["profile"]: one["runs"][base]["score"] for one in found["profiles"] if one["profile"] in profiles}
+def choose(name: str, work: Path) -> dict[str, Any]:
+    """Gaps of all targets by the losses that choose, the targets that count, and the tap."""
+    from diagnostics.measures.result import choosing_scores
+
+    encoder = STUDY["encoders"][name]
+    data = spec(encoder["data"]).format(draw=STUDY["plan_draw"])
+    taps = [*encoder["taps"], encoder["output"]]
+    found = measured(encoder["encoder"], data, encoder["measures"], taps, work / "runs" / f"{name}-plan")
+    gaps: dict[str, list[float]] = {}
+    samples = dataset(absolute(data))
+    for target, about in samples.targets.items():
+        scores = np.asarray(choosing_scores(found[key_of(target)]), dtype=float)
+        guess = 0.0
+        if about.kind == "label":
+            guess = (
+                np.unique(about.values[samples.split != "test"], return_counts=True)[1].max()
+                / (samples.split != "test").sum()
+            )
+        gaps[target] = ((scores[:-1] - scores[-1]) / (1 - guess)).tolist()
+    best = {target: max(each) for target, each in gaps.items()}
+    chosen = [target for target, gap in best.items() if gap > STUDY["least"]]
+    largest = max(best, key=lambda target: best[target])
+    mean = np.mean([gaps[target] for target in chosen or [largest]], axis=0)
     return {
-        "command": command,
-        "n": found["n"],
-        "seed": found["seed"],
-        "pooling": found["pooling"],
-        "groups": groups,
-        "differences": differences,
-        "shares": [one for one in found["shares"] if one["profile"] in profiles],
-        "taps": depths,
-        "depth": found["depth"],
-        "curves": curves,
+        "tap": encoder["taps"][int(mean.argmax())],
+        "chosen": chosen or [largest],
+        "empty": not chosen,
+        "gaps": best,
+        "best_taps": {target: encoder["taps"][int(np.argmax(each))] for target, each in gaps.items()},
     }
 
 
-@functools.cache
-def seen_by_base(scenes: int = 60) -> tuple[Any, Any]:
-    """Scenes of the val split of the training data as the base reads them, and its output."""
+# Cells.
+
+
+def agreements(name: str, seed: int, path: Path) -> dict[str, float]:
+    """Agreement on val with what teaches, before, at half and at the end of an alignment; of its control with itself."""
+    steps = STUDY["encoders"][name]["steps"]
+    half = path / "steps" / str(steps // 2)
+    control = path.with_name(f"{path.name}-control")
+    return {
+        "before": agreement(name, seed, STUDY["encoders"][name]["encoder"], tap_of(name)),
+        "half": agreement(name, seed, str(half), tap_of(name)),
+        "end": agreement(name, seed, str(path), tap_of(name)),
+        "control": agreement(name, seed, str(control), STUDY["encoders"][name]["output"]),
+    }
+
+
+def agreement(name: str, seed: int, model: str, tap: str) -> float:
+    """Mean cosine on val of an encoder's output with the base's tokens at a tap, through the least squares of train for another width."""
+    import torch
+    from diagnostics_training.alignment.objective import Alignment, Teacher
     from torch.utils.data import default_collate
 
-    from diagnostics import build
+    import diagnostics as dx
 
-    data, base = build("dataset", TRAINED_ON), build("encoder", BASE)
-    rows = np.flatnonzero(data.split == "val")[:scenes]
-    batch = default_collate([base.preprocess(data[int(row)]) for row in rows])
-    return batch, base.capture(batch, [OUTPUT])[OUTPUT]
+    encoder = STUDY["encoders"][name]
+    data = dataset(encoder["training"].format(seed=STUDY["first_training"] + seed))
+    base, student = (dx.build("encoder", each).sized_for(data[0]) for each in (encoder["encoder"], model))
+    mapped = base.tap(tap).features != base.tap(encoder["output"]).features
+    objective = Alignment(student, [Teacher(base, base.tap(tap), mapped=mapped)]).eval()
 
+    def batch(part: str, count: int) -> dict[str, Any]:
+        rows = np.flatnonzero(data.split == part)[:count]
+        return {"clean": default_collate([base.preprocess(data[int(row)]) for row in rows])}
 
-def cosine_to_base(path: Path) -> float:
-    """Mean over tokens of the cosine between an encoder's output and the base's, on val scenes; kept beside the encoder."""
-    from torch.nn.functional import cosine_similarity
-
-    from diagnostics import load_encoder
-
-    file = path / "cosine.json"
-    if not file.is_file():
-        batch, own = seen_by_base()
-        given = load_encoder(path).capture(batch, [OUTPUT])[OUTPUT]
-        file.write_text(json.dumps(float(cosine_similarity(given, own, dim=-1).mean())))
-    return json.loads(file.read_text())
+    with torch.no_grad():
+        if mapped:
+            objective.begin_maps([batch("train", 400)])
+        return float(objective(batch("val", STUDY["val_samples"]))["cosine"])
 
 
-def followed(part: str, work: Path) -> list[dict[str, Any]]:
-    """How well tokens of the output (and of the base's tap) follow each clip's objects: J of every clip."""
-    from torch.utils.data import default_collate
+def run_part(cell: str, kind: str, work: Path) -> None:
+    """Measure the base, or align and measure a kind and its control, and keep the scores of all rows of a cell that are there.
 
-    from diagnostics import build, load_encoder
-    from diagnostics.measures.locality import j_and_f, label_propagation
+    A failure is the part's row.
+    """
+    name, _, seed = cell.rpartition("-")
+    file = RESULTS / f"{cell}.json"
+    kept = {"parts": [], "failed": {}, "minutes": {}, "cpu_seconds": 0.0} | read_json(file)
+    if kind in kept["parts"]:
+        return
+    kept["failed"].pop(kind, None)
+    with costs() as row:
+        try:
+            if kind != "base":
+                out = f"{name}-{kind}-{seed}"
+                took = work / "models" / f"{out}.json"
+                if not took.is_file():
+                    write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
+                kept["minutes"][kind] = read_json(took)
+                if kind == "tap":
+                    kept["agreement"] = agreements(name, int(seed), work / "models" / out)
+            there = [row for part in (*kept["parts"], kind) for row in (part, CONTROL_OF.get(part)) if row]
+            kept |= scores_of(name, {each: measure_row(name, each, int(seed), work) for each in there}, int(seed))
+            kept |= {"passes": kept.get("passes") or passes(name), "parts": [*kept["parts"], kind]}
+        except Exception as error:  # a failure is a row
+            kept["failed"][kind] = f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]
+    kept["cpu_seconds"] += row["cpu_seconds"]
+    write_json(file, kept)
+    print(
+        f"{cell} {kind}: {kept['failed'].get(kind, 'ok')}, {row['cpu_seconds']:.0f} CPU s", file=sys.stderr, flush=True
+    )
 
-    clips, base = build("dataset", FOLLOWED_IN), build("encoder", BASE)
-    encoders = [("base", 0, base, OUTPUT), (TAP, 0, base, TAP)]
-    encoders += [
-        (label, seed, load_encoder(work / "models" / name), OUTPUT) for label, seed, name, _ in trainings(part)
-    ]
-    found: dict[tuple[str, int], list[float]] = {(label, seed): [] for label, seed, _, _ in encoders}
-    masks = clips.targets["masks"].values
-    for i in range(len(clips)):
-        if not (masks[i][0] > 0).any():
+
+def measure_row(name: str, row: str, seed: int, work: Path) -> dict[str, Any]:
+    """`measure/target` -> result of a row's run."""
+    encoder, model = STUDY["encoders"][name], rows_of(name, seed)[row]
+    data = spec(encoder["data"]).format(draw=STUDY["first_draw"] + seed)
+    taps, more = ([tap_of(name), encoder["output"]], ",tap_set") if row == "base" else ([encoder["output"]], "")
+    path = model if row == "base" else str(work / model)
+    return measured(path, data, encoder["measures"] + more, taps, work / "runs" / f"{name}-{row}-{seed}")
+
+
+def scores_of(name: str, rows: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """Of each target the scores of all rows, and of each contrast of the claims its value and error over units."""
+    targets = {}
+    for key, data in rows["base"].items():
+        measure, target = key.split("/")
+        if measure == "tap_set" or key != key_of(target):
             continue
-        batch = default_collate([base.preprocess(frame) for frame in clips[i]])
-        for label, seed, encoder, tap in encoders:
-            grid = encoder.tap(tap).grid
-            tokens = encoder.capture(batch, [tap])[tap][:, grid.prefix :]
-            found[label, seed].append(j_and_f(label_propagation(tokens, grid.shape, masks[i][0]), masks[i]).j)
-    return [{"label": label, "seed": seed, "j": values} for (label, seed), values in found.items()]
+        drawn = resamples(rows, target, seed)
+        contrasts = {}
+        for first, second in pairs(name):
+            if first in drawn and second in drawn:
+                apart = drawn[first] - drawn[second]
+                contrasts[f"{first} - {second}"] = [float(apart[0]), float(np.nanstd(apart[1:]))]
+        scores = {row: float(each[0]) for row, each in drawn.items()}
+        targets[target] = {"scores": scores, "contrasts": contrasts, "units": int(data.sizes["unit"])}
+    return {"targets": targets}
 
 
-def gather(part: str, work: Path) -> None:
-    """Keep what the finished runs of a part came to."""
-    results = described(part, work) | compared(part, work)
-    if part == "spatial":
-        results["followed"] = followed(part, work)
-    kept = HERE / "results" / f"{part}.json"
-    kept.write_text(json.dumps(rounded(results)) + "\n")
-    print(kept)
+def resamples(rows: Mapping[str, Mapping[str, Any]], target: str, seed: int) -> dict[str, np.ndarray]:
+    """Row -> score on test, and in each resample of its units [1 + resample]; the same units are drawn of all rows.
+
+    Resamples are widened for the units that probes were fitted on.
+    """
+    from diagnostics.measures.result import losses_of, units_fitted
+    from diagnostics.measures.statistics import Losses
+
+    key, found = key_of(target), {}
+    base = rows["base"][key]
+    width = np.sqrt(1 + base.sizes["unit"] / units_fitted(base))
+
+    def widened(losses: Losses, at: int) -> np.ndarray:
+        score = losses.scores[at]
+        return np.concatenate([[score], score + width * (losses.resample(seed)[:, at] - score)])
+
+    for row, results in rows.items():
+        found[row] = widened(losses_of(results[key], "unit"), -1)
+    found["cut"] = widened(losses_of(base, "unit"), 0)
+    if (sets := rows["base"].get(f"tap_set/{target}")) is not None and "all" in sets["set"].values:
+        at = [str(each) for each in sets["set"].values].index("all")
+        loss, reference = (
+            sets[one].transpose("set", "unit", ...).values[[at]] for one in ("set_loss", "set_reference")
+        )
+        found["joined"] = widened(Losses(loss, reference, base.attrs["losses"] == "counts"), 0)
+    return found
 
 
-def rounded(value: Any) -> Any:
-    """Four digits are more than any of these numbers has."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, Mapping):
-        return {key: rounded(each) for key, each in value.items()}
-    return [rounded(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+def pairs(name: str) -> list[tuple[str, str]]:
+    """The contrasts of all claims for an encoder."""
+    rows = {*rows_of(name, 0), "cut", "joined"}
+    return list(dict.fromkeys(pair for claim in STUDY["claims"] for pair in pairs_of(claim) if rows.issuperset(pair)))
+
+
+def pairs_of(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(first, second) of a claim; one second stands for all firsts, and one first for all seconds."""
+    longest = max(len(claim["first"]), len(claim["second"]))
+    first, second = (each * longest if len(each) == 1 else each for each in (claim["first"], claim["second"]))
+    return list(zip(first, second, strict=True))
+
+
+def passes(name: str) -> float:
+    """Multiplications of the base cut at the tap, in shares of those of the base."""
+    import torch
+    from torch.utils.data import default_collate
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import diagnostics as dx
+    from diagnostics.plugin import cut_encoder
+
+    encoder = STUDY["encoders"][name]
+    base = dx.build("encoder", encoder["encoder"])
+    batch = default_collate([base.preprocess(base.example())])
+    counted = []
+    for one, tap in ((cut_encoder(base, tap_of(name)), tap_of(name)), (base, encoder["output"])):
+        one.capture(batch, [tap])  # the first pass over a set of taps is whole
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            one.capture(batch, [tap])
+        counted.append(counter.get_total_flops())
+    return counted[0] / counted[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(dest="what", required=True)
-    for what in ("run", "gather"):
-        one = parts.add_parser(what)
-        one.add_argument("part", choices=list(SEEDS))
-        one.add_argument("--work", type=Path, default=Path("study"))
-    parts.add_parser("page")
+    parser.add_argument("what", choices=("plan", "run", "commands", "page"))
+    parser.add_argument("names", nargs="*", help="encoders of `plan`, else cells; all by default")
+    parser.add_argument("--work", type=Path, default=Path("study"))
     asked = parser.parse_args()
-    if asked.what == "page":
+    asked.work = asked.work.resolve()
+    if asked.what == "plan":
+        for name in asked.names or STUDY["encoders"]:
+            plan(name, asked.work)
+    elif asked.what == "commands":
+        print(*(line for cell in asked.names or cells() for line in commands(cell)), sep="\n")
+    elif asked.what == "page":
+        sys.path[:0] = [str(HERE)]
         from page import write_page
 
         write_page()
-        return
-    if asked.what == "run":
-        asked.work.mkdir(parents=True, exist_ok=True)
-        align(asked.part, asked.work)
-    gather(asked.part, asked.work)
+    else:
+        # Each kind in all cells before the next, so that a kill leaves all cells with as many rows.
+        for kind in ("base", *KINDS):
+            for cell in asked.names or cells():
+                if kind == "base" or kind in kinds_of(cell.rpartition("-")[0]):
+                    run_part(cell, kind, asked.work)
 
 
 if __name__ == "__main__":

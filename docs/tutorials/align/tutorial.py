@@ -69,8 +69,8 @@
 # - **output - control's** is the output's score minus that of the control's output. The layer is shown to lift a target only if the interval of this
 #   difference is above 0.
 #
-# [The study of alignment](../../studies/alignment/index.md) does this with a real encoder. DINOv2 hides depth, and the study lifts it to the output, above
-# the control, with three seeds.
+# [The study of alignment](../../studies/alignment/index.md) does this with real encoders, and asks whether it is worth more than cutting them at that
+# layer.
 #
 # `--keep 0.3` adds the encoder's own output as a second teacher, which lowers the cost. [Train and align encoders](../../how-to/training.md#aligning)
 # describes the other options.

@@ -253,6 +253,8 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
 
 # Who teaches: frozen encoders, each read at a tap, and how far a student's tokens agree with theirs.
 
+PAIRS = 4
+"""Tokens for each feature, from which a linear map begins."""
 OWN = "clean"
 """The section of a batch that holds whole samples as the student's base reads them."""
 
@@ -285,14 +287,22 @@ def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tenso
 
     Prefix tokens count where both have as many; grid tokens that are not `valid` do not.
     """
+    tokens, target, counted = place_by_place(tokens, tap, target, other, valid)
+    cosine = nn.functional.cosine_similarity(tokens, target, dim=-1)
+    if counted is None:
+        return cosine.mean()
+    counted = counted.to(cosine.dtype)
+    return ((cosine * counted).sum(1) / counted.sum(1)).mean()
+
+
+def place_by_place(
+    tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tokens and a target's in the same places, float32 [B, T, F], and which of them count, bool [B, T] (None: all)."""
     prefix = tap.grid.prefix if tap.grid.prefix == other.grid.prefix else 0
     tokens = tokens[:, tap.grid.prefix - prefix :].float()
     target = on_grid(target.float(), other.grid, tap.grid)[:, other.grid.prefix - prefix :]
-    cosine = nn.functional.cosine_similarity(tokens, target, dim=-1)
-    if valid is None:
-        return cosine.mean()
-    counted = nn.functional.pad(valid.to(cosine.dtype), (prefix, 0), value=1.0)
-    return ((cosine * counted).sum(1) / counted.sum(1)).mean()
+    return tokens, target, None if valid is None else nn.functional.pad(valid, (prefix, 0), value=True)
 
 
 def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
@@ -384,6 +394,36 @@ class Alignment(Objective):
             nn.Linear(self.tap.features, teacher.tap.features, bias=False) if teacher.mapped else nn.Identity()
             for teacher in teachers
         )
+
+    @torch.no_grad()
+    def begin_maps(self, batches: Iterable[Batch]) -> None:
+        """Let linear maps begin as the least squares of the first batches.
+
+        A random map teaches noise until it has learned, which it never does at the rates that an encoder bears. Each
+        token counts alike, whatever its length, as in the loss: W minimises the sum of |W s - t|^2 / |t|^2, in float64,
+        and a ridge of 1e-6 of the mean square draws it to its random beginning. So directions that the student does not
+        use yet have weights, without which neither they nor the weights would ever have a gradient. Batches are read
+        until there are `PAIRS` tokens for each feature.
+        """
+        both = zip(self.maps, self.teachers, strict=True)
+        mapped = [(change, teacher) for change, teacher in both if isinstance(change, nn.Linear)]
+        sums: list[Any] = [0.0] * len(mapped)
+        for count, batch in enumerate(batches if mapped else (), 1):
+            inputs = section_of(batch, self.section)
+            own = self.student.capture(inputs, [self.tap.name])[self.tap.name]
+            for i, (_, teacher) in enumerate(mapped):
+                s, t, counted = place_by_place(own, self.tap, taught(teacher, batch), teacher.tap, self.valid(batch))
+                s, t = (one.flatten(0, 1) if counted is None else one[counted] for one in (s, t))
+                pairs = torch.cat([s, t], 1).double() / t.double().norm(dim=1, keepdim=True).clamp(min=1e-12)
+                sums[i] = sums[i] + pairs[:, : s.shape[1]].mT @ pairs
+            if count * own.shape[0] * own.shape[1] >= PAIRS * self.tap.features:
+                break
+        for (change, _), summed in zip(mapped, sums, strict=True):
+            squares, products = summed.tensor_split([self.tap.features], dim=1)
+            begin = change.weight.mT.double()
+            missed = products - squares @ begin
+            squares.diagonal().add_(1e-6 * squares.diagonal().mean().clamp(min=1e-12))
+            change.weight.copy_((begin + torch.linalg.solve(squares, missed)).mT)
 
     def tokens(self, batch: Batch) -> Tensor:
         """The student's [B, T, F], with gradients."""

@@ -58,10 +58,6 @@ from diagnostics_training.trainer.record import Watch, earlier_result, finish, s
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
-# A student of an alignment, from a base and its data to the encoder in its folder; beside it the control, taught by the
-# base itself.
-
-
 FINISHED = "alignment.json"
 
 Row = dict[str, Any]
@@ -322,6 +318,8 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
         encoder.to(where.device)
     first = {key: value.to(where.device) for key, value in feed(0).items()}
     objective.to(where.device).eval()
+    epoch = range(len(start.rows) // job.batch)
+    objective.begin_maps({key: value.to(where.device) for key, value in feed(step).items()} for step in epoch)
     objective.free(first)
     objective.parts = [student.encoder.module.get_submodule(block.name) for block in student.blocks]
     trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if student.trusts else [])]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_training.alignment import student as choosing
-from diagnostics_training.alignment.objective import agreement, on_grid
+from diagnostics_training.alignment.feed import Feed
+from diagnostics_training.alignment.objective import Alignment, agreement, on_grid
 from diagnostics_training.alignment.student import align_tap, named_teacher, start_of
 from diagnostics_training.jobs import TapJob
 from diagnostics_training.plugin import aligned_lines
@@ -137,6 +138,30 @@ def test_weights_of_teachers_are_those_of_their_cosines(tmp_path: Path) -> None:
     assert logged["loss"] == pytest.approx(
         -sum(w * logged[name] for w, name in zip(terms, names, strict=True)), rel=1e-5
     )
+
+
+def test_maps_begin_where_they_teach(tmp_path: Path) -> None:
+    """The base's own output is met at once, and a wider teacher as a linear regression meets it."""
+    wide = "objective:jepa?modality=series&length=64&width=32&depth=1&heads=2&patch=8"
+    more: dict[str, Any] = {"teacher": (wide,), "keep": 0.5, "steps": 1, "batch": 8, "lr": 1e-9, "log_every": 1}
+    align_tap(job(tmp_path / "a", "blocks.0", SMALL, SERIES, **more))
+    logged = lines(tmp_path / "a")[0]
+    assert logged["cosine_3"] > 0.999
+    start = start_of(job(Path("o"), "blocks.0", SMALL, SERIES))
+    teacher = named_teacher(wide, start, "x")
+    objective = Alignment(start.own, [teacher])
+    data = start.dataset
+    feed = Feed(data, start.rows, start.own, [teacher], 36, 0.0, 0)
+    batch = feed(0)
+    objective.begin_maps([batch])
+    x = start.own.capture(batch["clean"], ["norm"])["norm"].detach().flatten(0, 1).numpy().astype(np.float64)
+    y = teacher.encoder.capture(batch["x"], ["norm"])["norm"].detach().flatten(0, 1).numpy().astype(np.float64)
+    weight = 1 / np.linalg.norm(y, axis=1, keepdims=True)
+    # The norm leaves features that sum to 0, so that the map itself is not unique.
+    met = x @ np.linalg.lstsq(x * weight, y * weight, rcond=1e-5)[0]
+    cosine = ((met * y).sum(1) * weight[:, 0] / np.linalg.norm(met, axis=1)).mean()
+    assert objective(batch)["cosine"].item() == pytest.approx(cosine, abs=1e-3)
+    assert cosine > 0.5
 
 
 def test_another_tap_of_the_base_and_another_width_are_met_through_a_map() -> None:

@@ -1,0 +1,136 @@
+"""The page of the study from `results/`: values, verdicts, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from common import EXCLUDED, MISSING, SHOWN, UNDECIDED, Outcome, fill, judge, number, read_json, table
+from study import (
+    HERE,
+    PLAN,
+    RESULTS,
+    cells,
+    commands,
+    deeper,
+    gaps,
+    kind_of,
+    readable,
+    shuffled,
+    trainings,
+)
+
+SAYS = {
+    "gap": "The best layer beats the output",
+    "more": "An objective hides more than another",
+    "deeper": "Late layers beat middle ones",
+    "shuffled": "An encoder needs the order of frames",
+}
+
+
+@dataclass
+class Value:
+    """A claim's value in a cell, or between two."""
+
+    claim: str
+    where: str
+    target: str
+    outcome: Outcome
+
+
+def outcome_of(values: np.ndarray) -> Outcome:
+    """Mean over trainings with Student's t."""
+    if len(values) < 2:
+        return Outcome(PLAN["margin"], why="not computed")
+    error = float(values.std(ddof=1) / np.sqrt(len(values)))
+    return Outcome(PLAN["margin"], float(values.mean()), error, len(values) - 1)
+
+
+def asked() -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
+    """Claim, where, target, and what computes its values."""
+    for cell in cells():
+        if not (there := trainings(cell)):
+            continue
+        read = [target for target in kind_of(cell)["targets"] if readable(cell, target)]
+        for target in read:
+            yield "gap", cell, target, lambda cell=cell, target=target: gaps(cell, target)
+            if len(there[0][target]["depth"]) > 3:
+                yield "deeper", cell, target, lambda cell=cell, target=target: deeper(cell, target)
+            if cell.startswith("video-"):
+                yield "shuffled", cell, target, lambda cell=cell, target=target: shuffled(cell, target)
+    for data in PLAN["data"]:
+        for pair in PLAN["compared"]:
+            first, second = (f"{data}-{name}" for name in pair)
+            if trainings(first) and trainings(second):
+                yield (
+                    "more",
+                    f"{first} − {second}",
+                    "mean",
+                    lambda first=first, second=second: differences(first, second),
+                )
+
+
+def differences(first: str, second: str) -> np.ndarray:
+    """Mean gap over the targets that both read, training by training."""
+    read = [target for target in kind_of(first)["targets"] if readable(first, target) and readable(second, target)]
+    count = min(len(trainings(first)), len(trainings(second)))
+    if not read:
+        return np.empty(0)
+    return np.mean([gaps(first, target)[:count] - gaps(second, target)[:count] for target in read], axis=0)
+
+
+def values() -> list[Value]:
+    """All values, judged together."""
+    found = [Value(claim, where, target, outcome_of(compute())) for claim, where, target, compute in asked()]
+    judge([one.outcome for one in found])
+    return found
+
+
+def places() -> dict[str, str]:
+    """Name of each place in the templates -> what stands there."""
+    found = values()
+    there = [read_json(RESULTS / f"{cell}.json") for cell in cells()]
+    verdicts = [one.outcome.verdict for one in found]
+    power = next(
+        one for one in read_json(HERE / "power.json")["power"]
+        if (one["trainings"], one["units"]) == (PLAN["trainings"], PLAN["units"])
+    )  # fmt: skip
+    rows = []
+    for claim, says in SAYS.items():
+        own = [one for one in found if one.claim == claim]
+        each = [one.outcome.value for one in own if np.isfinite(one.outcome.value)]
+        count = [str(sum(one.outcome.verdict == verdict for one in own)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)]
+        rows.append([says, str(len(own)), *count, number(float(np.mean(each))) if each else "–"])
+    unread = [
+        f"{cell}: {', '.join(left)}" for cell in cells()
+        if trainings(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
+    ]  # fmt: skip
+    missing = [
+        f"- {cell}: {kept.get('failed', '') or 'trainings that are there: ' + str(len(trainings(cell)))}"
+        for cell, kept in zip(cells(), there, strict=True) if len(trainings(cell)) < PLAN["trainings"]
+    ]  # fmt: skip
+    return {
+        "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
+        "values": table(
+            ["claim", "where", "target", "mean [95 % for it alone]", "verdict"],
+            [[one.claim, one.where, one.target, str(one.outcome), one.outcome.verdict] for one in found],
+        ),
+        "n": str(len(found)), **{f"n.{each}": str(verdicts.count(each)) for each in (SHOWN, EXCLUDED, UNDECIDED, MISSING)},
+        "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
+        "alone": number(power["shown_alone"], 2, sign=False), "cells": str(len(cells())), "unread": "; ".join(unread) or "none",
+        "there": str(sum(bool(trainings(cell)) for cell in cells())), "missing": "\n".join(missing) or "None.",
+        "minutes": f"{sum(one.get('cpu_seconds', 0) for one in there) / 60:.0f}",
+        "commands": "\n".join(line for cell in cells() for line in commands(cell)[:2]),
+    }  # fmt: skip
+
+
+def render(name: str) -> str:
+    """A page: `index`, or `full` with all tables."""
+    return fill(HERE / f"{name}.md.in", places())
+
+
+def write_page() -> None:
+    """Write both pages."""
+    for name in ("index", "full"):
+        (HERE / f"{name}.md").write_text(render(name), encoding="utf-8")

@@ -1,0 +1,210 @@
+"""Objectives across depth, with the power to answer: `plan.toml` says what is claimed, this script measures and judges it.
+
+    python study.py run --work FOLDER                 # all cells that are not finished; resumes after a kill
+    python study.py run lorenz-jepa --work FOLDER     # one of them
+    python study.py commands                          # the commands of each cell
+    python study.py page                              # writes index.md and full.md from results/
+
+A cell is an objective on a kind of data, or an encoder on clips. What is finished is left as it is; what fails is a row of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent)]
+from common import costs, read_json, write_json  # noqa: E402  (the folder of studies)
+
+RESULTS = HERE / "results"
+PLAN = tomllib.loads((HERE / "plan.toml").read_text(encoding="utf-8"))
+PROBES = {"segmentation": "segmentation_probe", "masks": "label_propagation"}
+"""Targets that another probe than the linear one reads."""
+
+
+def cells() -> list[str]:
+    """Objectives on each kind of data, then encoders on clips."""
+    return [
+        *(f"{data}-{objective}" for data in PLAN["data"] for objective in PLAN["objectives"]),
+        *(f"video-{name}" for name in PLAN["video"]["encoders"]),
+    ]  # fmt: skip
+
+
+def kind_of(cell: str) -> dict[str, Any]:
+    """Data, measures and targets of a cell."""
+    data = cell.partition("-")[0]
+    return PLAN["video"] if data == "video" else PLAN["data"][data]
+
+
+def train_command(cell: str) -> str:
+    """The command of a cell's trainings; "" where its encoder is not trained here."""
+    data, _, name = cell.partition("-")
+    how = PLAN["video"]["encoders"][name] if data == "video" else f"{PLAN['data'][data]['train']} --objective {name}"
+    return (
+        f"diagnostics train objectives {how} --seeds {PLAN['trainings']} --out models/{data}"
+        if how.startswith("--")
+        else ""
+    )
+
+
+def model_of(cell: str, training: int) -> str:
+    """The encoder of a training, from the folder of the work."""
+    data, _, name = cell.partition("-")
+    if train_command(cell):
+        return f"models/{data}/{name}{f'-seed{training}' * (training > 0)}"
+    return f"docs/studies/objectives/{PLAN['video']['encoders'][name]}"
+
+
+def data_of(cell: str, training: int, shuffled: bool) -> str:
+    spec = kind_of(cell)["measured"].format(draw=PLAN["first_draw"] + training)
+    return f"docs/studies/objectives/{spec}{'&shuffled=1' * shuffled}"
+
+
+def run_command(cell: str, training: int, shuffled: bool) -> str:
+    """The command of a run."""
+    return (
+        f"diagnostics run {model_of(cell, training)} --data '{data_of(cell, training, shuffled)}' --measures {kind_of(cell)['measures']} "
+        f"--no-controls --token-budget 1GB -o runs/{cell}-{training}{'-shuffled' * shuffled}"
+    )
+
+
+def commands(cell: str) -> list[str]:
+    """All commands of a cell, from the root of the repository."""
+    shuffled = (False, True) if cell.startswith("video-") else (False,)
+    runs = [run_command(cell, training, each) for training in range(PLAN["trainings"]) for each in shuffled]
+    return [command for command in (train_command(cell), *runs) if command]
+
+
+def give(command: str, work: Path) -> None:
+    """Carry out the trainings of a cell."""
+    work.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", *shlex.split(command)]
+    done = subprocess.run(words, cwd=work, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [str(done.returncode)])[-1][:300])
+
+
+def measured(cell: str, training: int, shuffled: bool, work: Path) -> dict[str, Any]:
+    """Of each target of a run the scores over depth, the best tap, and by how much it beats the output."""
+    import diagnostics as dx
+
+    name = f"{cell}-{training}{'-shuffled' * shuffled}"
+    model = model_of(cell, training)
+    spec = data_of(cell, training, shuffled).replace("docs/studies/objectives", str(HERE))
+    path = str(work / model) if model.startswith("models/") else model.replace("docs/studies/objectives", str(HERE))
+    run = dx.run(
+        dx.build("encoder", path), dx.build("dataset", spec), out=work / "runs" / name, measures=kind_of(cell)["measures"],
+        controls=False, token_budget="1GB", jobs=1, watch=dx.silent, report=False,
+    )  # fmt: skip
+    return {
+        target: kept_of(run, f"{PROBES.get(target, 'linear_probe')}/{target}") for target in kind_of(cell)["targets"]
+    }
+
+
+def kept_of(run: Any, key: str) -> dict[str, Any]:
+    """Scores over depth of a profile, where it is read best, and above what guess."""
+    profile = run.profile(key)
+    data, taps = profile.data, [str(tap) for tap in profile.data["tap"].values]
+    score = data["score"].values.astype(float)
+    best = str(profile.best_tap or "")
+    guess = float(data["line_commonest"].values[0]) if "line_commonest" in data else 0.0
+    return {
+        "depth": data["depth"].values.astype(float).tolist(),
+        "score": score.tolist(),
+        "best": score[taps.index(best)] if best in taps else None,
+        "gap": score[taps.index(best)] - score[taps.index(profile.output_tap)] if best in taps else None,
+        "guess": guess,
+        "units": int(data.sizes["unit"]),
+    }
+
+
+def run_cell(cell: str, work: Path) -> None:
+    """Train and measure what a cell's file does not have; a failure is its row."""
+    file = RESULTS / f"{cell}.json"
+    kept = read_json(file) or {"trainings": {}, "cpu_seconds": 0.0}
+    kept.pop("failed", None)
+    todo = [str(each) for each in range(PLAN["trainings"]) if str(each) not in kept["trainings"]]
+    try:
+        if todo and (command := train_command(cell)):
+            with costs() as row:
+                give(command, work)
+            kept["cpu_seconds"] += row["cpu_seconds"]
+        for training in todo:
+            with costs() as row:
+                found = {"ordered": measured(cell, int(training), False, work)}
+                if cell.startswith("video-"):
+                    found["shuffled"] = measured(cell, int(training), True, work)
+            kept["trainings"][training] = found
+            kept["cpu_seconds"] += row["cpu_seconds"]
+            write_json(file, kept)
+    except Exception as error:  # a failure is a row
+        write_json(file, kept | {"failed": f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]})
+    print(f"{cell}: {len(kept['trainings'])} of {PLAN['trainings']}", file=sys.stderr, flush=True)
+
+
+# Values.
+
+
+def trainings(cell: str, which: str = "ordered") -> list[dict[str, Any]]:
+    """The trainings of a cell that were measured."""
+    there = read_json(RESULTS / f"{cell}.json").get("trainings", {})
+    return [there[key][which] for key in sorted(there, key=int)]
+
+
+def readable(cell: str, target: str) -> bool:
+    """Whether the best tap reads a target `least` above a guess, mean over trainings."""
+    each = [one[target]["best"] - one[target]["guess"] for one in trainings(cell) if one[target]["best"] is not None]
+    return bool(each) and float(np.mean(each)) >= PLAN["least"]
+
+
+def gaps(cell: str, target: str) -> np.ndarray:
+    """[training]"""
+    return np.array([one[target]["gap"] for one in trainings(cell)], dtype=float)
+
+
+def deeper(cell: str, target: str) -> np.ndarray:
+    """Last third of the trunk minus the middle one, [training]."""
+    found = []
+    for one in trainings(cell):
+        depth, score = (np.array(one[target][key], dtype=float) for key in ("depth", "score"))
+        late, middle = (depth > 2 / 3 + 1e-9) & (depth <= 1), (depth > 1 / 3 + 1e-9) & (depth <= 2 / 3 + 1e-9)
+        found.append(float(score[late].mean() - score[middle].mean()))
+    return np.array(found)
+
+
+def shuffled(cell: str, target: str) -> np.ndarray:
+    """Best tap in order minus best tap with frames shuffled, [training]."""
+    both = zip(trainings(cell), trainings(cell, "shuffled"), strict=True)
+    return np.array([one[target]["best"] - other[target]["best"] for one, other in both], dtype=float)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "commands", "page"))
+    parser.add_argument("cells", nargs="*", help="all by default")
+    parser.add_argument("--work", type=Path, default=Path("study"))
+    asked = parser.parse_args()
+    some = asked.cells or cells()
+    if asked.what == "commands":
+        print(*(line for cell in some for line in commands(cell)), sep="\n")
+    elif asked.what == "page":
+        sys.path[:0] = [str(HERE)]
+        from page import write_page
+
+        write_page()
+    else:
+        for cell in some:
+            run_cell(cell, asked.work.resolve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The study of objectives judges as its plan says, and its simulation of power is a simulation of that rule."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_docs import module_in
+
+FOLDER = Path(__file__).parents[1] / "docs" / "studies" / "objectives"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="tests run without the docs beside them")
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    study = module_in(FOLDER, "study", monkeypatch)
+    found = importlib.import_module("page")
+    for module in (found, study):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return found
+
+
+def written(
+    folder: Path, cell: str, targets: list[str], gap: float, late: float = 0.0, shuffled: float | None = None
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def one(best: float) -> dict[str, Any]:
+        depth = np.linspace(0, 1, 7)
+        made = {}
+        for target in targets:
+            score = 0.5 + late * (depth > 2 / 3) + 1e-3 * rng.standard_normal(7)
+            made[target] = {"depth": depth.tolist(), "score": score.tolist(), "best": best, "gap": gap + 1e-3 * rng.standard_normal(),
+                            "guess": 0.2, "units": 800}  # fmt: skip
+        return made
+
+    made = {str(i): {"ordered": one(0.6)} | ({} if shuffled is None else {"shuffled": one(shuffled)}) for i in range(8)}
+    (folder / f"{cell}.json").write_text(json.dumps({"trainings": made, "cpu_seconds": 1.0}))
+
+
+def test_what_is_planted_is_shown_and_what_is_not_is_excluded(page: Any, tmp_path: Path) -> None:
+    written(tmp_path, "lorenz-forecast", ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"], gap=0.1, late=-0.1)
+    written(tmp_path, "lorenz-jepa", ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"], gap=0.0)
+    written(tmp_path, "video-dinov2", ["direction", "speed", "order", "event", "masks"], gap=0.0, shuffled=0.3)
+    found = {(one.claim, one.where, one.target): one.outcome.verdict for one in page.values()}
+    assert found["gap", "lorenz-forecast", "rho"] == "shown" and found["gap", "lorenz-jepa", "rho"] == "excluded"
+    assert found["deeper", "lorenz-forecast", "rho"] == "excluded"
+    assert found["more", "lorenz-forecast − lorenz-jepa", "mean"] == "shown"
+    assert found["shuffled", "video-dinov2", "order"] == "shown"
+    assert "lorenz-reconstruct" in page.render("full")
+
+
+def test_a_target_that_no_layer_reads_is_counted_and_not_judged(page: Any, tmp_path: Path) -> None:
+    written(tmp_path, "lorenz-jepa", ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"], gap=0.0)
+    kept = json.loads((tmp_path / "lorenz-jepa.json").read_text())
+    for each in kept["trainings"].values():
+        each["ordered"]["rho"]["best"] = 0.21
+    (tmp_path / "lorenz-jepa.json").write_text(json.dumps(kept))
+    assert "rho" not in {one.target for one in page.values()}
+    assert "lorenz-jepa: rho" in page.render("index")
+
+
+def test_power_grows_with_trainings_and_nothing_is_shown_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    power = module_in(FOLDER, "power", monkeypatch)
+    known = np.array([[0.02, 0.01], [0.04, 0.02]])
+    few, many = (power.power(count, 800, 100, known) for count in (3, 8))
+    assert few < many
+    assert power.power(8, 800, 1, known, gap=power.MARGIN) < 0.05
+    # Trainings alike, units beyond number: whatever lies above the margin is shown.
+    assert power.power(8, 10**9, 100, np.array([[1e-9, 1e-3]])) == 1.0
+
+
+def test_clips_hold_what_their_targets_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module_in(FOLDER, "data", monkeypatch)
+    ordered, shuffled = (data.clips(n=30, shuffled=each) for each in (0, 1))
+    assert ordered.fingerprint != shuffled.fingerprint
+    again = 0
+    for row in range(30):
+        first, second = ordered[row], shuffled[row]
+        assert sorted(frame.tobytes() for frame in first) == sorted(frame.tobytes() for frame in second)
+        again += bool((first == second).all())
+    assert again < 3
+    assert set(ordered.targets) == set(data.PLAN["video"]["targets"])
+    assert (ordered.targets["order"].values == shuffled.targets["order"].values).all()
+
+
+def test_every_cell_has_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = module_in(FOLDER, "study", monkeypatch)
+    assert len(study.cells()) == 3 * 5 + 3
+    assert sum("--shuffled" in line or "shuffled=1" in line for line in study.commands("video-dinov2")) == 8
+    assert study.commands("lorenz-jepa")[0].startswith("diagnostics train objectives --data lorenz")
