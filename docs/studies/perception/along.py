@@ -127,6 +127,14 @@ class Outcome:
         away = float(student.ppf(0.975, max(len(self.values) - 1, 1))) * self.error
         return self.value - away, self.value + away
 
+    @property
+    def written(self) -> str:
+        """Value and interval; a dash where there is none."""
+        if not math.isfinite(self.value):
+            return "–"
+        ends = ", ".join(f"{end:+.2f}" for end in self.interval)
+        return f"{self.value:+.2f}" + (f" [{ends}]" if math.isfinite(self.error) else "")
+
 
 def results() -> dict[str, list[dict[str, Any]]]:
     """Row -> its trainings, by seed."""
