@@ -193,40 +193,57 @@ def known(found: list[Value]) -> dict[str, str]:
 
     def part(claim: str, sign: int = 1) -> str:
         own = [one for one in found if one.claim == claim and one.outcome.verdict != MISSING]
-        count = counts(own)
+        each, count = [sign * one.outcome.value for one in own], counts(own)
+        span = f"from {number(min(each), 2)} to {number(max(each), 2)}; " if each else ""
         losses = " as losses" if sign < 0 else ""
-        return f"{number(sign * mean_of(own))} (mean of {len(own)} values: {count[SHOWN]} shown{losses}, {count[EXCLUDED]} excluded, {count[UNDECIDED]} undecided)"
+        return f"{number(sign * mean_of(own))} ({span}{count[SHOWN]} of {len(own)} shown{losses}, {count[EXCLUDED]} excluded)"
 
     passed = [cell["passes"] for name in STUDY["encoders"] for cell in cells_of(name)[:1]]
     cost = f", at {min(passed):.2f} to {max(passed):.2f} of the multiplications" if passed else ""
     cut = (
         f"Cutting at the tap{cost}, changes what the output reads of the other targets by {part('cutting-costs', -1)}."
     )
-    if not any(one.claim == "beats-cut" and one.outcome.verdict != MISSING for one in found):
+    aligned = [one for one in found if one.claim == "beats-cut" and one.outcome.verdict != MISSING]
+    if not aligned:
         return {
             "known.cut": cut,
             "known.aligned": "No alignment is measured over seeds yet.",
             "known.price": "",
             "rival": "",
         }
+    where = ", ".join(dict.fromkeys(f"{one.encoder} ({len(measured_seeds(one.encoder))} seeds)" for one in aligned))
+    kept = any(one.claim == "keep-pays" and one.outcome.verdict != MISSING for one in found)
+    pays = f"; `--keep` changes it by {part('keep-pays')}" if kept else ""
     return {
         "known.cut": cut,
-        "known.aligned": f"Beside that cut, an alignment's output reads a chosen target {part('beats-cut')}, and keeps {part('keeps')} more of the others.",
-        "known.price": f"Beside the output its price is {part('price')}; `--keep` changes it by {part('keep-pays')}.",
-        "rival": f"**How strong the rival is.** Beside their [control](../../explanation/words.md#control), which the base's own output teaches, alignments lift a chosen target by {part('lifts')}. {rising()}",
+        "known.aligned": f"Beside that cut, alignments of {where} score {part('beats-cut')} on chosen targets and {part('keeps')} on others.",
+        "known.price": f"Beside the output their price is {part('price')}{pays}.",
+        "rival": f"**A weak rival?** Over a [control](../../explanation/words.md#control), taught by the base's own output, chosen targets rise by {part('lifts')}. {rising()}",
     }
 
 
+def measured_seeds(name: str) -> list[dict[str, Any]]:
+    """Cells of an encoder whose alignment to the tap is measured."""
+    return [cell for cell in cells_of(name) if "tap" in cell["parts"]]
+
+
 def rising() -> str:
-    """The encoders whose alignments were still learning at the end."""
-    looks = {name: looks_of(name) for name in STUDY["encoders"]}
-    more = [
-        f"{name} (from {number(one['half'], 3, False)} to {number(one['end'], 3, False)})"
-        for name, one in looks.items() if one["end"] - one["half"] > STUDY["flat"]
+    """How much alignments to the tap have learned, and in which half of their steps."""
+    looks = {name: looks_of(name) for name in STUDY["encoders"] if measured_seeds(name)}
+    each = [
+        f"{name} {', '.join(number(one[when], 2, sign=False) for when in ('before', 'half', 'end'))}"
+        for name, one in looks.items()
     ]  # fmt: skip
-    if not more:
-        return "In none that is there did the second half of the steps add more than .02 to the agreement with the teacher on val."
-    return f"Agreement with the teacher on val still rose in the second half of the steps: {', '.join(more)}; a longer one is a stronger rival."
+    weak = any(one["end"] - one["before"] < STUDY["flat"] for one in looks.values())
+    still = any(one["end"] - one["half"] > STUDY["flat"] for one in looks.values())
+    judged = (
+        "it hardly learns: longer trainings or higher rates may do more"
+        if weak
+        else "it still learns at the end: longer ones may do more"
+        if still
+        else "it is flat"
+    )
+    return f"Agreement with the teacher on val before, at half and at the end: {'; '.join(each)}; {judged}."
 
 
 def plan_table() -> str:
@@ -282,7 +299,7 @@ def places() -> dict[str, str]:
     units = [target["units"] for one in there for target in one["targets"].values()]
     filled = {
         "claims": claim_table(found), "values": value_table(found), "plan": plan_table(), "kept": kept_table(), "missing": missing(), **known(found),
-        "n.claims": str(len(STUDY["claims"])), "n.values": str(len(found)), "cells": str(len(cells())), "there": str(len(there)),
+        "n.claims": str(len(STUDY["claims"])), "n.values": str(len(found)), "cells": str(len(cells())), "there": str(len(there)), "aligned": str(sum("tap" in one["parts"] for one in there)),
         "units": str(min(units, default=0)), "seeds": str(len(STUDY["seeds"])), "encoders": str(len(STUDY["encoders"])),
         "minutes": f"{sum(one.get('cpu_seconds', 0) for one in [*kept, *plans.values()]) / 60:.0f}",
         "about": "\n".join(f"- `{name}`: {one['about']}, {len(cells_of(name))} seeds" for name, one in STUDY["encoders"].items()),
