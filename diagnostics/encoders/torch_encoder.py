@@ -461,7 +461,17 @@ class TorchEncoder(Encoder):
         return {tap.name: captured[tap.name] for tap in wanted}
 
     def capturing(self, taps: Sequence[str], reduce: Reduce) -> AbstractContextManager[dict[str, Any]]:
-        """A context whose one pass, for whatever it is made, is read as `capture` reads its own."""
+        """A context whose one pass, for whatever it is made, is read as `capture` reads its own.
+
+        Examples:
+            >>> import diagnostics as dx
+            >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+            >>> batch = encoder.prepare_example()[""][None]
+            >>> with encoder.capturing(["blocks.1"], lambda tap, x: x.shape) as read:
+            ...     attention = encoder.attention(batch)
+            >>> read
+            {'blocks.1': torch.Size([1, 32, 48])}
+        """
         return capture_at(self.module, [self.tap(name) for name in taps], self.name, reduce, whole_pass=True)
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:

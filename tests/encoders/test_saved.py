@@ -324,7 +324,7 @@ def test_names_that_are_no_encoders(own: Path) -> None:
         sentence(error, part)
     with pytest.raises(DiagnosticsError) as error:
         build("dataset", "models/a")
-    sentence(error, "Unknown dataset")
+    sentence(error, "models/a", "images:")
     assert "saved encoder" not in str(error.value)
 
 

@@ -87,6 +87,8 @@ EXPECTED: dict[str, tuple[Claim, ...]] = {
     # Each tap alone, beside the sets.
     "tap_set/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
     "tap_set/value": (lowest(*GONE), value("rotated", 1, 0.01)),
+    "tap_set/depth": (lowest(*NO_PLACE), value("noise", 0, 0.02)),
+    "tap_set/thing": (lowest("scrambled", "collapsed", "noise"),),
     "tap_attention/kind": (lowest(*GONE), value("rotated", 1, 0.01)),
     "tap_attention/value": (lowest(*GONE), value("rotated", 1, 0.01)),
     "label_efficiency/kind": (lowest(*GONE),),

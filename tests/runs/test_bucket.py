@@ -276,6 +276,7 @@ def test_the_commands_of_the_section_on_buckets(tmp_path: Path, monkeypatch: pyt
     urllib.request.urlopen(urllib.request.Request(f"{os.environ['AWS_ENDPOINT_URL']}/mine", method="PUT")).close()
     section = page.read_text(encoding="utf-8").split("## In a bucket")[1].split("\n## ")[0]
     bash, python = (section.split(f"```{language}\n")[1].partition("```")[0] for language in ("bash", "python"))
+    bash = bash.replace("\\\n", "")
     assert sum("--part" in line for line in bash.splitlines()) == 3 and len(bash.splitlines()) == 7
     less = {"linear_probe": "rankme", "n=300": "n=60", "fracast": "objectives:lorenz-forecast", "block.3": "blocks.1"}
     for name, other in less.items():  # probes of all controls would take minutes

@@ -473,7 +473,7 @@ def test_the_commands_of_the_page_on_many_machines(tmp_path: Path, monkeypatch: 
     lines = [
         line
         for block in page.read_text(encoding="utf-8").split("```console\n")[1:]
-        for line in block.partition("```")[0].splitlines()
+        for line in block.partition("```")[0].replace("\\\n", "").splitlines()
     ]
     assert sum("--part" in line for line in lines) == 8 and len(lines) == 10
     for line in lines:

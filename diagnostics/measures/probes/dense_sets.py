@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 import torch
 import xarray as xr
-from scipy.linalg import block_diag
 
 from diagnostics.activations.contract import Activations
 from diagnostics.encoders.taps import Tap
@@ -137,7 +136,7 @@ class _Joined:
         """The readout of each set, by its name."""
         names, features = list(self.columns), {tap.name: tap.features for tap in self.dense.joined}
         axes = {name: self.axes([name], width_of_greedy(count)) for name, count in features.items()}
-        together = block_diag(*axes.values())
+        together = torch.block_diag(*map(torch.from_numpy, axes.values())).numpy()
         thin = {block: _project(moments, together) for block, moments in self.blocks.items()}
         at = np.repeat(np.arange(len(names)), [of.shape[1] for of in axes.values()])
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.errors import join_names
+from diagnostics.measures import CATALOGUE
 from diagnostics.measures import result as attribute
 from diagnostics.measures.result import choosing_score, is_probe, read_interval, sets_of
 from diagnostics.measures.statistics import Interval
@@ -36,8 +37,6 @@ OLDER = "val, by an older version: run again"
 """What chose the tap of a run that holds no losses out of fold and does not say that it chose on val."""
 FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
-LINEAR_SCORES = ("accuracy", "R2")
-"""What the score of the linear probe is called."""
 CHANCE = ("chance", "commonest")
 """Reference lines that say what knowing nothing reaches."""
 
@@ -119,11 +118,10 @@ class Profile:
 
     @property
     def label(self) -> str:
-        """The target and what was scored; also by which probe, where the linear one has a score of that name."""
-        score = str(self.data.attrs["score_name"])
-        telling = self.readout == "linear" or not self.target or score not in LINEAR_SCORES
+        """The target and what was scored; also by which probe, where another one is the first to read such targets."""
+        telling = self.readout == "linear" or not self.target or _reads_first(self.measure)
         probe = "" if telling else f"{nowrap(self.measure)} "
-        return f"{nowrap(self.target or self.measure)} ({probe}{score})"
+        return f"{nowrap(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
 
     @cached_property
     def lines(self) -> dict[str, np.ndarray]:
@@ -579,6 +577,13 @@ class Profile:
         from diagnostics.report.html import page_tables
 
         return page_tables(note(self.name, str(self), self.table().table))
+
+
+def _reads_first(measure: str) -> bool:
+    """True for the measure that is listed first of those that read its kinds of targets."""
+    kinds = CATALOGUE.get(measure, {}).get("kinds", ())
+    first = (next(name for name, row in CATALOGUE.items() if kind in row["kinds"]) for kind in kinds)
+    return bool(kinds) and all(name == measure for name in first)
 
 
 def _json(interval: Interval | None) -> dict[str, float | None] | None:

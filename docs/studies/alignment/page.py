@@ -200,9 +200,7 @@ def known(found: list[Value]) -> dict[str, str]:
 
     passed = [cell["passes"] for name in STUDY["encoders"] for cell in cells_of(name)[:1]]
     cost = f", at {min(passed):.2f} to {max(passed):.2f} of the multiplications" if passed else ""
-    cut = (
-        f"Cutting at the tap{cost}, changes the scores of other targets by {part('cutting-costs', -1)}."
-    )
+    cut = f"Cutting at the tap{cost}, changes the scores of other targets by {part('cutting-costs', -1)}."
     aligned = [one for one in found if one.claim == "beats-cut" and one.outcome.verdict != MISSING]
     if not aligned:
         return {

@@ -28,7 +28,7 @@ def test_commands_and_code_of_the_page_run(tmp_path: Path, monkeypatch: pytest.M
         if language == "python":
             exec(compile(block, str(PAGE), "exec"), names)
             continue
-        for line in block.splitlines():
+        for line in block.replace("\\\n", "").splitlines():
             monkeypatch.setattr("sys.argv", shlex.split(line))
             with pytest.raises(SystemExit) as ended:
                 main()
