@@ -232,15 +232,11 @@ def rising() -> str:
         f"{name} {', '.join(number(one[when], 2, sign=False) for when in ('before', 'half', 'end'))}"
         for name, one in looks.items()
     ]  # fmt: skip
-    weak = any(one["end"] - one["before"] < STUDY["flat"] for one in looks.values())
-    still = any(one["end"] - one["half"] > STUDY["flat"] for one in looks.values())
-    judged = (
-        "it hardly learns: longer trainings or higher rates may do more"
-        if weak
-        else "it still learns at the end: longer ones may do more"
-        if still
-        else "it is flat"
-    )
+    weak = [name for name, one in looks.items() if one["end"] - one["before"] < STUDY["flat"]]
+    still = [name for name, one in looks.items() if one["end"] - one["half"] > STUDY["flat"]]
+    judged = "; ".join(
+        f"{text} in {', '.join(names)}" for names, text in ((weak, "it hardly learns"), (still, "it learns to the end")) if names
+    ) or "all are flat at the end"  # fmt: skip
     return f"Agreement with the teacher on val before, at half and at the end: {'; '.join(each)}; {judged}."
 
 
