@@ -414,7 +414,9 @@ class Alignment(Objective):
             for i, (_, teacher) in enumerate(mapped):
                 s, t, counted = place_by_place(own, self.tap, taught(teacher, batch), teacher.tap, self.valid(batch))
                 s, t = (one.flatten(0, 1) if counted is None else one[counted] for one in (s, t))
-                pairs = torch.cat([s, t], 1).double() / t.double().norm(dim=1, keepdim=True).clamp(min=1e-12)
+                length = t.double().norm(dim=1, keepdim=True)
+                # Tokens of zeros, such as those that stand for no data, say nothing.
+                pairs = torch.cat([s, t], 1).double() * torch.where(length > 0, 1 / length, 0.0)
                 sums[i] = sums[i] + pairs[:, : s.shape[1]].mT @ pairs
             if count * own.shape[0] * own.shape[1] >= PAIRS * self.tap.features:
                 break

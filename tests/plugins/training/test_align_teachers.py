@@ -12,6 +12,7 @@ import torch
 from diagnostics_training.alignment import student as choosing
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.objective import Alignment, agreement, on_grid
+from diagnostics_training.alignment.objective import taught as teacher_tokens
 from diagnostics_training.alignment.student import align_tap, named_teacher, start_of
 from diagnostics_training.jobs import TapJob
 from diagnostics_training.plugin import aligned_lines
@@ -140,7 +141,7 @@ def test_weights_of_teachers_are_those_of_their_cosines(tmp_path: Path) -> None:
     )
 
 
-def test_maps_begin_where_they_teach(tmp_path: Path) -> None:
+def test_maps_begin_where_they_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base's own output is met at once, and a wider teacher as a linear regression meets it."""
     wide = "objective:jepa?modality=series&length=64&width=32&depth=1&heads=2&patch=8"
     more: dict[str, Any] = {"teacher": (wide,), "keep": 0.5, "steps": 1, "batch": 8, "lr": 1e-9, "log_every": 1}
@@ -162,6 +163,13 @@ def test_maps_begin_where_they_teach(tmp_path: Path) -> None:
     cosine = ((met * y).sum(1) * weight[:, 0] / np.linalg.norm(met, axis=1)).mean()
     assert objective(batch)["cosine"].item() == pytest.approx(cosine, abs=1e-3)
     assert cosine > 0.5
+    # Tokens of zeros say nothing.
+    empty = teacher_tokens(teacher, batch).clone()
+    empty[0] = 0
+    with monkeypatch.context() as patch:
+        patch.setattr("diagnostics_training.alignment.objective.taught", lambda *_: empty)
+        objective.begin_maps([batch])
+    assert objective(batch)["cosine"].item() == pytest.approx(cosine, abs=0.05)
 
 
 def test_another_tap_of_the_base_and_another_width_are_met_through_a_map() -> None:
