@@ -13,28 +13,37 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import os
-import re
-import resource
 import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent)]
+from common import (  # noqa: E402  (the folder of studies)
+    EXCLUDED,
+    MISSING,
+    SHOWN,
+    UNDECIDED,
+    Outcome,
+    costs,
+    fill,
+    judge,
+    number,
+    read_json,
+    table,
+    write_json,
+)
+
 RESULTS = HERE / "results"
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
-LEVEL = 0.05
-SHOWN, EXCLUDED, UNDECIDED, MISSING = "shown", "excluded", "undecided", "no result"
 
 
 def cells() -> list[str]:
@@ -65,20 +74,17 @@ def give(cell: str, draw: int, work: Path) -> dict[str, Any]:
     """One run and what is kept of it; its costs stand beside."""
     import diagnostics as dx
 
-    folder, before = work / "runs" / f"{cell}-{draw}", resource.getrusage(resource.RUSAGE_CHILDREN)
+    folder = work / "runs" / f"{cell}-{draw}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     given = command(cell, draw).replace(f"runs/{cell}-{draw}", shlex.quote(str(folder.resolve())))
     given = given.replace("diagnostics run pe ", f"diagnostics run {shlex.quote(str((work / 'pe').resolve()))} ")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SIX_TASKS_PE": str((work / "pe").resolve())}
-    done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(given), "--jobs", "1"],
-        cwd=HERE, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row: dict[str, Any] = {
-        "command": command(cell, draw),
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-    }
+    with costs() as cost:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(given), "--jobs", "1"],
+            cwd=HERE, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    row: dict[str, Any] = {"command": command(cell, draw), **cost}
     if done.returncode:
         said = done.stderr.strip().splitlines()
         return row | {"failed": said[-1][:300] if said else str(done.returncode)}
@@ -106,28 +112,20 @@ def kept_of(run: Any, kind: str) -> dict[str, Any]:
     return kept
 
 
-def rounded(value: Any) -> Any:
-    """Four digits are more than any of these numbers has; what has no value is null."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: rounded(each) for key, each in value.items()}
-    return [rounded(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+def draws_of(cell: str) -> dict[str, Any]:
+    """The draws of a cell that there are."""
+    return read_json(RESULTS / f"{cell}.json")
 
 
 def run_cell(cell: str, work: Path) -> None:
     """All draws of a cell that its file does not have."""
-    file = RESULTS / f"{cell}.json"
-    draws = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    draws = draws_of(cell)
     for draw in range(1, STUDY["draws"] + 1):
         if str(draw) in draws:
             continue
-        draws[str(draw)] = row = rounded(give(cell, draw, work))
+        draws[str(draw)] = row = give(cell, draw, work)
         print(f"{cell} {draw}: {row['cpu_seconds']:.0f} CPU s {row.get('failed', '')}", file=sys.stderr, flush=True)
-        RESULTS.mkdir(exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(draws, separators=(",", ":")) + "\n", encoding="utf-8")
-        part.replace(file)
+        write_json(RESULTS / f"{cell}.json", draws)
 
 
 def train(name: str, work: Path) -> None:
@@ -143,43 +141,9 @@ def train(name: str, work: Path) -> None:
 # Judgement.
 
 
-@dataclass
-class Outcome:
-    """What came out for a claim of an encoder: values [draw] in the claimed direction."""
-
-    encoder: str
-    margin: float
-    values: np.ndarray
-    why: str = ""
-    verdict: str = MISSING
-
-    @property
-    def value(self) -> float:
-        return float(self.values.mean()) if len(self.values) else math.nan
-
-    @property
-    def error(self) -> float:
-        return float(self.values.std(ddof=1) / np.sqrt(len(self.values))) if len(self.values) > 1 else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % for this one alone."""
-        away = float(student.ppf(0.975, len(self.values) - 1)) * self.error
-        return self.value - away, self.value + away
-
-    @property
-    def tails(self) -> tuple[float, float]:
-        """Of the hypotheses that the value is at most the margin, and that it is at least that."""
-        z = (self.value - self.margin) / max(self.error, 1e-12)
-        return float(student.sf(z, len(self.values) - 1)), float(student.cdf(z, len(self.values) - 1))
-
-
 def rows_of(encoder: str, task: str) -> list[dict[str, Any]]:
     """What is kept of a task in each draw; raises LookupError with the reason where there is nothing."""
-    file = RESULTS / f"{encoder}-{STUDY['tasks'][task]['data']}.json"
-    if not file.is_file():
-        raise LookupError("not computed")
-    draws = json.loads(file.read_text(encoding="utf-8"))
+    draws = draws_of(f"{encoder}-{STUDY['tasks'][task]['data']}")
     found = [draws[draw]["tasks"][task] for draw in sorted(draws) if "tasks" in draws[draw]]
     if len(found) < STUDY["draws"]:
         failed = [row["failed"] for row in draws.values() if "failed" in row]
@@ -215,6 +179,7 @@ def claims() -> dict[str, tuple[str, ...]]:
 
 
 def outcome(encoder: str, tasks: Sequence[str]) -> Outcome:
+    """What came out for a claim of an encoder, over draws."""
     margin = STUDY["margin_of_order" if len(tasks) == 2 else "margin_of_gap"]
     try:
         if len(tasks) == 2:
@@ -222,29 +187,21 @@ def outcome(encoder: str, tasks: Sequence[str]) -> Outcome:
         else:
             values = np.array([row["gap"] for row in rows_of(encoder, tasks[0])], dtype=float)
     except LookupError as error:
-        return Outcome(encoder, margin, np.empty(0), str(error.args[0]))
-    return Outcome(encoder, margin, values, "" if np.isfinite(values).all() else "no value in a draw")
+        return Outcome(margin, why=str(error.args[0]))
+    draws = len(values)
+    return Outcome(margin, float(values.mean()), float(values.std(ddof=1) / np.sqrt(draws)), draws - 1)
 
 
-def outcomes() -> dict[str, list[Outcome]]:
-    """Claim -> its outcomes in all encoders, those that are judged by Holm (1979) over both tests of all of them."""
-    found = {name: [outcome(encoder, tasks) for encoder in STUDY["encoders"]] for name, tasks in claims().items()}
-    judged = [
-        one for each in found.values() for one in each if STUDY["encoders"][one.encoder]["judged"] and not one.why
-    ]
-    tests = sorted((tail, i, side) for i, one in enumerate(judged) for side, tail in enumerate(one.tails))
-    for one in judged:
-        one.verdict = UNDECIDED
-    for rank, (tail, i, side) in enumerate(tests):
-        if tail * (len(tests) - rank) > LEVEL:
-            break
-        judged[i].verdict = (SHOWN, EXCLUDED)[side]
+def outcomes() -> dict[str, dict[str, Outcome]]:
+    """Claim -> its outcomes by encoder; those of encoders that are judged have verdicts, over all of them."""
+    found = {name: {of: outcome(of, tasks) for of in STUDY["encoders"]} for name, tasks in claims().items()}
+    judge([one for each in found.values() for of, one in each.items() if STUDY["encoders"][of]["judged"]])
     return found
 
 
-def over_encoders(each: Sequence[Outcome]) -> str:
+def over_encoders(each: Mapping[str, Outcome]) -> str:
     """Shown in every encoder with a result, excluded in one at least, or undecided."""
-    verdicts = {one.verdict for one in each if one.verdict != MISSING}
+    verdicts = {one.verdict for one in each.values() if one.verdict != MISSING}
     if EXCLUDED in verdicts:
         return EXCLUDED
     return MISSING if not verdicts else SHOWN if verdicts == {SHOWN} else UNDECIDED
@@ -253,35 +210,26 @@ def over_encoders(each: Sequence[Outcome]) -> str:
 # The page.
 
 
-def number(value: float) -> str:
-    """With its sign and two digits; a dash where there is none."""
-    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "–"
-
-
-def shown(one: Outcome) -> str:
-    """Value with its interval."""
-    if one.why:
+def written(one: Outcome) -> str:
+    """Value with its interval, and the sign of its verdict."""
+    if not math.isfinite(one.value):
         return "–"
-    low, high = one.interval
-    return f"{number(one.value)} [{number(low)}, {number(high)}]"
+    low, high = (number(end, 2) for end in one.interval)
+    mark = {SHOWN: " **+**", EXCLUDED: " **−**"}.get(one.verdict, "")
+    return f"{number(one.value, 2)} [{low}, {high}]{mark}"
 
 
-def claim_table(found: Mapping[str, list[Outcome]]) -> str:
+def claim_table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
     """A row a claim, a column an encoder."""
-    names = list(STUDY["encoders"])
-    lines = [f"| claim | {' | '.join(names)} | verdict |", "|---" * (len(names) + 2) + "|"]
-    marks = {SHOWN: " **+**", EXCLUDED: " **−**", UNDECIDED: "", MISSING: ""}
-    for name, each in found.items():
-        values = " | ".join(f"{shown(one)}{marks[one.verdict]}" for one in each)
-        lines.append(f"| {name} | {values} | {over_encoders(each)} |")
-    return "\n".join(lines)
+    rows = [[name, *map(written, each.values()), over_encoders(each)] for name, each in found.items()]
+    return table(["claim", *STUDY["encoders"], "verdict"], rows)
 
 
 def profile_table() -> str:
     """Of each task the depth of the highest mean curve and the scores there and at the end of the trunk."""
-    lines = ["| task | paper | " + " | ".join(STUDY["encoders"]) + " |", "|---" * (len(STUDY["encoders"]) + 2) + "|"]
+    rows, tested = [], units()
     for task, about in STUDY["tasks"].items():
-        parts = []
+        parts = [task, tested.get(about["data"], "–"), f"{about['layer'] / 50:.2f}" if "layer" in about else ""]
         for encoder in STUDY["encoders"]:
             try:
                 depth, scores = curve(encoder, task)
@@ -291,69 +239,70 @@ def profile_table() -> str:
             mean = scores.mean(axis=0)
             at = int(np.nanargmax(mean))
             parts.append(f"{depth[at]:.2f} ({mean[at]:.2f}, end {mean[-1]:.2f})")
-        layer = f"{about['layer'] / 50:.2f}" if "layer" in about else ""
-        lines.append(f"| {task} | {layer} | {' | '.join(parts)} |")
-    return "\n".join(lines)
+        rows.append(parts)
+    return table(["task", "test units a draw", "paper", *STUDY["encoders"]], rows)
 
 
-def missing() -> str:
+def units() -> dict[str, str]:
+    """Kind of data -> how many test units each of its draws has."""
+    sizes: dict[str, set[int]] = {kind: set() for kind in STUDY["data"]}
+    for cell in cells():
+        for row in draws_of(cell).values():
+            sizes[cell.partition("-")[2]] |= {task["units"] for task in row.get("tasks", {}).values()}
+    return {kind: " to ".join(map(str, dict.fromkeys((min(of), max(of))))) for kind, of in sizes.items() if of}
+
+
+def missing() -> list[str]:
     """The cells without a result, each with its command."""
     lines = []
     for cell in cells():
-        file = RESULTS / f"{cell}.json"
-        draws = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        draws = draws_of(cell)
         done = sum("tasks" in row for row in draws.values())
         if done < STUDY["draws"]:
             failed = next((f"; {row['failed']}" for row in draws.values() if "failed" in row), "")
-            lines.append(
-                f"- {cell}: {done} of {STUDY['draws']} draws{failed}: `python docs/studies/six-tasks/study.py run {cell}`"
-            )
-    return "\n".join(lines) or "None."
+            again = f"`python docs/studies/six-tasks/study.py run {cell}`"
+            lines.append(f"- {cell}: {done} of {STUDY['draws']} draws{failed}: {again}")
+    return lines
 
 
 def places() -> dict[str, str]:
     """Name of each place in the templates -> what stands there."""
-    found = outcomes()
-    said = {name: over_encoders(each) for name, each in found.items()}
-    rows = [
-        row for cell in cells() if (RESULTS / f"{cell}.json").is_file()
-        for row in json.loads((RESULTS / f"{cell}.json").read_text(encoding="utf-8")).values()
-    ]  # fmt: skip
-    judged = [one.verdict for each in found.values() for one in each if one.verdict != MISSING]
+    found, lines = outcomes(), missing()
+    rows = [row for cell in cells() for row in draws_of(cell).values()]
+    judged = [one.verdict for each in found.values() for one in each.values() if one.verdict != MISSING]
     named = {
-        verdict: ", ".join(name for name, each in said.items() if each == verdict) or "none"
+        verdict: ", ".join(name for name, each in found.items() if over_encoders(each) == verdict) or "none"
         for verdict in (SHOWN, EXCLUDED, UNDECIDED)
     }
     by_encoder = {
-        f"{encoder}.{verdict}": str(sum(one.verdict == verdict for each in found.values() for one in each if one.encoder == encoder))
-        for encoder in STUDY["encoders"] for verdict in (SHOWN, EXCLUDED, UNDECIDED)
+        f"{of}.{verdict}": str(sum(each[of].verdict == verdict for each in found.values()))
+        for of in STUDY["encoders"] for verdict in (SHOWN, EXCLUDED, UNDECIDED)
     }  # fmt: skip
-    hidden = [
-        one for name, each in found.items() for one in each if name.startswith("the output hides") and not one.why
-    ]
-    gaps = [one.value for one in hidden if one.encoder in ("dinov2", "lite0")]
-    fresh = [one for each in found.values() for one in each if one.encoder == "fresh" and not one.why]
+    hidden = [each for name, each in found.items() if name.startswith("the output hides")]
+    gaps = [each[of].value for each in hidden for of in ("dinov2", "lite0")]
+    fresh = [each["fresh"] for each in found.values() if math.isfinite(each["fresh"].value)]
+    ends = [each["fresh"].interval[1] for each in hidden]
+    with_results = dict.fromkeys(of for each in found.values() for of, one in each.items() if one.verdict != MISSING)
     return {
-        **named, **by_encoder, "largest gap": f"{max(gaps, default=math.nan):.2f}",
-        "both": str(sum(each[0].verdict == each[1].verdict == SHOWN for each in found.values())),
+        **named, **by_encoder, "largest gap": f"{np.nanmax(gaps):.2f}",
+        "both": str(sum(each["dinov2"].verdict == each["lite0"].verdict == SHOWN for each in found.values())),
         "fresh.values": str(len(fresh)), "fresh.away": str(sum(one.interval[0] > 0 or one.interval[1] < 0 for one in fresh)),
-        "fresh.gap": f"{max((one.interval[1] for one in hidden if one.encoder == 'fresh'), default=math.nan):.2f}",
+        "fresh.gap": f"{np.nanmax(ends):.2f}",
         "pe": f"shows {by_encoder['pe.shown']} and excludes {by_encoder['pe.excluded']}"
-        if any(one.encoder == "pe" and not one.why for each in found.values() for one in each) else "has no results yet",
+        if any(math.isfinite(each["pe"].value) for each in found.values()) else "has no results yet",
         "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
-        "profiles": profile_table(), "missing": missing(), "n_missing": str(missing().count("- ")), "cells": str(len(cells())),
+        "profiles": profile_table(), "missing": "\n".join(lines) or "None.", "n_missing": str(len(lines)), "cells": str(len(cells())),
         "runs": str(len(rows)), "minutes": f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f}",
-        "with_results": ", ".join(dict.fromkeys(one.encoder for each in found.values() for one in each if one.verdict != MISSING)) or "none yet",
+        **{f"units.{kind}": of for kind, of in units().items()},
+        "with_results": ", ".join(with_results) or "none yet",
         "encoders": "\n".join(f"- `{name}`: {each['about']}" for name, each in STUDY["encoders"].items()),
     }  # fmt: skip
 
 
 def render(name: str) -> str:
-    """A template with its places filled; an unknown place raises KeyError."""
-    filled = places()
-    text = (HERE / f"{name}.md.in").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([^}]+)\}\}", lambda place: filled[place[1].strip()], text)
+    """A template with its places filled."""
+    return fill(HERE / f"{name}.md.in", places())
 
 
 def main() -> None:

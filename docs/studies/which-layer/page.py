@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
+from common import EXCLUDED, SHOWN, number, read_json, table
 from scipy.special import stdtrit
 from study import DRAWS, HERE, PLAN, RESULTS, cells, command, draws_of
 
 TRAINED = "trained here"
-SHOWN, EXCLUDED, OPEN, NONE, UNFINISHED = "shown", "excluded", "open", "no such rule", "not judged"
+OPEN, NONE, UNFINISHED = "open", "no such rule", "not judged"
 CARRIES, FAILS = "carries over", "does not"
 RULES = ("best on val", "logme", "64 labels", "16 labels", "best of all others", "best of 1 other", "second last", "random", "output", "rankme",
          "matrix_entropy", "infonce", "dime", "lidar", "self_similarity", "curvature", "linear_predictability", "two_nn")  # fmt: skip
@@ -58,15 +58,9 @@ class Mean:
         return number(self.value) + ends
 
 
-def number(value: float) -> str:
-    """With its sign, three digits after the point."""
-    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
-
-
 def results() -> dict[str, Found]:
     """The cells that are there, in the plan's order."""
-    files = {name: RESULTS / f"{name}.json" for name in cells()}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    return {name: found for name in cells() if (found := read_json(RESULTS / f"{name}.json"))}
 
 
 def mean_of(found: Found, of: Any) -> Mean:
@@ -162,12 +156,8 @@ def regret(found: Found, rule: str, than: str | None = None) -> Mean:
     return mean_of(found, lambda target: difference(target["regret"], rule, target["regret"], than))
 
 
-def row(*parts: Any) -> str:
-    return f"| {' | '.join(map(str, parts))} |"
-
-
-def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    return "\n".join([row(*head), row(*["---"] * len(head)), *rows])
+def row(*parts: Any) -> list[str]:
+    return [str(part) for part in parts]
 
 
 def rules_table(found: Mapping[str, Found], than: str | None) -> str:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import math
 import os
 import resource
 import shlex
@@ -27,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent)]
+from common import costs, read_json, rounded, write_json  # noqa: E402  (the folder of studies)
+
 RESULTS = HERE / "results"
 PLAN = tomllib.loads((HERE / "plan.toml").read_text(encoding="utf-8"))
 DRAWS = (101, 102, 103, 104, 105)
@@ -85,25 +86,18 @@ def give(name: str, cell: Mapping[str, Any], draw: int, work: Path) -> None:
     done = work / "runs" / f"{name}-{draw}.json"
     if done.is_file():
         return
-    before = resource.getrusage(resource.RUSAGE_SELF)
     row: dict[str, Any] = {"command": command(name, cell, draw)}
-    try:
-        dx.run(
-            dx.build("encoder", absolute(cell["encoder"])), dataset(absolute(cell["data"].format(draw=draw))),
-            out=done.with_suffix(""), measures=cell["measures"], controls=False, jobs=1, watch=dx.silent, report=False,
-            **options(cell["options"]),
-        )  # fmt: skip
-    except Exception as error:  # a failure is a row
-        row |= {"failed": f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]}
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    row |= {
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "memory_gib": after.ru_maxrss / 2**20,
-    }
-    done.parent.mkdir(parents=True, exist_ok=True)
-    part = done.with_suffix(".part")
-    part.write_text(json.dumps(row))
-    part.replace(done)
+    with costs() as cost:
+        try:
+            dx.run(
+                dx.build("encoder", absolute(cell["encoder"])), dataset(absolute(cell["data"].format(draw=draw))),
+                out=done.with_suffix(""), measures=cell["measures"], controls=False, jobs=1, watch=dx.silent, report=False,
+                **options(cell["options"]),
+            )  # fmt: skip
+        except Exception as error:  # a failure is a row
+            row |= {"failed": f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]}
+    row |= {**cost, "memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    write_json(done, row)
     print(f"{name} {draw}: {row['cpu_seconds']:.0f} CPU s, {row.get('failed', 'ok')}", file=sys.stderr, flush=True)
 
 
@@ -116,21 +110,11 @@ def gather(name: str, cell: Mapping[str, Any], work: Path) -> dict[str, Any]:
     draws = {}
     for draw in draws_of(cell):
         done = work / "runs" / f"{name}-{draw}.json"
-        if done.is_file():
-            row = json.loads(done.read_text())
+        if row := read_json(done):
             draws[str(draw)] = row | (
                 {} if "failed" in row else kept_of(dx.open_run(done.with_suffix("")), PLAN["least"])
             )
     return rounded({"cell": name, "draws": draws})
-
-
-def rounded(value: Any) -> Any:
-    """Four digits are more than any of these numbers has; what has no value is null."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: rounded(each) for key, each in value.items()}
-    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def measure(some: Mapping[str, Mapping[str, Any]], work: Path) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -171,10 +155,9 @@ def main() -> None:
             if asked.what == "run"
             else ((n, gather(n, c, asked.work)) for n, c in some.items())
         )
-        RESULTS.mkdir(exist_ok=True)
         for name, found in kept:
             if found["draws"]:
-                (RESULTS / f"{name}.json").write_text(json.dumps(found, separators=(",", ":")) + "\n")
+                write_json(RESULTS / f"{name}.json", found)
 
 
 if __name__ == "__main__":
