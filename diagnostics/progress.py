@@ -42,7 +42,7 @@ class Cost:
     time.
     """
     unprobeable: tuple[str, ...] = ()
-    """Why targets of the dataset cannot be probed, a sentence each."""
+    """Why targets of the dataset are not probed, a sentence each."""
     dense: str = ""
     """How dense targets are read and why, in a clause; empty where none is."""
     seconds_in_bf16: float = 0.0

@@ -96,7 +96,7 @@ def cost_of(
         path=str(setup.out),
         token_bytes_of_64=0 if enough else WANTED * planned.token_bytes_per_sample,
         again=again,
-        unprobeable=tuple(setup.unprobeable.values()),
+        unprobeable=(*setup.unprobeable.values(), *setup.unread),
         dense=_dense_clause(setup, passes if any(sums) else None),
         measuring=_measuring_clause(setup, planned, read=1 + len(controls) + bool(setup.draws)),
     )

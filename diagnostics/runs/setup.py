@@ -31,6 +31,7 @@ from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.modules import BATCH, check_compute, usable_device
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining, join_names, name_error, refuse_values
+from diagnostics.measures import CATALOGUE
 from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.grounding import EMBEDDED_BY, count_words
@@ -112,6 +113,17 @@ class Setup:
             return self.request.workers or 0
         prepared = tensors_in(default_collate([self.encoder.preprocess(self.encoder.example())]))
         return default_workers((self.request.batch_size or BATCH["cuda"]) * sum(each.nbytes for each in prepared))
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Which targets no measure of the standard suite reads, where it was asked for, in a sentence."""
+        read = {kind for measure in self.measures for kind in measure.kinds}
+        others = {kind: name for name, row in reversed(CATALOGUE.items()) for kind in row["kinds"] if kind not in read}
+        kinds = {name: of.kind for name, of in self.dataset.targets.items() if name not in self.unprobeable}
+        unread = [f"{name} ({others[kind]})" for name, kind in kinds.items() if kind in others]
+        if self.request.measures not in (None, "standard") or not unread:
+            return ()
+        return (f"No measure of the standard suite reads {join_names(unread)}: add what does by --measures.",)
 
     @cached_property
     def control_positions(self) -> np.ndarray:

@@ -15,8 +15,9 @@ from diagnostics.measures.result import LOSSES
 from diagnostics.plugin import pad_boxes
 from diagnostics.progress import Cost
 from diagnostics.registry import plugin_entries
+from diagnostics.runs.options import Request
 from diagnostics.runs.processes import workers
-from diagnostics.runs.setup import PERCEPTION, select_measures
+from diagnostics.runs.setup import PERCEPTION, Setup, select_measures
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_image_encoder
 
@@ -121,3 +122,10 @@ def test_the_suite_has_the_tasks_of_perception_encoder() -> None:
     assert not unusable
     with_another, _ = select_measures(["perception", "cka"])
     assert {each.name for each in with_another} == {*PERCEPTION, "cka"}
+
+
+def test_targets_that_the_standard_suite_does_not_read_are_named_with_what_does(tmp_path: Path) -> None:
+    asked = {"encoder": tiny_image_encoder(side=SIDE), "dataset": coloured(), "out": tmp_path / "run"}
+    (why,) = Setup(Request(**asked)).unread
+    assert "boxes (detection_probe)" in why
+    assert not Setup(Request(**asked, measures="perception")).unread
