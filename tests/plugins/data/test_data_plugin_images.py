@@ -56,6 +56,17 @@ def test_motorcycle_tiles_are_the_original(tile: int, counts: tuple[int, int, in
     assert np.isfinite(disparity).mean() == pytest.approx(0.927, abs=1e-3)
 
 
+def test_motorcycle_matches_show_the_same_in_both_images() -> None:
+    dataset = make("motorcycle", views=2)
+    differences = np.zeros(2)
+    for i, matches in enumerate(dataset.targets["matches"].values):
+        known = matches[1:][np.isfinite(matches[1:, 0])]
+        x, y, moved, _ = known[:, :4].astype(int).T
+        one, other = (np.asarray(image, float).mean(axis=2) for image in (dataset[i], dataset.views[i]))
+        differences += [np.abs(one[y, x] - other[y, at]).sum() for at in (moved, x)]
+    assert differences[0] < differences[1] / 4
+
+
 @pytest.mark.parametrize("tile", [7, 248])
 def test_motorcycle_refuses_tiles_that_leave_no_three_columns(tile: int) -> None:
     with refusal("bad-value", f"tile={tile}"):
