@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Dataset, Grid, Run, Site, Tap, Target, TorchEncoder
+from diagnostics.report.page import TasksFigure
+from diagnostics.runs.comparison.page import comparison_page
 from tests.support.graded import graded_data, graded_encoder
 from tests.support.refusals import refusal
 
@@ -204,3 +206,20 @@ def test_families_mean_their_targets(tmp_path: Path) -> None:
     (family,) = [one for one in result.family_gaps if one.group == "x"]
     assert family.hidden_gap.value == pytest.approx(np.mean(gaps))
     assert family.hidden_gap.interval.low > 0
+
+
+def test_all_tasks_are_drawn_of_encoders_with_grids_of_their_own(tmp_path: Path) -> None:
+    data = token_data()
+    data.targets = data.targets | {"mean": Target("value", np.stack([each[:, 0].mean() for each in data.samples]))}
+    asked: Any = {"measures": "linear_probe,segmentation_probe", "controls": False, "report": False}
+    runs = [
+        dx.run(tokens_of(name, (0.5, 3, 0.5), fold=fold), data, out=tmp_path / name, **asked)
+        for name, fold in (("fine", 1), ("coarse", 2))
+    ]
+    compared = dx.compare(runs, similarity=None)
+    assert "linear_probe/value" in compared.left_out
+    assert "segmentation_probe/which" in compared.left_out
+    (figure,) = next(each for each in comparison_page(compared).sections if each.anchor == "tasks").blocks
+    assert isinstance(figure, TasksFigure)
+    drawn = {name: {curve.name.partition(" (")[0] for curve in curves} for name, curves in figure.encoders.items()}
+    assert drawn == {name: {"mean", "value", "which"} for name in ("fine", "coarse")}

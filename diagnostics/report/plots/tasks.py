@@ -1,4 +1,4 @@
-"""All tasks of an encoder over depth in one figure, each scaled to its best tap; of several encoders side by side."""
+"""All tasks of an encoder over depth in one figure, each scaled to its best tap; several encoders below one another."""
 
 from html import escape
 from typing import Any, get_args
@@ -9,12 +9,13 @@ from plotly.subplots import make_subplots
 
 from diagnostics.report.page import TaskCurve, TasksFigure
 from diagnostics.report.plots.curves import COLOURS, DASHES
-from diagnostics.report.plots.style import BOTTOM, LINE, OUTLINE, SYMBOLS, apply_style
+from diagnostics.report.plots.style import LINE, OUTLINE, SYMBOLS, apply_style
 from diagnostics.vocabulary import Family
 
 LEAST = -0.1
 """Of the axis; a tap far below chance must not press all others flat."""
-HEIGHT = 430
+PLOT, GAP, BELOW = 260, 34, 72
+"""Pixels of an encoder's plot, between two of them, and from the last to the legend."""
 LABEL = 15
 """Pixels between two labels at the right edge."""
 
@@ -27,13 +28,16 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
     """
     count = len(tasks.encoders)
     names = [escape(name) for name in tasks.encoders]
-    figure = make_subplots(1, count, shared_yaxes=True, subplot_titles=names if count > 1 else None)
+    plots = count * (PLOT + GAP) - GAP
+    figure = make_subplots(
+        count, 1, shared_xaxes=True, vertical_spacing=GAP / plots, subplot_titles=names if count > 1 else None
+    )
     every = [curve for curves in tasks.encoders.values() for curve in curves]
     families = [family for family in get_args(Family) if any(curve.family == family for curve in every)]
     labels = {family: list(dict.fromkeys(c.name for c in every if c.family == family)) for family in families}
-    named, top = set[str](), 1.0
-    for column, curves in enumerate(tasks.encoders.values(), start=1):
-        place: dict[str, Any] = {"row": 1, "col": column}
+    named = set[str]()
+    for row, curves in enumerate(tasks.encoders.values(), start=1):
+        place: dict[str, Any] = {"row": row, "col": 1}
         for curve in curves:
             style = {
                 "color": COLOURS[families.index(curve.family) % len(COLOURS)],
@@ -67,20 +71,19 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
                         x=[curve.depth[at]], y=[share[at]], mode="markers", hoverinfo="skip",
                         marker={**look, "line": {"width": 1, "color": OUTLINE}}, **group, **place,
                     )  # fmt: skip
-        top = max(top, _label_outputs(figure, curves, column, alone=count == 1))
+        highest = _label_outputs(figure, curves, row)
+        figure.update_yaxes(range=[LEAST - 0.03, max(1.0, highest) + 0.08], row=row)
     for kind, text in (("star", "layer to use"), ("diamond", "output"), ("line-ew-open", "not shown to be worse")):
         marker = {"size": 11, "symbol": kind, "color": LINE, "line": {"width": 5 if "line" in kind else 1}}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=text, marker=marker, hoverinfo="skip")
-    figure.update_yaxes(range=[LEAST - 0.03, top + 0.08], zeroline=False)
-    figure.update_yaxes(title_text="share of the best tap", col=1)
-    figure.update_xaxes(
-        title_text="relative depth", zeroline=False, range=[-0.03, _deepest(every) + (0.03 if count == 1 else 0.4)]
-    )
+    figure.update_yaxes(title_text="share of the best tap", zeroline=False)
+    figure.update_xaxes(zeroline=False, range=[-0.03, _deepest(every) + 0.03])
+    figure.update_xaxes(title_text="relative depth", row=count)
     return apply_style(figure).update_layout(
         # On a narrow screen each task has a line of the legend.
-        height=HEIGHT + LABEL * len(named),
-        margin={"l": 60, "r": 130 if count == 1 else 20, "t": 30, "b": BOTTOM},
-        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
+        height=30 + plots + BELOW + LABEL * (len(named) + 3),
+        margin={"l": 60, "r": 130, "t": 30, "b": BELOW},
+        legend={"orientation": "h", "x": 0, "y": -BELOW / plots, "yanchor": "top"},
     )
 
 
@@ -96,24 +99,24 @@ def _hovers(curve: TaskCurve) -> list[str]:
     ]
 
 
-def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], column: int, *, alone: bool) -> float:
+def _label_outputs(figure: go.Figure, curves: tuple[TaskCurve, ...], row: int) -> float:
     """Labels the output's share of each task, beside the last tap; labels that would touch stand above one another.
 
     Returns where the highest stands.
     """
     known = [curve for curve in curves if np.isfinite(curve.share[curve.output])]
-    step, before = LABEL / (HEIGHT - 3 * BOTTOM), -np.inf
+    step, before = 1.2 * LABEL / PLOT, -np.inf
     for curve in sorted(known, key=lambda curve: float(curve.share[curve.output])):
         share = max(float(curve.share[curve.output]), LEAST)
         before = max(share, before + step)
         figure.add_annotation(
-            x=1 if alone else _deepest(list(curves)) + 0.03,
+            x=1,
             y=before,
             text=f"{escape(curve.name.partition(' (')[0])} {100 * share:.0f} %",
             xanchor="left",
             showarrow=False,
             font={"size": 11},
-            xref="paper" if alone else f"x{column}",
-            yref="y",
+            xref="paper",
+            yref=f"y{row}",
         )
     return before

@@ -516,9 +516,14 @@ def _runs(findings: Findings) -> Table:
 
 
 def _tasks(findings: Findings) -> Section:
-    """All tasks over depth, of the first run of each label."""
-    names = [name for name in _anchors(findings) if findings.members[0].profiles[name].is_probe]
-    first = {group: [members[0].profiles[name] for name in names] for group, members in findings.groups.items()}
+    """All tasks over depth, of the first run of each label.
+
+    Each is in shares of its own encoder's best tap, so those belong here too that lie on grids of their own.
+    """
+    first = {
+        group: [profile for profile in members[0].profiles.values() if profile.is_probe]
+        for group, members in findings.groups.items()
+    }
     return Section("All tasks over depth", "tasks", nonempty(tasks_figure(first)))
 
 
