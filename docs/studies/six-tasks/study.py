@@ -131,7 +131,7 @@ def run_cell(cell: str, work: Path) -> None:
 def train(name: str, work: Path) -> None:
     """The encoder that is trained here, unless it is there."""
     encoder = STUDY["encoders"][name]
-    if "train" in encoder and not (work / "pe" / "encoder.json").is_file():
+    if "train" in encoder and not (work / "pe" / "encoder.safetensors").is_file():
         given = shlex.split(encoder["train"])
         given[given.index("pe.toml")] = str(HERE / "pe.toml")
         work.mkdir(parents=True, exist_ok=True)
