@@ -43,8 +43,8 @@ OPTIONAL = ("pytest-audioeval",)
 TRAINING = ("tests/plugins/training", "tests/plugins/pretraining")
 # What runs with other versions than those of the environment.
 ELSEWHERE = (
-    *(f"tests/activations/test_{name}.py" for name in ("store", "results", "folder", "pooled_shards")),
-    *(f"tests/measures/test_{name}.py" for name in ("statistics", "probes", "similarity", "geometry")),
+    *(f"tests/activations/test_{name}.py" for name in ("store", "results", "folder")),
+    *(f"tests/measures/test_{name}.py" for name in ("probes", "similarity", "geometry")),
     *(f"tests/cli/test_{name}.py" for name in ("cli", "finished", "options")),
 )
 # That every package comes from the folder given, and every plugin of the wheel loads.
