@@ -140,8 +140,8 @@ def _write_samples(new: Sealing, plan: Plan, dataset: Dataset, dense: OnGrids) -
         if target.naive is not None:
             arrays[f"naive/{name}"] = np.asarray(target.naive, dtype=np.float64)
         for path, values in arrays.items():
-            # Neighbours are mostly alike: maps of classes shrink to little, of depth to a fourth.
-            squeezed = (ZstdCodec(level=1),) if values.ndim > 1 else ()
+            # Neighbours are mostly alike: maps of classes shrink to little, of depth to a fifth (level 1: to a fourth).
+            squeezed = (ZstdCodec(level=6),) if values.ndim > 1 else ()
             group.create_array(
                 path,
                 data=np.ascontiguousarray(values[order]),

@@ -246,7 +246,7 @@ def _sample_bytes(dataset: Dataset, dense: OnGrids) -> int:
             targets += len(dataset) * first.nbytes + (0 if target.naive is None else target.naive.nbytes)
         for values in dense.get(name, {}).values() if target.kind not in BOXED else ():
             some = values[:SHRUNK]
-            targets += len(zlib.compress(some.tobytes(), 1)) * len(dataset) // len(some)
+            targets += len(zlib.compress(some.tobytes(), 2)) * len(dataset) // len(some)
     return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
 
 

@@ -253,6 +253,8 @@ def _resolve(path: Location) -> Location:
         return path
     with explaining(f"--out {str(path)!r} cannot be a folder", "choose another", "unwritable", (OSError, RuntimeError)):
         whole = path.resolve()
+        if whole.is_symlink():
+            whole.stat()  # it is a loop, at which Python 3.13 raises nothing before
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,7 +147,7 @@ class Command:
         return self
 
     def ended(self) -> tuple[int, str, list[str]]:
-        """Status, stdout, and the lines of stderr but for the cost."""
+        """Status, stdout, and the lines of stderr but for the cost and, on a slow machine, the progress."""
         try:
             out, err = self.process.communicate(timeout=300)
         finally:
@@ -157,7 +158,7 @@ class Command:
         return (
             self.process.returncode,
             out,
-            [line for line in err.splitlines() if line and "extraction takes" not in line],
+            [line for line in err.splitlines() if line and not re.search(r"extraction takes|: \d+ of \d+", line)],
         )
 
 

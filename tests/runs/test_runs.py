@@ -540,32 +540,6 @@ def test_the_report_in_the_dark_on_a_phone_on_paper_and_as_csv(run: Run) -> None
     assert [float(x) for x in by_name["linear_probe/level"][3:6]] == [score.value, score.low, score.high]
 
 
-@pytest.mark.slow
-def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
-    """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor a linear map of the input hold it."""
-    pytest.importorskip("fracast", reason="needs the extra demo")
-    run = dx.run(
-        "fracast",
-        "lorenz?n=200",
-        out=tmp_path / "run",
-        measures=["linear_probe"],
-        token_budget=0,
-        taps=["embed", "block.3", "block.9"],
-    )
-    z = run.profile("linear_probe/hidden_z")
-    read = [p.target for p in run.profiles() if p.measure == "linear_probe"]
-    assert read == ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"]
-    assert z.chosen_tap == "block.3"
-    assert z.score is not None
-    assert z.score.value > 0.8
-    assert z.hidden_gap is not None
-    assert z.hidden_gap.low > 0.1
-    for name, most in (("fresh_weights", 0.1), ("permuted_weights", 0.3), ("raw_input", 0.1), ("shuffled_labels", 0.1)):
-        result = z.control(name)
-        assert result is not None
-        assert result.value < most, name
-
-
 # Two runs
 
 
