@@ -225,6 +225,14 @@ def claim_table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
     return table(["claim", *STUDY["encoders"], "verdict"], rows)
 
 
+def best(encoder: str, task: str) -> str:
+    """The highest score of a task's mean curve."""
+    try:
+        return f"{np.nanmax(curve(encoder, task)[1].mean(axis=0)):.2f}"
+    except LookupError:
+        return "–"
+
+
 def profile_table() -> str:
     """Of each task the depth of the highest mean curve and the scores there and at the end of the trunk."""
     rows, tested = [], units()
@@ -278,6 +286,7 @@ def places() -> dict[str, str]:
         f"{of}.{verdict}": str(sum(each[of].verdict == verdict for each in found.values()))
         for of in STUDY["encoders"] for verdict in (SHOWN, EXCLUDED, UNDECIDED)
     }  # fmt: skip
+    both = [name for name, each in found.items() if each["dinov2"].verdict == each["lite0"].verdict == SHOWN]
     hidden = [each for name, each in found.items() if name.startswith("the output hides")]
     gaps = [each[of].value for each in hidden for of in ("dinov2", "lite0")]
     fresh = [each["fresh"] for each in found.values() if math.isfinite(each["fresh"].value)]
@@ -285,7 +294,7 @@ def places() -> dict[str, str]:
     with_results = dict.fromkeys(of for each in found.values() for of, one in each.items() if one.verdict != MISSING)
     return {
         **named, **by_encoder, "largest gap": f"{np.nanmax(gaps):.2f}",
-        "both": str(sum(each["dinov2"].verdict == each["lite0"].verdict == SHOWN for each in found.values())),
+        "both": str(len(both)), "both.names": ", ".join(both) or "none",
         "fresh.values": str(len(fresh)), "fresh.away": str(sum(one.interval[0] > 0 or one.interval[1] < 0 for one in fresh)),
         "fresh.gap": f"{np.nanmax(ends):.2f}",
         "pe": f"shows {by_encoder['pe.shown']} and excludes {by_encoder['pe.excluded']}"
@@ -294,6 +303,7 @@ def places() -> dict[str, str]:
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
         "profiles": profile_table(), "missing": "\n".join(lines) or "None.", "n_missing": str(len(lines)), "cells": str(len(cells())),
         "runs": str(len(rows)), "minutes": f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f}",
+        **{f"best.{of}.{task}": best(of, task) for of in STUDY["encoders"] for task in STUDY["tasks"]},
         **{f"units.{kind}": of for kind, of in units().items()},
         "with_results": ", ".join(with_results) or "none yet",
         "encoders": "\n".join(f"- `{name}`: {each['about']}" for name, each in STUDY["encoders"].items()),
