@@ -301,7 +301,7 @@ def places() -> dict[str, str]:
         if any(math.isfinite(each["pe"].value) for each in found.values()) else "has no results yet",
         "claims": str(len(found)), "values": str(len(judged)), "claim_table": claim_table(found),
         **{f"n.{verdict}": str(judged.count(verdict)) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
-        "profiles": profile_table(), "missing": "\n".join(lines) or "None.", "n_missing": str(len(lines)), "cells": str(len(cells())),
+        "profiles": profile_table(), "missing": "\n".join(lines) or "None.", "lacking": f" {len(lines)} of {len(cells())} cells lack results." if lines else "",
         "runs": str(len(rows)), "minutes": f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f}",
         **{f"best.{of}.{task}": best(of, task) for of in STUDY["encoders"] for task in STUDY["tasks"]},
         **{f"units.{kind}": of for kind, of in units().items()},
