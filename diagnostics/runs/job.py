@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from diagnostics.activations.bucket import Place, open_place
-from diagnostics.activations.contract import Activations, StoredTarget, at_positions, shuffle
+from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, LeftGoneError, Share, remove_left
 from diagnostics.activations.place import Address
@@ -39,7 +39,7 @@ from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
+from diagnostics.measures.apply import Measured, against_control, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.measures.result import is_probe
@@ -122,9 +122,9 @@ def run(
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target
     too.
-    control_samples: how many samples controls with other weights pass, drawn by the seed; all by default. Each is
-    compared with
-        the encoder fitted on the same samples. At least 4 of 9, so that intervals are at most half wider.
+    control_samples: how many samples controls with other weights pass, drawn by the seed. Each is compared with the
+        encoder fitted on the same samples. At least 4 of 9, so that intervals are at most half wider. By default all;
+        so many, but at least 1,000, where a pass over all takes more than 10^14 operations.
     redraws: how often the split is drawn again at random and the probes of what is stored are fitted again, which shows
         how much the answer depends on the draw; the pass over the data is not repeated. Streamed targets are left out,
         and given splits refused.
@@ -249,6 +249,8 @@ class _Job(Extraction):
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.joined: list[Store] = []
         """Of which what launches left is joined."""
+        self.views: tuple[Store, ...] = ()
+        """The encoder's store, and with what is streamed."""
         self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
 
     def do(self) -> None:
@@ -264,6 +266,7 @@ class _Job(Extraction):
         name = setup.encoder.name
         permuted = shuffle(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted], ENCODER)
+        self.views = store, view
         main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
         measure_nonlinear(main, store, readable, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
@@ -320,13 +323,13 @@ class _Job(Extraction):
     @functools.cached_property
     def _refitted(self) -> Measured:
         """The findings of the encoder's probes on the samples of controls that pass fewer."""
-        store, targets = Store(self.folder), {}
-        store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
+        probes = [m for m in self.measures if m.kinds and m.of_controls]
+        probes = [m for m in probes if m.observation is None or m.observation.block]
+        full, view = self.views
+        store = full.with_other(split=full.fewer)
+        view = store if view is full else view.with_other(split=full.fewer)
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
-        view, targets = at_positions(store, targets, self.setup.control_positions)
-        probes = [m for m in self.measures if m.kinds and m.of_controls and m.observation is None]
-        what = f"{self.setup.encoder.name} on fewer samples"
-        return measure_all(probes, view, targets, what=what, watch=self.watch)
+        return self._measure(probes, store, view, targets, f"{self.setup.encoder.name} on fewer samples")
 
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.

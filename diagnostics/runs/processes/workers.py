@@ -118,17 +118,18 @@ class Task:
 class Solving(Task):
     """Measures with streamed targets at one tap, fitted together from the sums in the store."""
 
-    shuffled: tuple[bool, ...]
-    """Of each pair, whether its target is."""
+    ways: tuple[tuple[bool, bool], ...]
+    """Of each pair, whether its target is shuffled, and whether it is read from the samples of controls alone."""
 
     def find(self, activations: Store, targets: Mapping[str, StoredTarget]) -> Iterator[_Found]:
         view = activations.with_other(token_samples=len(activations.ids))
         with contextlib.suppress(Exception, SystemExit):
             (tap,) = (tap for tap in view.taps if tap.name == self.tap)
-            sets = targets, shuffle(view, targets)
-            pairs = zip(self.pairs, self.shuffled, strict=True)
+            sets, views = (targets, shuffle(view, targets)), (view, view.with_other(split=view.fewer))
             reads = [
-                read for (name, of), mixed in pairs for read in Read.of(view, measure_named(name), sets[mixed][of])
+                read
+                for (name, of), (mixed, fewer) in zip(self.pairs, self.ways, strict=True)
+                for read in Read.of(views[fewer], measure_named(name), sets[mixed][of])
             ]
             yield ("", self.tap), solve_at(view, reads, tap)
 
@@ -194,16 +195,16 @@ class Workers:
     def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
         """Findings of `solve_at` at each tap, where other processes can make the measures of all reads by name."""
         # Once for all reads of a target.
-        each = dict.fromkeys((read.dense.measure, read.target.name, read.target.shuffled) for read in reads)
-        of, mixed = tuple((measure, target) for measure, target, _ in each), tuple(shuffled for *_, shuffled in each)
-        tasks = [Solving(tap.name, of, mixed) for tap in store.taps]
+        each = dict.fromkeys((read.dense.measure, read.target.name, read.target.shuffled, read.fewer) for read in reads)
+        of, ways = tuple((measure, target) for measure, target, *_ in each), tuple((*way,) for _, _, *way in each)
+        tasks = [Solving(tap.name, of, ways) for tap in store.taps]
         return self.share(tasks, store, store.targets(), f"solving {what}")
 
     def share(
         self, tasks: Sequence[Task], activations: Store, targets: Mapping[str, StoredTarget], step: str
     ) -> dict[tuple[str, str], Any]:
         """The findings of all tasks; this process does some of them too."""
-        members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
+        members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split", "fewer")}
         permute, digest = any(target.shuffled for target in targets.values()), activations.attrs["digest"]
         place = activations.path
         place = place.absolute() if isinstance(place, Path) else place

@@ -65,6 +65,11 @@ class Read:
     first: Read | None = None
     """That of which this is the second part."""
 
+    @property
+    def fewer(self) -> bool:
+        """Test for one of the samples alone that controls pass."""
+        return self.dense.activations.split is self.dense.activations.fewer
+
     @classmethod
     def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Iterator[Read]:
         """One, and its second part where it has one; `view`: all of whose samples have tokens.
@@ -273,6 +278,7 @@ def block_bytes(taps: Iterable[Tap], masks: int, columns: int) -> int:
 
 
 def reads_of(view: Activations, measures: Sequence[Measure], targets: Sequence[StoredTarget]) -> Iterator[Read]:
+    """All reads that are possible, then those of the samples alone that controls pass, where these are fewer."""
     for measure in measures:
         for target in targets:
             if (
@@ -282,6 +288,9 @@ def reads_of(view: Activations, measures: Sequence[Measure], targets: Sequence[S
             ):
                 with contextlib.suppress(DiagnosticsError):  # then it says so when it is measured
                     yield from Read.of(view, measure, target)
+    if view.fewer is not None and view.split is not view.fewer:
+        own = [target for target in targets if not target.shuffled]
+        yield from reads_of(view.with_other(split=view.fewer), [m for m in measures if m.of_controls], own)
 
 
 def gram_name(dense: DenseRows, block: int) -> str:
