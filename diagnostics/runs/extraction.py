@@ -457,7 +457,7 @@ class Extraction:
         return store
 
     def _set_members(self, store: Store, *, fewer: bool) -> None:
-        """What a store has of this call; `fewer`: whether that of controls' samples too."""
+        """Give a store what it has of this call; `fewer`: the samples of controls too."""
         store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
         if fewer and self.setup.fewer:
             passed = np.isin(np.arange(len(store.ids)), self.setup.control_positions)
@@ -510,7 +510,7 @@ class Extraction:
             ahead = max(
                 1, min(2 * self.workers.jobs, AHEAD_BYTES // size if whole or kept.token_samples else MOST_PARTS)
             )
-            with contextlib.closing(self.workers.deal(items, here, source, ahead)) as dealt:
+            with contextlib.closing(self.workers.deal(items, here, lambda item: (source, item), ahead)) as dealt:
                 for found in dealt:
                     passed = found if isinstance(found, Passed) else found[0][1] if found else "it cannot be sent"
                     if isinstance(passed, str):

@@ -239,12 +239,33 @@ def perform(request: Request, watch: Watch | None = None, executor: Submits | No
     return finished
 
 
+@dataclasses.dataclass(frozen=True)
+class _Control:
+    """Measures of a control, or of the encoder itself, and where they read; `view`: of `_stream`."""
+
+    measures: Sequence[Measure]
+    store: Store
+    view: Store
+    targets: Mapping[str, StoredTarget]
+    note: str = ""
+    redrawn: float = 1.0
+    unshuffled: Mapping[str, StoredTarget] | None = None
+
+    @property
+    def parts(self) -> list[tuple[Sequence[Measure], Store, Mapping[str, StoredTarget]]]:
+        """Measures of the store, and those that read a target of the view."""
+        kinds = {target.kind for target in self.targets.values()} if self.view is not self.store else set()
+        streaming = [measure for measure in self.measures if kinds & {*measure.streams}]
+        rest = [measure for measure in self.measures if measure not in streaming]
+        return [(rest, self.store, self.targets), *([(streaming, self.view, self.targets)] if streaming else [])]
+
+
 class _Job(Extraction):
     """The encoder and its controls through the same extraction and the same measures."""
 
     def __init__(self, setup: Setup, folder: Place, watch: Watch, workers: Workers, share: Share | None = None) -> None:
         super().__init__(setup, folder, watch, share, workers)
-        self.solve, self.measure_all = workers.solve, workers.measure_all
+        self.solve, self.measure_all, self.measure_ahead = workers.solve, workers.measure_all, workers.measure_ahead
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.joined: list[Store] = []
@@ -267,7 +288,7 @@ class _Job(Extraction):
         permuted = shuffle(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted], ENCODER)
         self.views = store, view
-        main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
+        main = self._measure(_Control(self.measures, store, view, readable), name, asked=setup.named)
         measure_nonlinear(main, store, readable, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -279,17 +300,20 @@ class _Job(Extraction):
                 code="not-measured",
             )
         self._redraw(main, store, readable)
-        measured: dict[str, Measured] = {}
+        made: dict[str, _Control] = {}
         omissions: list[Omission] = []
         for name in self.controls:
             try:
-                if (of_control := self._measure_control(name, store, readable)) is not None:
-                    measured[name] = of_control
+                if (control := self._make_control(name, store, readable)) is not None:
+                    made[name] = control
             except NoControlError as error:
                 self.held = None
                 omissions.append(Omission(str(error), control=name))
         if setup.draws:
-            measured["shuffled_labels"] = self._measure_shuffled(store, readable, view)
+            probes = [m for m in self.measures if m.kinds and m.of_controls]
+            made["shuffled_labels"] = _Control(probes, store, view, shuffle(store, readable), unshuffled=readable)
+        self.measure_ahead([each for control in made.values() for each in control.parts], "controls")
+        measured = {name: self._measure_control(name, control) for name, control in made.items()}
         skipped = {**main.skipped, **setup.unusable}
         omissions += [Omission(why, key, failed=key in main.failed) for key, why in skipped.items()]
         for name, of_control in measured.items():
@@ -329,10 +353,10 @@ class _Job(Extraction):
         store = full.with_other(split=full.fewer)
         view = store if view is full else view.with_other(split=full.fewer)
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
-        return self._measure(probes, store, view, targets, f"{self.setup.encoder.name} on fewer samples")
+        return self._measure(_Control(probes, store, view, targets), f"{self.setup.encoder.name} on fewer samples")
 
-    def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
-        """The results of a control encoder, None where no measure applies to it.
+    def _make_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> _Control | None:
+        """A control encoder to be measured, None where no measure applies to it.
 
         Raises NoControlError, with the reason, where it cannot be made, extracted or streamed, StorageError where the
         disk fails.
@@ -347,13 +371,20 @@ class _Job(Extraction):
             self._observe(encoder, stored, seen, name)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
             view = self._stream(encoder, stored, measures, [*readable.values()], name, computed=has_weights)
-        measured = self._measure(measures, stored, view, readable, name)
+        return _Control(
+            measures, stored, view, readable, getattr(encoder, "note", ""), getattr(encoder, "redrawn", 1.0)
+        )
+
+    def _measure_control(self, name: str, control: _Control) -> Measured:
+        """The results of a control."""
+        has_weights = control_of(name) in WEIGHTS
+        measured = self._measure(control, name)
         for key, result in measured.results.items() if has_weights else ():
-            notes = [note] if (note := getattr(encoder, "note", "")) else []
+            notes = [control.note] if control.note else []
             if self.setup.fewer and key in self._refitted.results:
-                result.attrs[attribute.FEWER] = len(stored.ids)
+                result.attrs[attribute.FEWER] = len(control.store.ids)
                 notes.append(self.setup.fewer)
-            result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": "; ".join(notes)}
+            result.attrs |= {"redrawn": control.redrawn, "note": "; ".join(notes)}
         for key in [*measured.results] if has_weights and self.setup.fewer else ():
             # Beside the encoder on all samples it would look worse than it is.
             if is_probe(measured.results[key]) and key not in self._refitted.results:
@@ -361,25 +392,14 @@ class _Job(Extraction):
                 reason = self._refitted.skipped.get(key, "it gives no reason.")
                 measured.skipped[key] = f"the encoder could not be fitted again on the same samples: {reason}"
                 measured.failed.add(key)
-        self._redraw(measured, stored, readable, name)
+        self._redraw(measured, control.store, control.unshuffled or control.targets, name)
         return measured
 
-    def _measure(
-        self,
-        measures: Sequence[Measure],
-        store: Store,
-        view: Store,
-        targets: Mapping[str, StoredTarget],
-        what: str,
-        *,
-        asked: Collection[str] = (),
-    ) -> Measured:
-        """The measures of an encoder, or of a control; `view`: of `_stream`."""
-        streaming = [m for m in measures if view is not store and {t.kind for t in targets.values()} & {*m.streams}]
-        rest = [m for m in measures if m not in streaming]
-        measured = self.measure_all(rest, store, targets, asked=asked, what=what)
-        if streaming:
-            measured.add(self.measure_all(streaming, view, targets, asked=asked, what=what))
+    def _measure(self, control: _Control, what: str, *, asked: Collection[str] = ()) -> Measured:
+        """The measures of an encoder, or of a control."""
+        measured = Measured()
+        for measures, view, targets in control.parts:
+            measured.add(self.measure_all(measures, view, targets, asked=asked, what=what))
         return measured
 
     def _stream(
@@ -432,13 +452,6 @@ class _Job(Extraction):
             self.joined.append(store)
         assert isinstance(view, Store)
         return view
-
-    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
-        """The probes on the encoder's own activations, with shuffled targets."""
-        probes, permuted = [m for m in self.measures if m.kinds and m.of_controls], shuffle(store, targets)
-        measured = self._measure(probes, store, view, permuted, "shuffled_labels")
-        self._redraw(measured, store, targets, "shuffled_labels")
-        return measured
 
     def _redraw(self, measured: Measured, store: Store, targets: Mapping[str, StoredTarget], of: str = "") -> None:
         """Add the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""
