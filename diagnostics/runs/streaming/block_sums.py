@@ -41,6 +41,8 @@ MOST_BYTES = 3 * 10**9
 """Of the sums of all blocks up to which they are gathered along with the extraction, if twice as much is free."""
 HELD_BYTES = 2**29
 """Of tokens that are held from the extraction until they are judged; of more than twice as many none are."""
+ALL_BYTES = 2**30
+"""Of tokens of which all are held."""
 
 
 def fits_along(size: float) -> bool:
@@ -195,7 +197,8 @@ class HeldTokens:
 
 def held_of(samples: int, bytes_of_each: int) -> int:
     """The number of so many samples whose tokens are held: in a quarter of what is free, at most."""
-    count = min(samples, int(min(HELD_BYTES, free_bytes() / 4) / max(1, bytes_of_each)))
+    most = ALL_BYTES if samples * bytes_of_each <= ALL_BYTES else HELD_BYTES
+    count = min(samples, int(min(most, free_bytes() / 4) / max(1, bytes_of_each)))
     return count if 2 * count >= samples else 0
 
 
