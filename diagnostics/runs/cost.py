@@ -189,6 +189,8 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, own: bool) -> int
             joined = replace(taps[0], features=sum(tap.features for tap in taps))
             read = {name: target for name, target in targets.items() if target.kind in TapSet.streams}
             bytes_ = FOLDS * block_bytes([joined], *_masks_and_columns(read, dense, shuffled=False))
+    if own and setup.fewer:
+        bytes_ += FOLDS * block_bytes(planned.taps, *_masks_and_columns(targets, dense, shuffled=False))
     # Where labels are shuffled, their unknown places move too.
     shuffled = own and bool(setup.draws)
     return bytes_ + FOLDS * block_bytes(planned.taps, *_masks_and_columns(targets, dense, shuffled=shuffled))
