@@ -20,7 +20,7 @@ from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by
 from diagnostics.measures.probes.samples import Task
 from diagnostics.measures.probes.softmax import Classifiers
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, SEED, UNITS_TRAIN, UNITS_VAL, N
-from diagnostics.measures.statistics import Losses, interval
+from diagnostics.measures.statistics import LEVEL, Losses, interval
 from diagnostics.measures.tap_choice import choose_tap
 
 FEWEST = 16
@@ -192,16 +192,18 @@ class LabelEfficiency(ClassOrValueProbe):
             # What fits add to the variance is averaged over draws, but all are of the same samples.
             fit_units = min(sum(part.fit_units for part in parts), len(rows.fit_units))
             again, (score, *ends) = mean.resample(seed), mean.intervals(0, seed)
-            added = np.full(len(score), units / fit_units)
+            added, wider = np.full(len(score), units / fit_units), np.ones(len(score))
             if len(parts) > 1:
                 between = variance_of_mean([test.scores for test in tests], len(parts[0].task.rows.fit) / len(rows.fit))
                 with np.errstate(divide="ignore", invalid="ignore"):
                     seen = between / np.nanvar(again, axis=0)
-                added = np.maximum(added, np.where(np.isfinite(seen), seen, 0.0))
+                more = np.isfinite(seen) & (seen > added)
+                added = np.where(more, seen, added)
+                wider = np.where(more, wider_by_draws(added, units, len(parts)), wider)
             spread = np.sqrt(1 + added)
             curve.append(score)
-            low.append(np.maximum(score + spread * (ends[0] - score), 0.0 if task.label else -np.inf))
-            high.append(np.minimum(score + spread * (ends[1] - score), 1.0))
+            low.append(np.maximum(score + wider * spread * (ends[0] - score), 0.0 if task.label else -np.inf))
+            high.append(np.minimum(score + wider * spread * (ends[1] - score), 1.0))
             drawn.append(score + spread * (again - score))
         area = np.mean(curve, axis=0)
         ends = interval(area, np.mean(drawn, axis=0), units)
@@ -241,6 +243,19 @@ def variance_of_mean(scores: Sequence[np.ndarray], shared: float) -> np.ndarray:
     """
     count = len(scores)
     return np.var(scores, axis=0, ddof=1) * (1 + (count - 1) * shared) / (count * (1 - shared))
+
+
+def wider_by_draws(added: np.ndarray, units: int, draws: int) -> np.ndarray:
+    """[tap], the factor by which an interval over units is wider where so few draws say what fits add.
+
+    That is relative to the variance over units. It is the ratio of Student's quantiles, with the degrees of freedom of
+    the sum of both variances by Welch (1947) and Satterthwaite (1946) and with those of the units.
+    """
+    from scipy.special import stdtrit
+
+    of_units = max(units - 1, 1)
+    freedom = (1 + added) ** 2 / (1 / of_units + added**2 / (draws - 1))
+    return stdtrit(np.minimum(freedom, of_units), 0.5 + LEVEL / 2) / stdtrit(of_units, 0.5 + LEVEL / 2)
 
 
 def _losses(lost: np.ndarray, around: np.ndarray, counts: bool) -> Losses:
