@@ -18,7 +18,7 @@ from diagnostics.measures.base import Arrays, Case, define, normal
 from diagnostics.measures.probes.linear import OWN, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
 from diagnostics.measures.probes.samples import Task
-from diagnostics.measures.probes.softmax import Classifiers
+from diagnostics.measures.probes.softmax import Classifiers, last_fits
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, SEED, UNITS_TRAIN, UNITS_VAL, N
 from diagnostics.measures.statistics import LEVEL, Losses, interval
 from diagnostics.measures.tap_choice import choose_tap
@@ -29,6 +29,8 @@ DRAWS = 3
 """Of a part of at most a quarter of the labels; of a larger one, which draws would share, two up to a half, then one."""
 FEWEST_UNITS = 8
 """Independent units that a part has at least: what fewer read is skewed so that no interval holds it."""
+OF_PART = 1e-4
+"""Nats that the last step of a fit on a part may promise: draws of it differ by far more."""
 OF_EACH_CLASS = 2
 """Labels of every class that a part has at least: with one, a fold would lack the class."""
 
@@ -156,7 +158,11 @@ class LabelEfficiency(ClassOrValueProbe):
         """
         task = part.task
         choice = probe.choose(task, x, penalty)
-        readouts = probe.fits(task, x, choice.numbers, choice.start)
+        readouts: Any
+        if task.label and task.whole and len(part.then):
+            readouts = Classifiers(last_fits(choice.start, choice.numbers["penalty"], OF_PART), task.numbers)
+        else:
+            readouts = probe.fits(task, x, choice.numbers, choice.start)
         lost = task.lost(readouts(x[:, task.rows.test]), task.rows.test)
         part.lost.extend(sum_by_unit(each, task.rows) for each in lost)
         part.choosing.extend(choice.val if choice.out_of_fold is None else choice.out_of_fold)
