@@ -338,5 +338,7 @@ def test_memory_is_free_within_the_least_room_of_a_cgroup(monkeypatch: pytest.Mo
 def test_jobs_fit_into_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch, free: float, jobs: int) -> None:
     monkeypatch.setattr(workers, "usable_cores", lambda: 16)
     monkeypatch.setattr(workers, "free_bytes", lambda: free)
-    monkeypatch.setattr(workers, "resident_bytes", lambda: 2e9)  # of these tests' own process, it depends on the tests before
+    monkeypatch.setattr(
+        workers, "resident_bytes", lambda: 2e9
+    )  # of these tests' own process, it depends on the tests before
     assert workers.default_jobs(20) == jobs
