@@ -30,8 +30,10 @@ from common import costs, read_json, write_json  # noqa: E402  (the folder of st
 
 RESULTS, PLAN = HERE / "results", HERE / "plan.json"
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
-KINDS = ("tap", "keep", "spatial")
-CONTROL_OF = {"tap": "control", "spatial": "spatial-control"}
+KINDS = ("tap", "keep", "spatial", "long")
+CONTROL_OF = {"tap": "control", "spatial": "spatial-control", "long": "long-control"}
+AGREEMENT = {"tap": "agreement", "long": "long_agreement"}
+"""Where a cell keeps how much an alignment has learned."""
 PROBES = {"segmentation": "segmentation_probe"}
 """Targets that another probe than the linear one reads."""
 
@@ -50,12 +52,19 @@ def absolute(name: str) -> str:
     return name.replace("docs/studies/alignment", str(HERE))
 
 
-def align_command(name: str, kind: str, seed: int, out: str) -> str:
-    """The command of an alignment; that to the tap keeps its encoder at half of its steps too."""
+def settings_of(name: str, kind: str) -> dict[str, Any]:
+    """An encoder of the study with the settings that a kind of alignment has of its own."""
     encoder = STUDY["encoders"][name]
+    return {**encoder, **encoder.get("own", {}).get(kind, {})}
+
+
+def align_command(name: str, kind: str, seed: int, out: str) -> str:
+    """The command of an alignment; those to the tap alone keep their encoder at half of the steps too."""
+    encoder = settings_of(name, kind)
     how = encoder[kind].format(encoder=encoder["encoder"], tap=tap_of(name))
     spatial = "--optimiser adamw --warmup 0.1 --mask 0.25 --layer-scale 1 --drop-path 0" if kind == "spatial" else ""
-    control = {"tap": f"--encoder-every {encoder['steps'] // 2}", "keep": "--no-control", "spatial": ""}[kind]
+    half = f"--encoder-every {encoder['steps'] // 2}"
+    control = {"tap": half, "long": half, "keep": "--no-control", "spatial": ""}[kind]
     data = encoder["training"].format(seed=STUDY["first_training"] + seed)
     parts = [
         f"diagnostics align {'spatial' if kind == 'spatial' else 'tap'} --encoder '{encoder['encoder']}'", how, spatial,
@@ -74,9 +83,9 @@ def rows_of(name: str, seed: int) -> dict[str, str]:
     models = {"base": STUDY["encoders"][name]["encoder"]}
     for kind in kinds_of(name):
         models[kind] = f"models/{name}-{kind}-{seed}"
-    models["control"] = f"{models['tap']}-control"
-    if "spatial" in models:
-        models["spatial-control"] = f"{models['spatial']}-control"
+    for kind, control in CONTROL_OF.items():
+        if kind in models:
+            models[control] = f"{models[kind]}-control"
     return models
 
 
@@ -191,20 +200,20 @@ def choose(name: str, work: Path) -> dict[str, Any]:
 # Cells.
 
 
-def agreements(name: str, seed: int, path: Path) -> dict[str, float]:
+def agreements(name: str, kind: str, seed: int, path: Path) -> dict[str, float]:
     """Agreement on val with what teaches, before, at half and at the end of an alignment; of its control with itself."""
-    steps = STUDY["encoders"][name]["steps"]
-    half = path / "steps" / str(steps // 2)
+    encoder = settings_of(name, kind)
+    half = path / "steps" / str(encoder["steps"] // 2)
     control = path.with_name(f"{path.name}-control")
     return {
-        "before": agreement(name, seed, STUDY["encoders"][name]["encoder"], tap_of(name)),
-        "half": agreement(name, seed, str(half), tap_of(name)),
-        "end": agreement(name, seed, str(path), tap_of(name)),
-        "control": agreement(name, seed, str(control), STUDY["encoders"][name]["output"]),
+        "before": agreement(encoder, seed, encoder["encoder"], tap_of(name)),
+        "half": agreement(encoder, seed, str(half), tap_of(name)),
+        "end": agreement(encoder, seed, str(path), tap_of(name)),
+        "control": agreement(encoder, seed, str(control), encoder["output"]),
     }
 
 
-def agreement(name: str, seed: int, model: str, tap: str) -> float:
+def agreement(encoder: Mapping[str, Any], seed: int, model: str, tap: str) -> float:
     """Mean cosine on val of an encoder's output with the base's tokens at a tap, through the least squares of train for another width."""
     import torch
     from diagnostics_training.alignment.objective import Alignment, Teacher
@@ -212,20 +221,19 @@ def agreement(name: str, seed: int, model: str, tap: str) -> float:
 
     import diagnostics as dx
 
-    encoder = STUDY["encoders"][name]
     data = dataset(encoder["training"].format(seed=STUDY["first_training"] + seed))
     base, student = (dx.build("encoder", each).sized_for(data[0]) for each in (encoder["encoder"], model))
     mapped = base.tap(tap).features != base.tap(encoder["output"]).features
     objective = Alignment(student, [Teacher(base, base.tap(tap), mapped=mapped)]).eval()
 
-    def batch(part: str, count: int) -> dict[str, Any]:
-        rows = np.flatnonzero(data.split == part)[:count]
+    def batch(part: str, start: int, stop: int) -> dict[str, Any]:
+        rows = np.flatnonzero(data.split == part)[start:stop]
         return {"clean": default_collate([base.preprocess(data[int(row)]) for row in rows])}
 
     with torch.no_grad():
         if mapped:
-            objective.begin_maps([batch("train", 400)])
-        return float(objective(batch("val", STUDY["val_samples"]))["cosine"])
+            objective.begin_maps([batch("train", at, at + 400) for at in range(0, encoder.get("mapped_on", 400), 400)])
+        return float(objective(batch("val", 0, STUDY["val_samples"]))["cosine"])
 
 
 def run_part(cell: str, kind: str, work: Path) -> None:
@@ -247,8 +255,8 @@ def run_part(cell: str, kind: str, work: Path) -> None:
                 if not took.is_file():
                     write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
                 kept["minutes"][kind] = read_json(took)
-                if kind == "tap":
-                    kept["agreement"] = agreements(name, int(seed), work / "models" / out)
+                if kind in AGREEMENT:
+                    kept[AGREEMENT[kind]] = agreements(name, kind, int(seed), work / "models" / out)
             there = [row for part in (*kept["parts"], kind) for row in (part, CONTROL_OF.get(part)) if row]
             kept |= scores_of(name, {each: measure_row(name, each, int(seed), work) for each in there}, int(seed))
             kept |= {"passes": kept.get("passes") or passes(name), "parts": [*kept["parts"], kind]}
@@ -355,6 +363,7 @@ def main() -> None:
     parser.add_argument("what", choices=("plan", "run", "commands", "page"))
     parser.add_argument("names", nargs="*", help="encoders of `plan`, else cells; all by default")
     parser.add_argument("--work", type=Path, default=Path("study"))
+    parser.add_argument("--kinds", nargs="*", help="rows to compute, such as base or tap; all by default")
     asked = parser.parse_args()
     asked.work = asked.work.resolve()
     if asked.what == "plan":
@@ -369,7 +378,7 @@ def main() -> None:
         write_page()
     else:
         # Each kind in all cells before the next, so that a kill leaves all cells with as many rows.
-        for kind in ("base", *KINDS):
+        for kind in asked.kinds or ("base", *KINDS):
             for cell in asked.names or cells():
                 if kind == "base" or kind in kinds_of(cell.rpartition("-")[0]):
                     run_part(cell, kind, asked.work)
