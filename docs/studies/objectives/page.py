@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from common import EXCLUDED, MISSING, SHOWN, UNDECIDED, Outcome, fill, judge, number, read_json, table
+from common import EXCLUDED, LEVEL, MISSING, SHOWN, UNDECIDED, Outcome, fill, judge, number, read_json, table
+from power import GAP
+from scipy.stats import nct
+from scipy.stats import t as student
 from study import (
     HERE,
     PLAN,
@@ -108,6 +111,17 @@ def gap_table(found: list[Value]) -> str:
     return table(["trained by", *kinds], rows)
 
 
+def power_seen(found: list[Value]) -> float:
+    """Share of gaps of .05 that the spreads seen over trainings show at the first step of Holm's correction, mean over gaps."""
+    own = [one.outcome for one in found if one.claim == "gap" and np.isfinite(one.outcome.error)]
+    bar = [student.isf(LEVEL / (2 * len(found)), one.freedom) for one in own]
+    shown = [
+        nct.sf(least, one.freedom, (GAP - PLAN["margin"]) / max(one.error, 1e-4))
+        for least, one in zip(bar, own, strict=True)
+    ]  # fmt: skip
+    return float(np.mean(shown)) if shown else float("nan")
+
+
 def known(found: list[Value]) -> dict[str, str]:
     """The three sentences of what is known now."""
     gaps_of, more = ([one for one in found if one.claim == claim] for claim in ("gap", "more"))
@@ -148,7 +162,7 @@ def places() -> dict[str, str]:
         for cell, kept in zip(cells(), there, strict=True) if len(trainings(cell)) < PLAN["trainings"]
     ]  # fmt: skip
     return {
-        **known(found), "gaps": gap_table(found),
+        **known(found), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
         "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
         "values": table(
             ["claim", "where", "target", "mean [95 % for it alone]", "verdict"],
