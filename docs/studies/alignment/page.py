@@ -213,7 +213,8 @@ def known(found: list[Value]) -> dict[str, str]:
             "known.price": "",
             "rival": "",
         }
-    where = ", ".join(f"{name} ({len(seeds)} seeds)" for name in STUDY["encoders"] if (seeds := measured_seeds(name)))
+    there = dict.fromkeys(one.encoder for one in own("beats-cut"))
+    where = ", ".join(f"{name} ({len(measured_seeds(name))} seeds)" for name in there)
     pays = (
         f"; `--keep` {said('keep-pays', 'keeps more', 'is not shown to keep more')}: {part('keep-pays')}"
         if own("keep-pays")
