@@ -135,8 +135,8 @@ def score_table(name: str) -> str:
     there, plan = cells_of(name), read_json(PLAN).get(name)
     if not there or not plan:
         return "No result yet."
-    known = [row for row in ROWS if any(row in one["scores"] for one in there[0]["targets"].values())]
-    rows = []
+    seeds = {row: sum(any(row in one["scores"] for one in cell["targets"].values()) for cell in there) for row in ROWS}
+    known, rows = [row for row in ROWS if seeds[row]], []
     for target in [*targets_of(name, "chosen"), *targets_of(name, "other")]:
         each = [
             number(mean_of_known(cell["targets"][target]["scores"].get(row) for cell in there), 2, sign=False)
@@ -147,7 +147,7 @@ def score_table(name: str) -> str:
     share = there[0].get("passes", float("nan"))
     cost = {"cut": number(share, 2, sign=False)}
     rows.append(["*compute*", *(cost.get(row, "1") for row in known)])
-    return table(["target", *known], rows)
+    return table(["target", *(row + f" ({seeds[row]} seeds)" * (seeds[row] < len(there)) for row in known)], rows)
 
 
 def mean_of_known(values: Iterable[float | None]) -> float:
