@@ -21,9 +21,9 @@ from common import (
     read_json,
     table,
 )
-from study import AGREEMENT, HERE, PLAN, RESULTS, STUDY, cells, commands, kinds_of, pairs_of, rows_of, settings_of
+from study import HERE, PLAN, RESULTS, STUDY, cells, commands, kinds_of, pairs_of, rows_of
 
-ROWS = ("base", "cut", "joined", "tap", "keep", "spatial", "long")
+ROWS = ("base", "cut", "joined", "tap", "keep", "spatial")
 """Whose scores are shown; of controls the differences are."""
 SHORT = {
     "beats-cut": "alignment beats cut (chosen)",
@@ -169,7 +169,7 @@ def kept_table() -> str:
     """Kept share of other targets, with the compute a sample and the minutes of training."""
     rows = []
     for name in STUDY["encoders"]:
-        for row in ("cut", "tap", "keep", "spatial", "long", "control"):
+        for row in ("cut", "tap", "keep", "spatial", "control"):
             if not np.isfinite(share := kept_share(name, row)):
                 continue
             there = cells_of(name)
@@ -182,9 +182,9 @@ def kept_table() -> str:
     return table(["encoder", "row", "kept share of other targets", "compute a sample", "CPU minutes of training"], rows)
 
 
-def looks_of(name: str, kind: str) -> dict[str, float]:
-    """Agreement on val along an alignment to the tap, mean over seeds."""
-    each = [cell[AGREEMENT[kind]] for cell in cells_of(name) if AGREEMENT[kind] in cell]
+def looks_of(name: str) -> dict[str, float]:
+    """Agreement on val along the alignment to the tap, mean over seeds."""
+    each = [cell["agreement"] for cell in cells_of(name) if "agreement" in cell]
     return {when: mean_of_known(one[when] for one in each) for when in ("before", "half", "end", "control")}
 
 
@@ -240,7 +240,7 @@ def elsewhere() -> str:
     shares = read_json(HERE.parent / "objectives-across-depth" / "results" / "fracast.json")["shares"]
     longer = next(one["recovered"] for one in shares if one["made_for_it"])
     own = ", ".join(
-        f"{number(recovered('fracast', 'hidden_z', row), 2, sign=False)} by {row}" for row in ("tap", "keep", "long")
+        f"{number(recovered('fracast', 'hidden_z', row), 2, sign=False)} by {row}" for row in ("tap", "keep")
         if np.isfinite(recovered("fracast", "hidden_z", row))
     )  # fmt: skip
     ends = ", ".join(number(longer[end], 2, sign=False) for end in ("low", "high"))
@@ -257,11 +257,7 @@ def measured_seeds(name: str) -> list[dict[str, Any]]:
 
 def rising() -> str:
     """How much alignments to the tap have learned, and in which half of their steps."""
-    looks = {
-        name if kind == "tap" else f"{name}, {kind}": looks_of(name, kind)
-        for name in STUDY["encoders"] for kind in AGREEMENT
-        if any(kind in cell["parts"] for cell in cells_of(name))
-    }  # fmt: skip
+    looks = {name: looks_of(name) for name in STUDY["encoders"] if measured_seeds(name)}
     each = [
         f"{name} {', '.join(number(one[when], 2, sign=False) for when in ('before', 'half', 'end'))}"
         for name, one in looks.items()
@@ -277,20 +273,18 @@ def rising() -> str:
 def plan_table() -> str:
     """What was chosen on train and val, and whether the alignments to the tap were long enough."""
     rows = []
-    for name in STUDY["encoders"]:
+    for name, encoder in STUDY["encoders"].items():
         plan = read_json(PLAN).get(name)
         if not plan:
             continue
         gaps = ", ".join(f"{target} {number(gap, 2)}" for target, gap in plan["gaps"].items())
         chosen = ", ".join(plan["chosen"]) + (" (no gap is above .1: the largest)" if plan["empty"] else "")
-        for kind in kinds_of(name):
-            if kind not in AGREEMENT:
-                continue
-            settings, looks = settings_of(name, kind), [*looks_of(name, kind).values()]
-            shown = ", ".join(number(look, 3, sign=False) for look in looks)
-            rises = " (the second half adds more than the limit)" if looks[2] - looks[1] > STUDY["flat"] else ""
-            facts = [name, gaps, chosen, f"`{plan['tap']}`"] if kind == "tap" else [f"{name}, {kind}", "", "", ""]
-            rows.append([*facts, f"{settings['rate']:g}", str(settings["steps"]), shown + rises])
+        looks = [*looks_of(name).values()]
+        shown = ", ".join(number(look, 3, sign=False) for look in looks)
+        rises = " (the second half adds more than the limit)" if looks[2] - looks[1] > STUDY["flat"] else ""
+        rows.append(
+            [name, gaps, chosen, f"`{plan['tap']}`", f"{encoder['rate']:g}", str(encoder["steps"]), shown + rises]
+        )
     head = [
         "encoder",
         "gaps",

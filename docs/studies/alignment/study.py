@@ -30,10 +30,8 @@ from common import costs, read_json, write_json  # noqa: E402  (the folder of st
 
 RESULTS, PLAN = HERE / "results", HERE / "plan.json"
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
-KINDS = ("tap", "keep", "spatial", "long")
-CONTROL_OF = {"tap": "control", "spatial": "spatial-control", "long": "long-control"}
-AGREEMENT = {"tap": "agreement", "long": "long_agreement"}
-"""Where a cell keeps how much an alignment has learned."""
+KINDS = ("tap", "keep", "spatial")
+CONTROL_OF = {"tap": "control", "spatial": "spatial-control"}
 PROBES = {"segmentation": "segmentation_probe"}
 """Targets that another probe than the linear one reads."""
 
@@ -52,19 +50,12 @@ def absolute(name: str) -> str:
     return name.replace("docs/studies/alignment", str(HERE))
 
 
-def settings_of(name: str, kind: str) -> dict[str, Any]:
-    """An encoder of the study with the settings that a kind of alignment has of its own."""
-    encoder = STUDY["encoders"][name]
-    return {**encoder, **encoder.get("own", {}).get(kind, {})}
-
-
 def align_command(name: str, kind: str, seed: int, out: str) -> str:
-    """The command of an alignment; those to the tap alone keep their encoder at half of the steps too."""
-    encoder = settings_of(name, kind)
+    """The command of an alignment; that to the tap keeps its encoder at half of its steps too."""
+    encoder = STUDY["encoders"][name]
     how = encoder[kind].format(encoder=encoder["encoder"], tap=tap_of(name))
     spatial = "--optimiser adamw --warmup 0.1 --mask 0.25 --layer-scale 1 --drop-path 0" if kind == "spatial" else ""
-    half = f"--encoder-every {encoder['steps'] // 2}"
-    control = {"tap": half, "long": half, "keep": "--no-control", "spatial": ""}[kind]
+    control = {"tap": f"--encoder-every {encoder['steps'] // 2}", "keep": "--no-control", "spatial": ""}[kind]
     data = encoder["training"].format(seed=STUDY["first_training"] + seed)
     parts = [
         f"diagnostics align {'spatial' if kind == 'spatial' else 'tap'} --encoder '{encoder['encoder']}'", how, spatial,
@@ -200,9 +191,9 @@ def choose(name: str, work: Path) -> dict[str, Any]:
 # Cells.
 
 
-def agreements(name: str, kind: str, seed: int, path: Path) -> dict[str, float]:
+def agreements(name: str, seed: int, path: Path) -> dict[str, float]:
     """Agreement on val with what teaches, before, at half and at the end of an alignment; of its control with itself."""
-    encoder = settings_of(name, kind)
+    encoder = STUDY["encoders"][name]
     half = path / "steps" / str(encoder["steps"] // 2)
     control = path.with_name(f"{path.name}-control")
     return {
@@ -226,14 +217,14 @@ def agreement(encoder: Mapping[str, Any], seed: int, model: str, tap: str) -> fl
     mapped = base.tap(tap).features != base.tap(encoder["output"]).features
     objective = Alignment(student, [Teacher(base, base.tap(tap), mapped=mapped)]).eval()
 
-    def batch(part: str, start: int, stop: int) -> dict[str, Any]:
-        rows = np.flatnonzero(data.split == part)[start:stop]
+    def batch(part: str, count: int) -> dict[str, Any]:
+        rows = np.flatnonzero(data.split == part)[:count]
         return {"clean": default_collate([base.preprocess(data[int(row)]) for row in rows])}
 
     with torch.no_grad():
         if mapped:
-            objective.begin_maps([batch("train", at, at + 400) for at in range(0, encoder.get("mapped_on", 400), 400)])
-        return float(objective(batch("val", 0, STUDY["val_samples"]))["cosine"])
+            objective.begin_maps([batch("train", 400)])
+        return float(objective(batch("val", STUDY["val_samples"]))["cosine"])
 
 
 def run_part(cell: str, kind: str, work: Path) -> None:
@@ -255,8 +246,8 @@ def run_part(cell: str, kind: str, work: Path) -> None:
                 if not took.is_file():
                     write_json(took, give(align_command(name, kind, int(seed), out), work) / 60)
                 kept["minutes"][kind] = read_json(took)
-                if kind in AGREEMENT:
-                    kept[AGREEMENT[kind]] = agreements(name, kind, int(seed), work / "models" / out)
+                if kind == "tap":
+                    kept["agreement"] = agreements(name, int(seed), work / "models" / out)
             there = [row for part in (*kept["parts"], kind) for row in (part, CONTROL_OF.get(part)) if row]
             kept |= scores_of(name, {each: measure_row(name, each, int(seed), work) for each in there}, int(seed))
             kept |= {"passes": kept.get("passes") or passes(name), "parts": [*kept["parts"], kind]}
