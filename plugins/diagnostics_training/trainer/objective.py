@@ -63,21 +63,13 @@ def barrier() -> None:
         dist.barrier()
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean over processes, without a gradient."""
-    if dist.is_initialized():
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return values
-
-
-def least(values: Tensor) -> Tensor:
-    """The least over processes, without a gradient."""
-    if dist.is_initialized():
-        values = values.clone()
-        dist.all_reduce(values, dist.ReduceOp.MIN)
-    return values
+def over_processes(values: Tensor, least: bool = False) -> Tensor:
+    """The mean over processes, or the least, without a gradient."""
+    if not dist.is_initialized():
+        return values
+    values = values.clone()
+    dist.all_reduce(values, dist.ReduceOp.MIN if least else dist.ReduceOp.SUM)
+    return values if least else values / dist.get_world_size()
 
 
 class _Gather(torch.autograd.Function):
