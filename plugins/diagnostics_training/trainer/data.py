@@ -188,9 +188,9 @@ def data_for(asked: str | None, base: Encoder) -> str:
     return spec_of(name, options | {"length": len(base.example())})
 
 
-def describe_data(spec: str, count: int) -> str:
+def describe_data(spec: str, count: int, of: str = "its train split") -> str:
     """For people and for the lineage, from which an alignment reads the specification again."""
-    return f"{spec}, the {count:,} samples of its train split"
+    return f"{spec}, the {count:,} samples of {of}"
 
 
 def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:

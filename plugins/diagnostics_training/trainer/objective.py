@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError, explaining
 
 # The processes of one training under `torchrun`, or the only one.
 
@@ -58,9 +58,10 @@ def world(device: str | None = None) -> Generator[World]:
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait for all processes; raises where another one ended, as the first one does for data that it refuses."""
     if dist.is_initialized():
-        dist.barrier()
+        with explaining("Another process of this training ended", "read what it says", "process-ended", RuntimeError):
+            dist.barrier()
 
 
 def over_processes(values: Tensor, least: bool = False) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 pytest.importorskip("timm")
 
 from diagnostics_training.trainer import checkpoint, record
-from diagnostics_training.trainer.objective import Objective, World, world
+from diagnostics_training.trainer.objective import Objective, World, barrier, world
 from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, number, seed_step
@@ -468,6 +468,16 @@ def test_processes_wait_longer_for_the_first_one_than_torch_lets_them(monkeypatc
     with world("cpu") as where:
         assert where == World(1, 2, "cpu")
     assert given["timeout"] > timedelta(days=7)
+
+
+def test_a_process_whose_first_one_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "barrier", lose)
+    with refusal("process-ended"):
+        barrier()
 
 
 # Collapse
