@@ -116,7 +116,7 @@ class Setup:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Which targets no measure of the standard suite reads, where it was asked for, in a sentence."""
+        """The targets that no measure of the standard suite reads, where it was asked for, in a sentence."""
         read = {kind for measure in self.measures for kind in measure.kinds}
         others = {kind: name for name, row in reversed(CATALOGUE.items()) for kind in row["kinds"] if kind not in read}
         kinds = {name: of.kind for name, of in self.dataset.targets.items() if name not in self.unprobeable}
