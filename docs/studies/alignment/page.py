@@ -224,7 +224,7 @@ def known(found: list[Value]) -> dict[str, str]:
         "known.aligned": f"Beside reading that tap, an alignment {said('beats-cut', 'gains on some chosen targets', 'gains nothing that is shown on the targets that it was made for')}: {part('beats-cut')}, over {where}; on other targets {part('keeps')}.",
         "known.cut": cut,
         "known.price": f"Beside the output, an alignment {said('price', 'has a price on other targets', 'has no price that is shown on other targets')}: {part('price', -1)}{pays}.",
-        "rival": f"**A weak rival?** Over a [control](../../explanation/words.md#control), taught by the base's own output, chosen targets rise by {part('lifts')}. {rising()} {elsewhere()}",
+        "rival": f"**A weak rival?** Over a [control](../../explanation/words.md#control), taught by the base's own output, chosen targets rise by {part('lifts')}. {control_gains()} {rising()} {elsewhere()}",
     }  # fmt: skip
 
 
@@ -233,6 +233,23 @@ def recovered(name: str, target: str, row: str) -> float:
     each = [one for cell in cells_of(name) if row in (one := cell["targets"][target]["scores"])]
     base, cut, aligned = (mean_of_known(one[key] for one in each) for key in ("base", "cut", row))
     return (aligned - base) / (cut - base) if each else float("nan")
+
+
+def control_gains() -> str:
+    """By how much the control of each encoder beats its base on chosen targets, mean over targets and seeds."""
+    gains = {}
+    for name in STUDY["encoders"]:
+        chosen = targets_of(name, "chosen")
+        each = [
+            one["scores"]["control"] - one["scores"]["base"]
+            for cell in cells_of(name) for target, one in cell["targets"].items()
+            if target in chosen and "control" in one["scores"]
+        ]  # fmt: skip
+        if each:
+            gains[name] = number(float(np.mean(each)), 2)
+    return (
+        f"The controls themselves gain {', '.join(f'{gain} in {name}' for name, gain in gains.items())} over the base."
+    )
 
 
 def elsewhere() -> str:

@@ -25,7 +25,7 @@ from study import (
 )
 
 SAYS = {
-    "gap": "The best layer beats the output",
+    "gap": "The best other layer beats the output",
     "more": "An objective hides more than another",
     "deeper": "Late layers beat middle ones",
     "shuffled": "An encoder needs the order of frames",
@@ -95,7 +95,7 @@ def counted(some: list[Value]) -> str:
     count = {verdict: sum(one.outcome.verdict == verdict for one in some) for verdict in (SHOWN, EXCLUDED)}
     known = [one.outcome.value for one in some if np.isfinite(one.outcome.value)]
     mean = number(float(np.mean(known))) if known else "–"
-    return f"{mean} ({count[SHOWN]} of {len(some)} shown, {count[EXCLUDED]} excluded)"
+    return f"{mean} on the mean ({count[SHOWN]} of {len(some)} shown, {count[EXCLUDED]} excluded)"
 
 
 def gap_table(found: list[Value]) -> str:
@@ -126,11 +126,15 @@ def known(found: list[Value]) -> dict[str, str]:
     """The three sentences of what is known now."""
     gaps_of, more = ([one for one in found if one.claim == claim] for claim in ("gap", "more"))
     shown = [f"{one.where} {one.outcome}" for one in more if one.outcome.verdict == SHOWN]
+    hidden = [f"{one.target} of {one.where} ({one.outcome})" for one in gaps_of if one.outcome.verdict == SHOWN]
     moved = [one for one in found if one.claim == "shuffled"]
     needs = [f"{one.target} of {one.where.removeprefix('video-')}" for one in moved if one.outcome.verdict == SHOWN]
     return {
-        "known.gap": f"The best layer beats the output by {counted(gaps_of)}.",
-        "known.more": f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{'; '.join(shown)}.",
+        "known.gap": f"The best other layer beats the output by {counted(gaps_of)}: the output hides {'; '.join(hidden) or 'nothing that is shown'}.",
+        "known.more": (
+            f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{'; '.join(shown)}."
+            if more else "No two objectives are measured on the same data yet."
+        ),
         "known.video": (
             f"In clips the order of frames matters by {counted(moved)}: shown for {', '.join(needs) or 'no target'}."
             if moved else "No encoder of clips is measured yet."
