@@ -247,9 +247,9 @@ class LogisticRows:
             self.variance = variance.clamp(min=0)
         if self.axes is not None:
             self.directions = self.axes.double()
-        axes = [None if self.axes is None else self.axes.to(t) for t in dtypes]
+        axes = self.axes
         self.problems = [
-            _Problem(z.to(t), onehot.to(t), self.variance.to(t), own) for t, own in zip(dtypes, axes, strict=True)
+            _Problem(z.to(t), onehot.to(t), self.variance.to(t), None if axes is None else axes.to(t)) for t in dtypes
         ]
 
     def only(self, rows: Tensor, labels: np.ndarray) -> LogisticRows:
