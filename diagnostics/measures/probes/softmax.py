@@ -220,8 +220,7 @@ class LogisticRows:
     labels: codes [row] from 0; every class up to the largest one occurs.
     exact: whether fits will be asked to go further than float32 can.
     like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not
-    where
-        exact, as they are float32.
+        where exact, as they are float32.
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
