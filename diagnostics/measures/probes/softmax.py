@@ -220,8 +220,7 @@ class LogisticRows:
     labels: codes [row] from 0; every class up to the largest one occurs.
     exact: whether fits will be asked to go further than float32 can.
     like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not
-    where
-        exact, as they are float32.
+        where exact, as they are float32.
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
@@ -247,9 +246,9 @@ class LogisticRows:
             self.variance = variance.clamp(min=0)
         if self.axes is not None:
             self.directions = self.axes.double()
-        axes = [None if self.axes is None else self.axes.to(t) for t in dtypes]
+        axes = self.axes
         self.problems = [
-            _Problem(z.to(t), onehot.to(t), self.variance.to(t), own) for t, own in zip(dtypes, axes, strict=True)
+            _Problem(z.to(t), onehot.to(t), self.variance.to(t), None if axes is None else axes.to(t)) for t in dtypes
         ]
 
     def only(self, rows: Tensor, labels: np.ndarray) -> LogisticRows:
