@@ -225,7 +225,7 @@ class Extraction:
                     done |= self._has_to_do(self.folder.inside(f"{CONTROLS}/{name}"))
                     encoder, of_control = self._extract_control(name, measures, store)
                     with self._making_control():
-                        states[name] = self._state(encoder, of_control, measures, computed=control_of(name) in WEIGHTS)
+                        states[name] = self._state(encoder, of_control, measures, name)
             except NoControlError as error:
                 LOG.info("%s is left to the command that measures: %s", name, error)
         lacking = [
@@ -248,17 +248,17 @@ class Extraction:
         return there is None or not {*there.missing_parts}.isdisjoint(self.share.parts(there.plan.parts))
 
     def _state(
-        self, encoder: Encoder, store: Store, measures: Sequence[Measure], *, computed: bool = True
+        self, encoder: Encoder, store: Store, measures: Sequence[Measure], control: str = ENCODER
     ) -> dict[str, Any]:
         """State of a store, after this launch's share of what is streamed."""
         parts, missing = store.plan.parts, [] if store.complete else store.missing_parts
         state: dict[str, Any] = {"parts": parts, "missing": [part + 1 for part in missing]}
         if self.share is None or store.complete or self.setup.dense != "streamed":
             return state
-        with self._passing(encoder, computed=computed):
+        with self._passing(encoder, computed=control == ENCODER or control_of(control) in WEIGHTS):
             shared = stream_share(
                 encoder,
-                self.setup.dataset,
+                self._dataset_of(control),
                 store,
                 measures,
                 self._targets(store, announced=encoder is self.setup.encoder),

@@ -429,7 +429,7 @@ class _Job(Extraction):
         read = functools.partial(
             stream,
             encoder,
-            setup.dataset,
+            self._dataset_of(control),
             store,
             measures,
             targets,
