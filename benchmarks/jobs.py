@@ -35,12 +35,13 @@ class Timed(Workers):
 
     phases: ClassVar[list[list[float]]] = []
 
-    def share(self, tasks: Any, activations: Any, targets: Any, step: str) -> dict[tuple[str, str], Any]:
-        found, seconds = dict[tuple[str, str], Any](), list[float]()
-        for task in tasks:
-            start = cpu()
-            found.update(task.find(activations, targets))
-            seconds.append(cpu() - start)
+    def share(self, sets: Any, step: str) -> list[dict[tuple[str, str], Any]]:
+        found, seconds = [dict[tuple[str, str], Any]() for _ in sets], list[float]()
+        for of, each in zip(found, sets, strict=True):
+            for task in each.tasks:
+                start = cpu()
+                of.update(task.find(each.activations, each.targets))
+                seconds.append(cpu() - start)
         self.phases.append(seconds)
         return found
 

@@ -2,7 +2,7 @@
 
 Held to it are README, the landing page, tutorials and studies. A section (up to the next heading) that shows a score has to name
 redraws, draws, seeds or cells, at least `LEAST` of them, or to say `one draw`; what stands above the first section of a page counts for
-all of it. That the numbers themselves are those of the result files is checked where the pages are rendered (`tests/test_docs.py`).
+all of it. That the numbers themselves are those of the result files is checked by `recount.py`.
 """
 
 from __future__ import annotations

@@ -110,14 +110,6 @@ def test_errors_over_seeds_are_not_those_of_one_target_alone(measured: Any) -> N
     assert pooled_error(np.zeros((3, 6)), np.ones((3, 6))) == pytest.approx(np.full(6, 3**-0.5))
 
 
-def test_the_page_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this fails, `python docs/studies/alignment/study.py page` makes it anew."""
-    module_in(FOLDER, "study", monkeypatch)
-    page = importlib.import_module("page")
-    for name in ("index", "full"):
-        assert (FOLDER / f"{name}.md").read_text(encoding="utf-8") == page.render(name)
-
-
 def test_a_planted_gain_is_shown_and_a_planted_loss_excluded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     study = module_in(FOLDER, "study", monkeypatch)
     page = importlib.import_module("page")

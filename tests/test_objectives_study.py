@@ -53,6 +53,10 @@ def test_what_is_planted_is_shown_and_what_is_not_is_excluded(page: Any, tmp_pat
     assert found["more", "lorenz-forecast − lorenz-jepa", "mean"] == "shown"
     assert found["shuffled", "video-dinov2", "order"] == "shown"
     assert "lorenz-reconstruct" in page.render("full")
+    # Spreads of .001 show every gap of .05, ten times as large ones of eight trainings do not.
+    assert page.power_seen(page.values()) == pytest.approx(1.0)
+    wide = [page.Value("gap", "", "", page.Outcome(0.01, 0.05, 0.05, 7)) for _ in range(50)]
+    assert page.power_seen(wide) < 0.05
 
 
 def test_a_target_that_no_layer_reads_is_counted_and_not_judged(page: Any, tmp_path: Path) -> None:
@@ -93,4 +97,4 @@ def test_every_cell_has_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     study = module_in(FOLDER, "study", monkeypatch)
     assert len(study.cells()) == 3 * 5 + 3
     assert sum("--shuffled" in line or "shuffled=1" in line for line in study.commands("video-dinov2")) == 8
-    assert study.commands("lorenz-jepa")[0].startswith("diagnostics train objectives --data lorenz")
+    assert study.commands("lorenz-jepa")[0].startswith("diagnostics train objectives --data 'lorenz?")

@@ -74,30 +74,6 @@ def shuffle(activations: Activations, targets: Mapping[str, StoredTarget]) -> di
     return {name: _shuffle(target, activations.split, activations.seed) for name, target in targets.items()}
 
 
-def at_positions(
-    activations: Activations, targets: Mapping[str, StoredTarget], positions: np.ndarray
-) -> tuple[Activations, dict[str, StoredTarget]]:
-    """Activations of some samples, in ascending order of their positions, and the targets of these."""
-    tokens = positions[positions < activations.token_samples]
-
-    def pooled(tap: str, pooling: str | None = None) -> np.ndarray:
-        return activations.pooled(tap, pooling)[positions]
-
-    def token_blocks(tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        for rows, block in activations.token_blocks(tap):
-            first, last = np.searchsorted(tokens, [rows.start, rows.stop])
-            if last > first:
-                yield slice(int(first), int(last)), block[tokens[first:last] - rows.start]
-
-    def feature_blocks(tap: str) -> Iterator[np.ndarray]:
-        return (block[tokens] for block in activations.feature_blocks(tap))
-
-    members = {name: getattr(activations, name)[positions] for name in ("ids", "split", "groups")}
-    reading = {"pooled": pooled, "token_blocks": token_blocks, "feature_blocks": feature_blocks}
-    view = activations.with_other(**members, **reading, token_samples=len(tokens), ready={}, streamed={})
-    return view, {name: _at(target, positions) for name, target in targets.items()}
-
-
 def _shuffle(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
@@ -220,6 +196,9 @@ class Activations(ABC):
     parts of one pool, out of fold on both (`fit`). No part of the identity of activations."""
     seed: int = 0
     """Of what measures draw, as resamples and permutations."""
+    fewer: np.ndarray | None = None
+    """The split [sample] of those samples that controls with other weights pass, "" of the others; None: they pass all.
+    As `split` it makes these the samples on which the encoder is fitted again."""
     streamed: Mapping[tuple[str, str], Any] = MappingProxyType({})
     """What probes read in a pass, from tokens that are not stored; see `runs.streaming`."""
     ready: Mapping[tuple[str, str], Any] = MappingProxyType({})

@@ -339,7 +339,8 @@ def solve_shifted(products: np.ndarray, shift: float, towards: np.ndarray) -> np
 
     Sums in float32 may have made them indefinite: what is negative of them then counts as 0, as in `RidgePath`.
     """
-    system, wanted = torch.from_numpy(products + shift * np.eye(len(products))), torch.from_numpy(towards)
+    system, wanted = torch.from_numpy(products.copy()), torch.from_numpy(towards)
+    system.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(system)
     # No pivot is below the least eigenvalue, which is that of the shift or more.
     if not failed and bool((factor.diagonal() ** 2 > shift / 2).all()):

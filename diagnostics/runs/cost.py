@@ -14,7 +14,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.target import Target
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.measures.probes.dense import mask_of_known
-from diagnostics.measures.probes.dense_sets import joined_taps
+from diagnostics.measures.probes.dense_sets import bytes_of_sets, joined_taps, seconds_of_sets
 from diagnostics.measures.probes.grounding import MOST_RANK
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.probes.protocol import FOLDS
@@ -165,16 +165,22 @@ def _measuring_clause(setup: Setup, planned: Plan, read: int) -> str:
     train, val, test = (int((split == part).sum()) for part in SPLITS)
     features = sum(tap.features for tap in planned.taps)
     pairs = KnnProbe.seconds(train, val, test, len(planned.poolings) * features, whole=setup.choose_on == "fit")
+    # Of the encoder's own activations alone.
+    joined = _joined_features(setup, planned)
+    sets = seconds_of_sets(joined, FOLDS if setup.choose_on == "fit" else 1)
+    memory = f"{bytes_of_sets(joined) / 1e9:.1f} GB of memory"
     costs = {
-        f"{KnnProbe.name} compares samples in pairs": pairs
+        f"{KnnProbe.name} compares samples in pairs": read
+        * pairs
         * sum(target.kind in KnnProbe.kinds for target in there)
         * (KnnProbe.name in names),
-        f"{QuestionProbe.name} learns attention": sum(
-            QuestionProbe.seconds(target.values, split, features) for target in there if target.kind == "questions"
-        )
+        f"{TapSet.name} solves {joined:,} features side by side, in {memory}": sets
+        * sum(target.kind in TapSet.streams for target in there),
+        f"{QuestionProbe.name} learns attention": read
+        * sum(QuestionProbe.seconds(target.values, split, features) for target in there if target.kind == "questions")
         * (QuestionProbe.name in names),
     }
-    long = {what: read * seconds for what, seconds in costs.items() if read * seconds > LONG}
+    long = {what: seconds for what, seconds in costs.items() if seconds > LONG}
     return "; ".join(f"{what}, about {duration(seconds)} of one core" for what, seconds in long.items())
 
 
@@ -183,15 +189,23 @@ def _sum_bytes(setup: Setup, planned: Plan, dense: OnGrids, *, own: bool) -> int
     if setup.dense != "streamed":
         return 0
     targets, bytes_ = targets_to_stream(setup), 0
-    if own and TapSet.name in {measure.name for measure in setup.measures}:
-        of_tokens = [tap for tap in planned.taps if tap.grid.tokens > 1]
-        if taps := joined_taps(of_tokens, setup.encoder.output_tap):
-            joined = replace(taps[0], features=sum(tap.features for tap in taps))
-            read = {name: target for name, target in targets.items() if target.kind in TapSet.streams}
-            bytes_ = FOLDS * block_bytes([joined], *_masks_and_columns(read, dense, shuffled=False))
+    if own and (features := _joined_features(setup, planned)):
+        joined = replace(next(tap for tap in planned.taps if tap.grid.tokens > 1), features=features)
+        read = {name: target for name, target in targets.items() if target.kind in TapSet.streams}
+        bytes_ = FOLDS * block_bytes([joined], *_masks_and_columns(read, dense, shuffled=False))
+    if own and setup.fewer:
+        bytes_ += FOLDS * block_bytes(planned.taps, *_masks_and_columns(targets, dense, shuffled=False))
     # Where labels are shuffled, their unknown places move too.
     shuffled = own and bool(setup.draws)
     return bytes_ + FOLDS * block_bytes(planned.taps, *_masks_and_columns(targets, dense, shuffled=shuffled))
+
+
+def _joined_features(setup: Setup, planned: Plan) -> int:
+    """The number of features of the taps of tokens that are read side by side; 0 where none are."""
+    if TapSet.name not in {measure.name for measure in setup.measures}:
+        return 0
+    of_tokens = [tap for tap in planned.taps if tap.grid.tokens > 1]
+    return sum(tap.features for tap in joined_taps(of_tokens, setup.encoder.output_tap))
 
 
 def _masks_and_columns(targets: Mapping[str, Target], dense: OnGrids, *, shuffled: bool) -> tuple[int, int]:

@@ -311,7 +311,7 @@ class Extraction:
         # What is observed is observed of the first samples, which are not those of fewer.
         observed = not (self.setup.fewer and control_of(control_name) in WEIGHTS)
         applies = [m for m in self.measures if not m.pairwise and m.of_controls and (m.kinds or whole)]
-        return [m for m in applies if observed or m.observation is None]
+        return [m for m in applies if observed or m.observation is None or m.observation.block]
 
     def _extract_control(self, name: str, measures: Sequence[Measure], store: Store) -> tuple[Encoder, Store]:
         """A control encoder and its store, beside the encoder's; raises as `_measure_control`."""
@@ -406,7 +406,7 @@ class Extraction:
                     check_room(place.path, cost.bytes)
 
         def streamed(new: Store) -> list[StoredTarget]:
-            new.seed, new.choose_on = request.seed, setup.choose_on
+            self._set_members(new, fewer=announced)
             return self._targets(new, announced=announced)
 
         summed = measures if setup.dense == "streamed" else ()
@@ -453,8 +453,15 @@ class Extraction:
             refuse_mixture(store)
         if isinstance(place, Folder) and store.path != place.path:
             self.made_beside.append(place)
-        store.device, store.choose_on, store.seed = setup.device, setup.choose_on, request.seed
+        self._set_members(store, fewer=announced)
         return store
+
+    def _set_members(self, store: Store, *, fewer: bool) -> None:
+        """Give a store what it has of this call; `fewer`: the samples of controls too."""
+        store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
+        if fewer and self.setup.fewer:
+            passed = np.isin(np.arange(len(store.ids)), self.setup.control_positions)
+            store.fewer = np.where(passed, store.split, "")
 
     def _in_pass(self, measures: Sequence[Measure], dataset: Dataset) -> InPass | None:
         """The observation that is made along with an extraction: on a GPU, in larger batches, it takes memory."""
@@ -503,7 +510,7 @@ class Extraction:
             ahead = max(
                 1, min(2 * self.workers.jobs, AHEAD_BYTES // size if whole or kept.token_samples else MOST_PARTS)
             )
-            with contextlib.closing(self.workers.deal(items, here, source, ahead)) as dealt:
+            with contextlib.closing(self.workers.deal(items, here, lambda item: (source, item), ahead)) as dealt:
                 for found in dealt:
                     passed = found if isinstance(found, Passed) else found[0][1] if found else "it cannot be sent"
                     if isinstance(passed, str):

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from diagnostics.activations.bucket import Place, open_place
-from diagnostics.activations.contract import Activations, StoredTarget, at_positions, shuffle
+from diagnostics.activations.contract import Activations, StoredTarget, shuffle
 from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, LeftGoneError, Share, remove_left
 from diagnostics.activations.place import Address
@@ -39,7 +39,7 @@ from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.modules import random_kept
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
-from diagnostics.measures.apply import Measured, against_control, measure_all, read_alike
+from diagnostics.measures.apply import Measured, against_control, read_alike
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import KernelProbe, LinearProbe, too_few
 from diagnostics.measures.result import is_probe
@@ -122,9 +122,9 @@ def run(
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     control_measures: what is measured of controls with other weights: `probes`, or `all`, measures without a target
     too.
-    control_samples: how many samples controls with other weights pass, drawn by the seed; all by default. Each is
-    compared with
-        the encoder fitted on the same samples. At least 4 of 9, so that intervals are at most half wider.
+    control_samples: how many samples controls with other weights pass, drawn by the seed. Each is compared with the
+        encoder fitted on the same samples. At least 4 of 9, so that intervals are at most half wider. By default all;
+        so many, but at least 1,000, where a pass over all takes more than 10^14 operations.
     redraws: how often the split is drawn again at random and the probes of what is stored are fitted again, which shows
         how much the answer depends on the draw; the pass over the data is not repeated. Streamed targets are left out,
         and given splits refused.
@@ -239,16 +239,39 @@ def perform(request: Request, watch: Watch | None = None, executor: Submits | No
     return finished
 
 
+@dataclasses.dataclass(frozen=True)
+class _Control:
+    """Measures of a control, or of the encoder itself, and where they read; `view`: of `_stream`."""
+
+    measures: Sequence[Measure]
+    store: Store
+    view: Store
+    targets: Mapping[str, StoredTarget]
+    note: str = ""
+    redrawn: float = 1.0
+    unshuffled: Mapping[str, StoredTarget] | None = None
+
+    @property
+    def parts(self) -> list[tuple[Sequence[Measure], Store, Mapping[str, StoredTarget]]]:
+        """Measures of the store, and those that read a target of the view."""
+        kinds = {target.kind for target in self.targets.values()} if self.view is not self.store else set()
+        streaming = [measure for measure in self.measures if kinds & {*measure.streams}]
+        rest = [measure for measure in self.measures if measure not in streaming]
+        return [(rest, self.store, self.targets), *([(streaming, self.view, self.targets)] if streaming else [])]
+
+
 class _Job(Extraction):
     """The encoder and its controls through the same extraction and the same measures."""
 
     def __init__(self, setup: Setup, folder: Place, watch: Watch, workers: Workers, share: Share | None = None) -> None:
         super().__init__(setup, folder, watch, share, workers)
-        self.solve, self.measure_all = workers.solve, workers.measure_all
+        self.solve, self.measure_all, self.measure_ahead = workers.solve, workers.measure_all, workers.measure_ahead
         request = self.request
         asked = {"compute": request.compute, "attention": request.attention, "choose_on": setup.choose_on}
         self.joined: list[Store] = []
         """Of which what launches left is joined."""
+        self.views: tuple[Store, ...] = ()
+        """The encoder's store, and with what is streamed."""
         self.call, self.started = Call.now(request.seed, self.options | asked), time.monotonic()
 
     def do(self) -> None:
@@ -264,7 +287,8 @@ class _Job(Extraction):
         name = setup.encoder.name
         permuted = shuffle(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted], ENCODER)
-        main = self._measure(self.measures, store, view, readable, name, asked=setup.named)
+        self.views = store, view
+        main = self._measure(_Control(self.measures, store, view, readable), name, asked=setup.named)
         measure_nonlinear(main, store, readable, name, self.measure_all)
         for result in main.results.values() if request.margin is not None else ():
             result.attrs[attribute.MARGIN] = request.margin
@@ -276,17 +300,20 @@ class _Job(Extraction):
                 code="not-measured",
             )
         self._redraw(main, store, readable)
-        measured: dict[str, Measured] = {}
+        made: dict[str, _Control] = {}
         omissions: list[Omission] = []
         for name in self.controls:
             try:
-                if (of_control := self._measure_control(name, store, readable)) is not None:
-                    measured[name] = of_control
+                if (control := self._make_control(name, store, readable)) is not None:
+                    made[name] = control
             except NoControlError as error:
                 self.held = None
                 omissions.append(Omission(str(error), control=name))
         if setup.draws:
-            measured["shuffled_labels"] = self._measure_shuffled(store, readable, view)
+            probes = [m for m in self.measures if m.kinds and m.of_controls]
+            made["shuffled_labels"] = _Control(probes, store, view, shuffle(store, readable), unshuffled=readable)
+        self.measure_ahead([each for control in made.values() for each in control.parts], "controls")
+        measured = {name: self._measure_control(name, control) for name, control in made.items()}
         skipped = {**main.skipped, **setup.unusable}
         omissions += [Omission(why, key, failed=key in main.failed) for key, why in skipped.items()]
         for name, of_control in measured.items():
@@ -320,16 +347,16 @@ class _Job(Extraction):
     @functools.cached_property
     def _refitted(self) -> Measured:
         """The findings of the encoder's probes on the samples of controls that pass fewer."""
-        store, targets = Store(self.folder), {}
-        store.device, store.choose_on, store.seed = self.setup.device, self.setup.choose_on, self.request.seed
+        probes = [m for m in self.measures if m.kinds and m.of_controls]
+        probes = [m for m in probes if m.observation is None or m.observation.block]
+        full, view = self.views
+        store = full.with_other(split=full.fewer)
+        view = store if view is full else view.with_other(split=full.fewer)
         targets = {name: target for name, target in store.targets().items() if name not in self.setup.unprobeable}
-        view, targets = at_positions(store, targets, self.setup.control_positions)
-        probes = [m for m in self.measures if m.kinds and m.of_controls and m.observation is None]
-        what = f"{self.setup.encoder.name} on fewer samples"
-        return measure_all(probes, view, targets, what=what, watch=self.watch)
+        return self._measure(_Control(probes, store, view, targets), f"{self.setup.encoder.name} on fewer samples")
 
-    def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
-        """The results of a control encoder, None where no measure applies to it.
+    def _make_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> _Control | None:
+        """A control encoder to be measured, None where no measure applies to it.
 
         Raises NoControlError, with the reason, where it cannot be made, extracted or streamed, StorageError where the
         disk fails.
@@ -344,13 +371,20 @@ class _Job(Extraction):
             self._observe(encoder, stored, seen, name)
             readable = {key: value for key, value in stored.targets().items() if key in targets}
             view = self._stream(encoder, stored, measures, [*readable.values()], name, computed=has_weights)
-        measured = self._measure(measures, stored, view, readable, name)
+        return _Control(
+            measures, stored, view, readable, getattr(encoder, "note", ""), getattr(encoder, "redrawn", 1.0)
+        )
+
+    def _measure_control(self, name: str, control: _Control) -> Measured:
+        """The results of a control."""
+        has_weights = control_of(name) in WEIGHTS
+        measured = self._measure(control, name)
         for key, result in measured.results.items() if has_weights else ():
-            notes = [note] if (note := getattr(encoder, "note", "")) else []
+            notes = [control.note] if control.note else []
             if self.setup.fewer and key in self._refitted.results:
-                result.attrs[attribute.FEWER] = len(stored.ids)
+                result.attrs[attribute.FEWER] = len(control.store.ids)
                 notes.append(self.setup.fewer)
-            result.attrs |= {"redrawn": getattr(encoder, "redrawn", 1.0), "note": "; ".join(notes)}
+            result.attrs |= {"redrawn": control.redrawn, "note": "; ".join(notes)}
         for key in [*measured.results] if has_weights and self.setup.fewer else ():
             # Beside the encoder on all samples it would look worse than it is.
             if is_probe(measured.results[key]) and key not in self._refitted.results:
@@ -358,25 +392,14 @@ class _Job(Extraction):
                 reason = self._refitted.skipped.get(key, "it gives no reason.")
                 measured.skipped[key] = f"the encoder could not be fitted again on the same samples: {reason}"
                 measured.failed.add(key)
-        self._redraw(measured, stored, readable, name)
+        self._redraw(measured, control.store, control.unshuffled or control.targets, name)
         return measured
 
-    def _measure(
-        self,
-        measures: Sequence[Measure],
-        store: Store,
-        view: Store,
-        targets: Mapping[str, StoredTarget],
-        what: str,
-        *,
-        asked: Collection[str] = (),
-    ) -> Measured:
-        """The measures of an encoder, or of a control; `view`: of `_stream`."""
-        streaming = [m for m in measures if view is not store and {t.kind for t in targets.values()} & {*m.streams}]
-        rest = [m for m in measures if m not in streaming]
-        measured = self.measure_all(rest, store, targets, asked=asked, what=what)
-        if streaming:
-            measured.add(self.measure_all(streaming, view, targets, asked=asked, what=what))
+    def _measure(self, control: _Control, what: str, *, asked: Collection[str] = ()) -> Measured:
+        """The measures of an encoder, or of a control."""
+        measured = Measured()
+        for measures, view, targets in control.parts:
+            measured.add(self.measure_all(measures, view, targets, asked=asked, what=what))
         return measured
 
     def _stream(
@@ -429,13 +452,6 @@ class _Job(Extraction):
             self.joined.append(store)
         assert isinstance(view, Store)
         return view
-
-    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget], view: Store) -> Measured:
-        """The probes on the encoder's own activations, with shuffled targets."""
-        probes, permuted = [m for m in self.measures if m.kinds and m.of_controls], shuffle(store, targets)
-        measured = self._measure(probes, store, view, permuted, "shuffled_labels")
-        self._redraw(measured, store, targets, "shuffled_labels")
-        return measured
 
     def _redraw(self, measured: Measured, store: Store, targets: Mapping[str, StoredTarget], of: str = "") -> None:
         """Add the redraws of the split to the results of the encoder, or `of` a control, where they are asked for."""

@@ -130,7 +130,8 @@ class Request:
     control_samples: Annotated[
         int | None,
         Option(
-            "Samples for controls with other weights; the encoder is fitted again on these to compare [all].",
+            "Samples for controls with other weights; the encoder is fitted again on these to compare [all, or 4 of 9 "
+            "where a pass is dear].",
             "N",
             group=COST,
         ),

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from diagnostics.activations.place import Address, Location, locate
 from diagnostics.activations.plan import Precision, parse_budget, plan, row_order
 from diagnostics.activations.prepare import fit
 from diagnostics.activations.run_files import CONTROLS
+from diagnostics.activations.store import Store
 from diagnostics.datasets import questions
 from diagnostics.datasets.boxes import AREA, CLASS
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
@@ -27,6 +29,7 @@ from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.attention.kernel_choice import check_kernel
 from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.modules import BATCH, check_compute, usable_device
 from diagnostics.encoders.taps import Tap
@@ -38,11 +41,17 @@ from diagnostics.measures.probes.grounding import EMBEDDED_BY, count_words
 from diagnostics.measures.probes.input_scaling import InputScaling
 from diagnostics.measures.verdict import check_margin
 from diagnostics.registry import plugin_entries
+from diagnostics.runs.controls.names import WEIGHTS
 from diagnostics.runs.inputs import resolve_inputs
 from diagnostics.runs.machine import default_workers
 from diagnostics.runs.options import Request, default_folder
 from diagnostics.specs import build
 from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
+
+DEAR = 10**14
+"""Operations of a pass over all samples, about half an hour of one core, above which controls pass fewer by default."""
+LEAST_OF_CONTROLS = 1000
+"""Samples that controls pass then at least."""
 
 
 class Setup:
@@ -126,9 +135,22 @@ class Setup:
         return (f"No measure of the standard suite reads {join_names(unread)}: add what does by --measures.",)
 
     @cached_property
+    def control_samples(self) -> int | None:
+        """The number of samples that controls with other weights pass: by default fewer where a pass is `DEAR`."""
+        request, samples = self.request, len(self.dataset)
+        few = max(LEAST_OF_CONTROLS, fewest_of_controls(samples))
+        if request.control_samples is not None or few >= samples or not self.draws or request.redraw_controls:
+            return request.control_samples
+        with suppress(DiagnosticsError):
+            # What an earlier call has is gone on with.
+            if not request.fresh:
+                return Store(open_place(self.folder).inside(f"{CONTROLS}/{WEIGHTS[0]}")).plan.samples
+        return few if samples * count_flops(self.encoder).get("", 0) > DEAR else None
+
+    @cached_property
     def control_positions(self) -> np.ndarray:
         """The positions of the samples that controls with other weights pass, ascending."""
-        wanted, data = self.request.control_samples, self.dataset
+        wanted, data = self.control_samples, self.dataset
         ids = data.ids if wanted is None else subset(data, wanted, self.request.seed).ids
         return np.flatnonzero(np.isin(np.asarray(data.ids, dtype=object)[row_order(len(data))], ids))
 
@@ -211,10 +233,14 @@ def _check_redraws(request: Request, data: Dataset) -> None:
         )
 
 
+def fewest_of_controls(samples: int) -> int:
+    """The samples whose interval is at most half wider than that of all: widths fall with the root of their number."""
+    return math.ceil(samples / 1.5**2)
+
+
 def _check_control_samples(setup: Setup) -> None:
     few, samples = setup.request.control_samples, len(setup.dataset)
-    # The width of an interval falls with the root of the number of units.
-    if few is not None and few < (least := math.ceil(samples / 1.5**2)):
+    if few is not None and few < (least := fewest_of_controls(samples)):
         raise DiagnosticsError(
             f"With {few:,} of {samples:,} samples (--control-samples) intervals of controls are more than half wider "
             f"than the encoder's: give {least:,} or more.",
@@ -225,12 +251,6 @@ def _check_control_samples(setup: Setup) -> None:
             "--redraw-controls fits controls on other splits of all samples, so that it cannot be given with "
             "--control-samples: leave one of them out.",
             code="conflict",
-        )
-    if few is not None and setup.dense == "streamed" and (names := targets_to_stream(setup)):
-        raise DiagnosticsError(
-            f"Sums of {join_names(names)} are of all samples, so that controls cannot be compared on fewer: give "
-            f"--dense stored or --dense none with --control-samples.",
-            code="unsupported",
         )
 
 

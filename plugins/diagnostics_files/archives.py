@@ -209,8 +209,8 @@ def index_path(archive: Path) -> Path:
 def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
     """The index beside an archive, written where there is none.
 
-    It is written anew where it is that of another archive, of this one before it was changed, or of another entry as
-    the caption.
+    It is written anew, and a line says so, where it is that of another archive, of this one before it was changed, or
+    of another entry as the caption.
 
     decode: whether pairs whose images cannot be decoded have to be known. An index that cannot be written is held in
     memory. Raises DiagnosticsError for one that is damaged.
@@ -224,6 +224,8 @@ def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
         known = (about["size"], about["changed"], about["caption"]) == (now.st_size, now.st_mtime_ns, caption)
         if known and about["decoded"] >= decode:
             return index
+        if not known:
+            warn(f"{path} is of another archive, or of another caption than '{caption}': it is written anew")
     index = _scan(archive, caption, decode)
     try:
         with whole_file(path) as written:

@@ -39,7 +39,7 @@ def train_pe(job: PretrainJob, json: Json = False) -> None:
 
     \b
     Example:
-      diagnostics train pe --size nano --recipe 9 --data shapes --out models/pe9
+      diagnostics train pe --size nano --recipe 1 --data shapes --out models/pe1
     """
     needs_open_clip()
     from diagnostics_pretraining.train import train
@@ -96,7 +96,7 @@ def zeroshot(job: ZeroshotJob, json: Json = False) -> None:
 
     \b
     Example:
-      diagnostics zeroshot models/pe9 --data shapes --for shape
+      diagnostics zeroshot models/pe1 --data shapes --for colour
     """
     needs_open_clip()
     from diagnostics_pretraining.zeroshot import zeroshot
@@ -113,7 +113,7 @@ def export_open_clip(job: ExportJob, json: Json = False) -> None:
 
     \b
     Example:
-      diagnostics export open_clip models/pe9 --out models/pe9-open_clip
+      diagnostics export open_clip models/pe1 --out models/pe1-open_clip
     """
     needs_open_clip()
     from diagnostics_pretraining.towers import export

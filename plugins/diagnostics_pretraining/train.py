@@ -415,7 +415,8 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
     if where.first:
         for note in plan.notes:
             say(f"{label}: {note}")
-    towers, name, data = plan.towers(), f"{plan.dataset.name}-{label}", describe_data(plan.data, len(plan.rows))
+    towers, name = plan.towers(), f"{plan.dataset.name}-{label}"
+    data = describe_data(plan.data, len(plan.rows), "all splits" if plan.split == "all" else "its train split")
     recipe, samples = job.recipe or str(job.config), sum(stage.samples for stage in plan.recipe.stages)
     lineage: dict[str, Any] = {
         "group": f"{plan.size} recipe {recipe}",

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.base import Arrays
 from diagnostics.measures.probes import labels
-from diagnostics.measures.probes.labels import LabelEfficiency, variance_of_mean
+from diagnostics.measures.probes.labels import LabelEfficiency, variance_of_mean, wider_by_draws
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import ChooseOn, Kind
@@ -131,6 +132,12 @@ def test_a_part_that_draws_read_otherwise_has_a_wider_interval(monkeypatch: pyte
         widths.append((data["curve_high"] - data["curve_low"]).values)
     # Of more than half of the labels there is one draw.
     assert (widths[1][:3] > 1.2 * widths[0][:3]).any(axis=1).all() and (widths[1][3:] == widths[0][3:]).all()
+
+
+def test_what_two_draws_say_has_students_quantile_of_one_degree_and_many_units_alone_their_own() -> None:
+    few, many = wider_by_draws(np.array([1e6]), 1000, 2), wider_by_draws(np.array([1e-6]), 1000, 2)
+    assert few * stats.t.ppf(0.975, 999) == pytest.approx(stats.t.ppf(0.975, 1), rel=1e-3)
+    assert many == pytest.approx(1)
 
 
 def test_parts_of_few_groups_are_left_out() -> None:

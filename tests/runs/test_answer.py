@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import diagnostics as dx
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report import terminal
 from diagnostics.report.page import Notes, Table
@@ -16,6 +17,7 @@ from diagnostics.runs.pages.run import run_page
 from diagnostics.runs.results.profile import Profile
 from diagnostics.runs.results.recommendation import by_verdict
 from tests.support.profiles import finished_run, planted
+from tests.support.tiny import tiny_dataset, tiny_encoder
 
 FLAT = planted(
     "flat", gap=-0.1, bound=0.02, chosen="norm", controls={"raw_input": (0.9, -0.1, 0.02), "fresh_weights": (0.1, 0.2)}
@@ -218,3 +220,14 @@ def test_what_the_output_is_not_compared_with_is_said() -> None:
         "Only the output was read for y, so there is nothing to compare with."
     ]
     assert answer([with_output(0.5)]) == ["Cannot tell for y: the gaps have no interval."]
+
+
+def test_a_run_of_sets_of_layers_alone_names_their_targets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 20 test units on, single ones are looked at, of which a result of sets has no losses.
+    run = dx.run(tiny_encoder(), tiny_dataset(110), out=tmp_path / "run", measures="tap_set", controls=False)
+    assert run.profiles() and all(profile.target for profile in run.profiles())
+    read = page_at(80, capsys, monkeypatch, run)
+    assert all(profile.name in read for profile in run.profiles())
+    assert "set of layers" in read or "everal layers" in read

@@ -41,6 +41,7 @@ def said_and_written(encoder: Any, dataset: Dataset, out: Path, **options: Any) 
         ("image", 85, {"report": False, "measures": "rankme,cka"}),
         ("image", 170, {"measures": "linear_probe"}),
         ("image", 85, {"measures": "linear_probe", "dense": "streamed", "report": False}),
+        ("image", 85, {"measures": "tap_set", "dense": "streamed", "report": False}),
         ("series", 200, {"measures": "cka", "report": False, "token_budget": "10MB"}),
     ],
 )
@@ -51,17 +52,19 @@ def test_what_is_said_is_what_is_written(modality: Any, n: int, options: dict[st
     assert cost.token_bytes == pytest.approx(tokens, rel=0.02)
 
 
-def test_what_grows_with_the_square_of_the_samples_is_announced(
+def test_what_grows_with_the_square_of_samples_or_features_is_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: dict[tuple[str, int], str] = {}
-    for measures, least in (("knn_probe", 0), ("knn_probe", 60), ("rankme", 0)):
+    for measures, least in (("knn_probe", 0), ("knn_probe", 60), ("rankme", 0), ("tap_set", 0), ("tap_set", 60)):
         monkeypatch.setattr("diagnostics.runs.cost.LONG", least)
         events: list[Any] = []
         out = tmp_path / f"{measures}-{least}"
-        dx.run(tiny_encoder(), tiny_dataset(40), out=out, watch=events.append, measures=measures, report=False)
+        dense = measures == "tap_set"
+        of: Any = (tiny_image_encoder(), tiny_dataset(40, "image")) if dense else (tiny_encoder(), tiny_dataset(40))
+        dx.run(*of, out=out, watch=events.append, measures=measures, report=False, controls=False)
         said[measures, least] = next(event for event in events if isinstance(event, Cost)).measuring
-    assert [what for what, clause in said.items() if clause] == [("knn_probe", 0)]
+    assert [what for what, clause in said.items() if clause] == [("knn_probe", 0), ("tap_set", 0)]
 
 
 def test_a_neighbours_probe_is_estimated_from_the_pairs_that_it_compares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,7 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path, started: list[Any]) -> N
 
 def test_what_is_streamed_is_solved_by_all_processes_to_the_last_digit(tmp_path: Path, started: list[Any]) -> None:
     options: dict[str, Any] = {"measures": "linear_probe,segmentation_probe", "report": False, "dense": "streamed"}
+    options["control_samples"] = 27
     one, *several = (dx.run(tiny_image_encoder(), images(), out=tmp_path / str(n), jobs=n, **options) for n in (1, 3))
     assert {"/linear_probe/height", "/segmentation_probe/scene"} <= values(one).keys()
     for run in several:

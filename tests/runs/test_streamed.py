@@ -239,7 +239,7 @@ def test_sums_are_gathered_along_with_the_extraction(tmp_path: Path, passes: lis
     assert passes == READING
 
 
-@pytest.mark.parametrize("share", [1.0, 0.7, 0.4])
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.4, 0.0])
 @pytest.mark.parametrize("choose_on", ["val", "fit"])
 def test_tokens_that_memory_holds_are_judged_without_a_pass(
     share: float, choose_on: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -247,6 +247,7 @@ def test_tokens_that_memory_holds_are_judged_without_a_pass(
     passed, prepared = list[np.ndarray](), stream.prepare_batches
     monkeypatch.setattr(stream, "prepare_batches", lambda *given: passed.extend(given[2]) or prepared(*given))
     monkeypatch.setattr(block_sums, "HELD_BYTES", 0)
+    monkeypatch.setattr(block_sums, "ALL_BYTES", 0)
     before = measure(tmp_path / "before", choose_on=choose_on)
     split = before.store.split
     judged = split != "train" if choose_on == "val" else split != ""
@@ -254,8 +255,11 @@ def test_tokens_that_memory_holds_are_judged_without_a_pass(
     passed.clear()
     each = 4 * sum(tap.grid.tokens * tap.features for tap in before.store.taps)
     monkeypatch.setattr(block_sums, "HELD_BYTES", int(share * judged.sum()) * each)
+    if not share:
+        # All fit into what only all may take.
+        monkeypatch.setattr(block_sums, "ALL_BYTES", judged.sum() * each)
     after = measure(tmp_path / "after", choose_on=choose_on)
-    again = {1.0: 0, 0.4: judged.sum()}.get(share)
+    again = {1.0: 0, 0.0: 0, 0.4: judged.sum()}.get(share)
     count = sum(map(len, passed))
     # A batch of which one sample is not held passes whole.
     assert count == again if again is not None else 0.3 * judged.sum() <= count < 0.3 * judged.sum() + 32
@@ -648,6 +652,7 @@ def test_samples_whose_tokens_are_stored_are_not_passed_again(
 
     monkeypatch.setattr(stream, "prepare_batches", counted)
     monkeypatch.setattr(block_sums, "HELD_BYTES", 0)
+    monkeypatch.setattr(block_sums, "ALL_BYTES", 0)
     each = sum(tap.tokens * tap.features for tap in tiny_image_encoder().taps) * 4
     again = measure(tmp_path, measures=[*MEASURES, "self_similarity"], token_budget=f"{20 * each}B")
     kept = again.store.token_samples

@@ -82,7 +82,7 @@ class DenseRows:
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
-        known = mask_of_known(target.kind, values)
+        known = mask_of_known(target.kind, values) & (activations.split[: len(values)] != "")[:, None]
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, target, grid=grid, values=values, known=known, rows=rows, reads=reads)
@@ -339,8 +339,8 @@ def penalty_errors(
     errors = np.zeros(len(PENALTIES))
     for block in held_out:
         if block in blocks:
-            path = path_of(block, sum_blocks(blocks, block))
-            errors += blocks[block].squared_errors(path, PENALTIES).sum(axis=1)
+            # Without a name, so that none is there while the next one is computed.
+            errors += blocks[block].squared_errors(path_of(block, sum_blocks(blocks, block)), PENALTIES).sum(axis=1)
     return errors
 
 

@@ -32,6 +32,7 @@ from diagnostics.measures.probes.dense import (
     sum_blocks,
 )
 from diagnostics.measures.probes.least_squares import Moments, standardise_moments
+from diagnostics.measures.probes.protocol import FOLDS
 from diagnostics.measures.probes.segmentation import Classes
 from diagnostics.measures.probes.stored_sums import join_taps, read_stored
 from diagnostics.measures.probes.tap_sets import (
@@ -47,6 +48,8 @@ MOST_JOINED = 8
 """Taps of which sets are made: the sums grow with the square of their features."""
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the output's depth, at which dense heads read a trunk."""
+DECOMPOSING, WORKING = 1.8e-10, 7
+"""Seconds of a decomposition by the cube of the features, and matrices that it holds, as measured."""
 WIDTH, MEMBER = "width", "member "
 
 
@@ -72,6 +75,20 @@ def joined_taps(taps: Sequence[Tap], output: str) -> tuple[Tap, ...]:
     for tap in others:
         wanted |= {tap.name} if len(wanted) < MOST_JOINED else set()
     return tuple(tap for tap in upto if tap.name in wanted)
+
+
+def seconds_of_sets(features: int, held_out: int) -> float:
+    """Seconds that one core takes, about, to solve the sets of taps of so many features together, of a target.
+
+    As measured: those of decompositions, of all taps and of three sets of half of the features, without each block that
+    is held out and for the narrow set.
+    """
+    return DECOMPOSING * (held_out + 1) * (1 + 3 / 2**3) * features**3
+
+
+def bytes_of_sets(features: int) -> int:
+    """Those of memory, about, that solving takes: the products of each block and what one decomposition holds."""
+    return 8 * (FOLDS + WORKING) * features**2
 
 
 class _SetSums(Sums):
@@ -114,14 +131,12 @@ class _Joined:
         ends = np.cumsum([tap.features for tap in self.dense.joined])
         return {tap.name: np.arange(end - tap.features, end) for tap, end in zip(self.dense.joined, ends, strict=True)}
 
-    @cached_property
-    def fitted(self) -> Moments:
-        """The sums of train; of train and val where losses out of fold choose."""
-        return sum_blocks(self.blocks, None if len(self.held_out) > 1 else 0)
-
     def axes(self, taps: Sequence[str], count: int) -> np.ndarray:
         """[feature, component] of at most so many principal components of the standardised features of some taps."""
-        _, _, scale, squares, _ = standardise_moments(self.part(self.fitted, taps))
+        # Of train; of train and val where losses out of fold choose.
+        of_taps = {block: self.part(moments, taps) for block, moments in self.blocks.items()}
+        fitted = sum_blocks(of_taps, None if len(self.held_out) > 1 else 0)
+        _, _, scale, squares, _ = standardise_moments(fitted)
         _, axes, turn = leading(*eigh(torch.from_numpy(squares)), count)
         return scale[:, None] * (axes @ turn).numpy()
 
@@ -171,7 +186,7 @@ class _Joined:
         if axes is not None:
             blocks = {block: _project(moments, axes) for block, moments in blocks.items()}
         penalty, fits = solve_blocks(self.dense, self.sums, blocks, self.held_out)
-        at, count = np.concatenate([self.columns[tap] for tap in taps]), len(self.fitted.x)
+        at, count = np.concatenate([self.columns[tap] for tap in taps]), sum(map(len, self.columns.values()))
         maps = dict[int | None, TokenMap]()
         for block, fit in fits.items():
             weights = np.zeros((count, fit.weights.shape[1]))

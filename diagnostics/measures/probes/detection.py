@@ -78,7 +78,7 @@ class BoxRows(DenseRows):
         require_pycocotools()
         grids, grid = grids_of(activations, target)
         values, sides = assign(target.values[: activations.token_samples], grid.shape)
-        known = values >= 0
+        known = (values >= 0) & (activations.split[: len(values)] != "")[:, None]
         rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         if not (values[rows.train] > 0).any():
             raise DiagnosticsError(
@@ -95,7 +95,7 @@ class BoxRows(DenseRows):
     @cached_property
     def foreground(self) -> BoxRows:
         """The tokens that stand for a box alone."""
-        return replace(self, known=self.values > 0)
+        return replace(self, known=self.known & (self.values > 0))
 
     @cached_property
     def side_means(self) -> np.ndarray:

@@ -114,7 +114,7 @@ class PhraseRows(BoxRows):
         grids, grid = grids_of(activations, target)
         boxes = target.values[: activations.token_samples]
         held, sides = assign(boxes, grid.shape, np.inf)
-        counts = there(boxes) & (boxes[:, 1:, ASIDE] == 0)
+        counts = there(boxes) & (boxes[:, 1:, ASIDE] == 0) & (activations.split[: len(boxes)] != "")[:, None]
         known = np.repeat(counts.any(axis=1)[:, None], held.shape[1], axis=1)
         rows = rows_of(activations, target.name, counts.any(axis=1), KEEP_TOKENS)
         number = boxes[:, 1:, CLASS]

@@ -18,9 +18,9 @@ from diagnostics.measures.base import Arrays, Case, define, normal
 from diagnostics.measures.probes.linear import OWN, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
 from diagnostics.measures.probes.samples import Task
-from diagnostics.measures.probes.softmax import Classifiers
+from diagnostics.measures.probes.softmax import Classifiers, last_fits
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, SEED, UNITS_TRAIN, UNITS_VAL, N
-from diagnostics.measures.statistics import Losses, interval
+from diagnostics.measures.statistics import LEVEL, Losses, interval
 from diagnostics.measures.tap_choice import choose_tap
 
 FEWEST = 16
@@ -29,6 +29,8 @@ DRAWS = 3
 """Of a part of at most a quarter of the labels; of a larger one, which draws would share, two up to a half, then one."""
 FEWEST_UNITS = 8
 """Independent units that a part has at least: what fewer read is skewed so that no interval holds it."""
+OF_PART = 1e-4
+"""Nats that the last step of a fit on a part may promise: draws of it differ by far more."""
 OF_EACH_CLASS = 2
 """Labels of every class that a part has at least: with one, a fold would lack the class."""
 
@@ -156,7 +158,11 @@ class LabelEfficiency(ClassOrValueProbe):
         """
         task = part.task
         choice = probe.choose(task, x, penalty)
-        readouts = probe.fits(task, x, choice.numbers, choice.start)
+        readouts: Any
+        if task.label and task.whole and len(part.then):
+            readouts = Classifiers(last_fits(choice.start, choice.numbers["penalty"], OF_PART), task.numbers)
+        else:
+            readouts = probe.fits(task, x, choice.numbers, choice.start)
         lost = task.lost(readouts(x[:, task.rows.test]), task.rows.test)
         part.lost.extend(sum_by_unit(each, task.rows) for each in lost)
         part.choosing.extend(choice.val if choice.out_of_fold is None else choice.out_of_fold)
@@ -192,16 +198,18 @@ class LabelEfficiency(ClassOrValueProbe):
             # What fits add to the variance is averaged over draws, but all are of the same samples.
             fit_units = min(sum(part.fit_units for part in parts), len(rows.fit_units))
             again, (score, *ends) = mean.resample(seed), mean.intervals(0, seed)
-            added = np.full(len(score), units / fit_units)
+            added, wider = np.full(len(score), units / fit_units), np.ones(len(score))
             if len(parts) > 1:
                 between = variance_of_mean([test.scores for test in tests], len(parts[0].task.rows.fit) / len(rows.fit))
                 with np.errstate(divide="ignore", invalid="ignore"):
                     seen = between / np.nanvar(again, axis=0)
-                added = np.maximum(added, np.where(np.isfinite(seen), seen, 0.0))
+                more = np.isfinite(seen) & (seen > added)
+                added = np.where(more, seen, added)
+                wider = np.where(more, wider_by_draws(added, units, len(parts)), wider)
             spread = np.sqrt(1 + added)
             curve.append(score)
-            low.append(np.maximum(score + spread * (ends[0] - score), 0.0 if task.label else -np.inf))
-            high.append(np.minimum(score + spread * (ends[1] - score), 1.0))
+            low.append(np.maximum(score + wider * spread * (ends[0] - score), 0.0 if task.label else -np.inf))
+            high.append(np.minimum(score + wider * spread * (ends[1] - score), 1.0))
             drawn.append(score + spread * (again - score))
         area = np.mean(curve, axis=0)
         ends = interval(area, np.mean(drawn, axis=0), units)
@@ -241,6 +249,19 @@ def variance_of_mean(scores: Sequence[np.ndarray], shared: float) -> np.ndarray:
     """
     count = len(scores)
     return np.var(scores, axis=0, ddof=1) * (1 + (count - 1) * shared) / (count * (1 - shared))
+
+
+def wider_by_draws(added: np.ndarray, units: int, draws: int) -> np.ndarray:
+    """[tap], the factor by which an interval over units is wider where so few draws say what fits add.
+
+    That is relative to the variance over units. It is the ratio of Student's quantiles, with the degrees of freedom of
+    the sum of both variances by Welch (1947) and Satterthwaite (1946) and with those of the units.
+    """
+    from scipy.special import stdtrit
+
+    of_units = max(units - 1, 1)
+    freedom = (1 + added) ** 2 / (1 / of_units + added**2 / (draws - 1))
+    return stdtrit(np.minimum(freedom, of_units), 0.5 + LEVEL / 2) / stdtrit(of_units, 0.5 + LEVEL / 2)
 
 
 def _losses(lost: np.ndarray, around: np.ndarray, counts: bool) -> Losses:

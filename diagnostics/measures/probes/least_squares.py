@@ -281,7 +281,9 @@ class RidgePath(ShortRepr):
         """From gathered moments; standardisation is applied to them afterwards."""
         mean_x, mean_y, scale, squares, towards = standardise_moments(moments)
         eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(squares)))
-        return cls(moments.n, mean_x, mean_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), v.T @ towards)
+        right = v.T @ towards
+        v *= scale[:, None]
+        return cls(moments.n, mean_x, mean_y, v, np.maximum(eigenvalues, 0.0), right)
 
     def of_columns(self, moments: Moments) -> RidgePath:
         """The fits of other targets on the same rows, from sums that share those of the features."""
@@ -326,12 +328,17 @@ def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.nd
             "Ridge has no rows to be fitted on: give at least one with a known target.", code="too-few"
         )
     x, y = moments.x / n, moments.y / n
-    covariance = moments.xx - n * np.outer(x, x)
+    # In place: of eight joined taps each matrix takes half a gigabyte.
+    covariance = np.outer(x, x)
+    covariance *= -n
+    covariance += moments.xx
     mean_x, mean_y = x + moments.origin_x, y + moments.origin_y
     sd = np.sqrt(np.maximum(np.diagonal(covariance) / n, 0.0))
     scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean_x))
     towards = scale[:, None] * (moments.xy - n * np.outer(x, y))
-    return mean_x, mean_y, scale, covariance * scale * scale[:, None], towards
+    covariance *= scale
+    covariance *= scale[:, None]
+    return mean_x, mean_y, scale, covariance, towards
 
 
 @dataclass(frozen=True, repr=False)

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh_as_given, qr, samples
-from diagnostics.measures.probes.least_squares import products, several, standardise
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, eigh_as_given, samples
+from diagnostics.measures.probes.least_squares import principal_axes, products, several, standardise
 from diagnostics.measures.probes.protocol import TapReadouts
 from diagnostics.measures.threads import one_thread
 
@@ -42,6 +42,8 @@ FINAL = 1e-6
 
 # Rows for a feature that the principal axes are taken from.
 _AXIS_ROWS = 4
+# Spread along an axis beside the largest that squares in float64 cannot tell from none.
+_ROUNDING = 1e-7
 _MEMORY = 8
 _MOST_STEPS = 5000
 _MOST_SINGLE = 500
@@ -148,8 +150,8 @@ class LogisticFits:
     """Fitted models, float64.
 
     Class scores are `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) + `bias` [tap, penalty,
-    class]. Beside them: the solver's principal axes, None where they are not features'; its steps, and whether all fits
-    converged.
+    class]. Beside them: the solver's principal axes, None where it had fewer rows than features; its steps, and whether
+    all fits converged.
     """
 
     mean: Tensor
@@ -209,7 +211,7 @@ class Classifiers(ShortRepr, TapReadouts):
 class LogisticRows:
     """Rows to fit on: standardised features of several taps with their principal axes, and the classes in one-hot form.
 
-    With fewer rows than features, coordinates in an orthonormal basis of their span take the features' place: the
+    With fewer rows than features, coordinates in the principal axes of their span take the features' place: the
     solution lies there, and penalty and loss do not change under rotation.
 
     Parameters
@@ -218,26 +220,36 @@ class LogisticRows:
     labels: codes [row] from 0; every class up to the largest one occurs.
     exact: whether fits will be asked to go further than float32 can.
     like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not
-    where
-        exact, as they are float32.
+        where exact, as they are float32.
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
         wide = x.shape[1] < x.shape[2]
         self.mean, self.scale, z = standardise(x, None if wide or exact else torch.float32)
-        self.basis = qr(z.mT)[0] if wide else None
-        if self.basis is not None:
-            z = z @ self.basis
+        self.axes: Tensor | None = None
         onehot, self.shares = _onehot(labels, x.device)
         dtypes = (torch.float32, torch.float64) if exact else (torch.float32,)
-        if like is not None and like.principal is not None and self.basis is None and not exact:
+        if wide:
+            squares, vectors = principal_axes(z.mT)
+            size = squares.clamp(min=0).sqrt()
+            # What varies less is rounding, and no penalty lets it count.
+            inverse = torch.where(size > _ROUNDING * size.amax(dim=1, keepdim=True), 1 / size, 0.0)
+            # Those of the coordinates among the standardised features, [tap, feature, axis].
+            self.directions, self.variance = z.mT @ (vectors * inverse[:, None]), squares.clamp(min=0) / x.shape[1]
+            z = vectors * (size * (inverse > 0))[:, None]
+        elif like is not None and like.principal is not None and not exact:
             self.variance, self.axes = like.principal
         else:
             # Axes of a part of the rows scale the steps well enough.
             some = z[:, : _AXIS_ROWS * z.shape[2]].to(dtypes[-1])
             variance, self.axes = eigh_as_given(products(some) / some.shape[1])
             self.variance = variance.clamp(min=0)
-        self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
+        if self.axes is not None:
+            self.directions = self.axes.double()
+        axes = self.axes
+        self.problems = [
+            _Problem(z.to(t), onehot.to(t), self.variance.to(t), None if axes is None else axes.to(t)) for t in dtypes
+        ]
 
     def only(self, rows: Tensor, labels: np.ndarray) -> LogisticRows:
         """Some of the rows, bool [row], with their labels [those rows].
@@ -269,11 +281,9 @@ class LogisticRows:
             w, taken, converged = problem.minimise(given, w, tolerance, decrease, most)
             steps += taken
         w = w.double()
-        weights = w[..., :-1].flatten(1, 2) @ self.axes.double().mT
-        if self.basis is not None:
-            weights = weights @ self.basis.mT
+        weights = w[..., :-1].flatten(1, 2) @ self.directions.mT
         weights = (weights * self.scale[:, None]).unflatten(1, w.shape[1:3])
-        principal = None if self.basis is not None else (self.variance, self.axes)
+        principal = None if self.axes is None else (self.variance, self.axes)
         return LogisticFits(self.mean, weights, w[..., -1], principal, steps, converged)
 
     def _start(self, penalties: Tensor, start: LogisticFits | None) -> Tensor:
@@ -284,9 +294,7 @@ class LogisticRows:
             w[..., -1] = self.shares.log()
             return w
         weights = start.weights.flatten(1, 2) * torch.where(self.scale > 0, 1 / self.scale, 0.0)[:, None]
-        if self.basis is not None:
-            weights = weights @ self.basis
-        w[..., :-1] = (weights @ self.axes.double()).unflatten(1, w.shape[1:3])
+        w[..., :-1] = (weights @ self.directions).unflatten(1, w.shape[1:3])
         w[..., -1] = start.bias + (start.weights * (self.mean - start.mean)[:, None, None]).sum(dim=3)
         return w
 
@@ -301,7 +309,7 @@ def _onehot(labels: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
 class _Problem:
     """The objective in one precision, and its minimiser."""
 
-    def __init__(self, z: Tensor, onehot: Tensor, variance: Tensor, axes: Tensor) -> None:
+    def __init__(self, z: Tensor, onehot: Tensor, variance: Tensor, axes: Tensor | None) -> None:
         self.z, self.onehot, self.axes, self.n = z, onehot, axes, z.shape[1]
         # The intercept's "feature" is 1 everywhere.
         self.variance = torch.cat([variance, torch.ones_like(variance[:, :1])], dim=1)[:, None, None]
@@ -393,12 +401,15 @@ class _Problem:
 
     def _scores(self, w: Tensor) -> Tensor:
         flat = w.flatten(1, 2)
-        return torch.baddbmm(flat[..., -1:], flat[..., :-1] @ self.axes.mT, self.z.mT).unflatten(1, w.shape[1:3])
+        turned = flat[..., :-1] if self.axes is None else flat[..., :-1] @ self.axes.mT
+        return torch.baddbmm(flat[..., -1:], turned, self.z.mT).unflatten(1, w.shape[1:3])
 
     def _gradient(self, p: Tensor) -> Tensor:
         """Of the mean cross-entropy."""
         residual = (p - self.onehot).flatten(1, 2) / self.n
-        slopes = torch.cat([residual @ self.z @ self.axes, residual.sum(dim=2, keepdim=True)], dim=2)
+        slopes = residual @ self.z
+        slopes = slopes if self.axes is None else slopes @ self.axes
+        slopes = torch.cat([slopes, residual.sum(dim=2, keepdim=True)], dim=2)
         return slopes.unflatten(1, p.shape[1:3])
 
 
@@ -536,10 +547,10 @@ def start_of_last(x: Tensor, labels: np.ndarray, val: np.ndarray, penalty: np.nd
     return rows or LogisticRows(x, labels, like=fits), fits
 
 
-def last_fits(start: Start, penalty: np.ndarray) -> LogisticFits:
+def last_fits(start: Start, penalty: np.ndarray, decrease: float = FINAL) -> LogisticFits:
     """Fits [tap, 1] at a penalty [tap], as far as what is read on test goes."""
     rows, fits = start
-    return rows.fit(penalty[:, None], decrease=FINAL, start=fits)
+    return rows.fit(penalty[:, None], decrease=decrease, start=fits)
 
 
 def _path(

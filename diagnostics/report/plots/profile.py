@@ -91,7 +91,7 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
         range=[-0.4, len(taps) - 0.6],
     )
     tick_taps(figure, profile.taps, profile.depth, numeric=False)
-    return apply_style(figure).update_layout(
+    return apply_style(figure, template=not small).update_layout(
         # A tap has one value of everything but its heads, which are told apart one by one.
         hovermode="closest" if profile.heads is not None else "x unified",
         height=height,
@@ -408,7 +408,7 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     )
     if not small:
         _add_legend(figure, scores)
-    return apply_style(figure).update_layout(
+    return apply_style(figure, template=not small).update_layout(
         height=around + _height(wide),
         margin={"l": 10, "r": 10, "t": head, "b": 10},
         # Plotly keeps more for the rows otherwise, and cuts the names below a single one.

@@ -55,7 +55,7 @@ def overview(
     anchors = {id(p): anchor for anchor, p in probes}
     rows = [(anchors[id(p)], p) for p in by_verdict([p for _, p in probes])]
     if not rows:
-        return Section("In short", "short", nonempty(*more))
+        return Section("In short", "short", nonempty(*map(Sentence, answer), *more))
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
     findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))

@@ -309,7 +309,7 @@ def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
     rows = [
         Row(
             (
-                nowrap(p.measure),
+                nowrap(p.name),
                 nowrap(p.family),
                 *_extremes(p),
                 Number(p.output, SIGNIFICANT),

@@ -118,17 +118,18 @@ class Task:
 class Solving(Task):
     """Measures with streamed targets at one tap, fitted together from the sums in the store."""
 
-    shuffled: tuple[bool, ...]
-    """Of each pair, whether its target is."""
+    ways: tuple[tuple[bool, bool], ...]
+    """Of each pair, whether its target is shuffled, and whether it is read from the samples of controls alone."""
 
     def find(self, activations: Store, targets: Mapping[str, StoredTarget]) -> Iterator[_Found]:
         view = activations.with_other(token_samples=len(activations.ids))
         with contextlib.suppress(Exception, SystemExit):
             (tap,) = (tap for tap in view.taps if tap.name == self.tap)
-            sets = targets, shuffle(view, targets)
-            pairs = zip(self.pairs, self.shuffled, strict=True)
+            sets, views = (targets, shuffle(view, targets)), (view, view.with_other(split=view.fewer))
             reads = [
-                read for (name, of), mixed in pairs for read in Read.of(view, measure_named(name), sets[mixed][of])
+                read
+                for (name, of), (mixed, fewer) in zip(self.pairs, self.ways, strict=True)
+                for read in Read.of(views[fewer], measure_named(name), sets[mixed][of])
             ]
             yield ("", self.tap), solve_at(view, reads, tap)
 
@@ -158,12 +159,32 @@ def tasks_of(measures: Sequence[Measure], activations: Activations, targets: Map
     return [*(Task("", (pair,)) for pair in whole), *at_taps]
 
 
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of one store's activations and targets."""
+
+    tasks: Sequence[Task]
+    activations: Store
+    targets: Mapping[str, StoredTarget]
+
+    @property
+    def source(self) -> Source:
+        """The same activations for another process."""
+        store = self.activations
+        members = {name: getattr(store, name) for name in ("taps", "choose_on", "seed", "split", "fewer")}
+        place = store.path.absolute() if isinstance(store.path, Path) else store.path
+        permute = any(target.shuffled for target in self.targets.values())
+        return Source(place, members, permute, store.attrs["digest"])
+
+
 class Workers:
     """Up to `jobs` processes, this one and others from when work takes long; `close` ends those."""
 
     def __init__(self, jobs: int, watch: Watch, executor: Submits | None = None) -> None:
         self.jobs, self.watch, self.executor = jobs, watch, executor
         """It does in place of processes what is left when tasks take long."""
+        self.ahead = dict[tuple[int, int], dict[tuple[str, str], Any]]()
+        """Findings of `measure_ahead`, by activations and targets."""
         self.spent = 0.0
         """CPU seconds of work so far, in this process."""
         self.processes = list[_Process]()
@@ -186,47 +207,63 @@ class Workers:
         """As `measure_all`, tap by tap, so that each is read once; whose parts are shared out."""
         # On a GPU measures compute there, many taps at once.
         if not activations.device.startswith("cuda"):
-            tasks = tasks_of(measures, activations, targets)
-            ready = self.share(tasks, activations, targets, f"measuring {what}")
+            ready = self.ahead.pop((id(activations), id(targets)), None)
+            if ready is None:
+                (ready,) = self.share(
+                    [Tasks(tasks_of(measures, activations, targets), activations, targets)], f"measuring {what}"
+                )
             activations = activations.with_other(ready=ready)
         return measure_all(measures, activations, targets, asked=asked, what=what, watch=self.watch)
+
+    def measure_ahead(
+        self, sets: Sequence[tuple[Sequence[Measure], Store, Mapping[str, StoredTarget]]], what: str
+    ) -> None:
+        """Share out the parts of later calls of `measure_all` together, so that nobody waits in between."""
+        on_cpu = [each for each in sets if not each[1].device.startswith("cuda")]
+        found = self.share([Tasks(tasks_of(*each), *each[1:]) for each in on_cpu], f"measuring {what}")
+        self.ahead = {(id(store), id(of)): ready for (_, store, of), ready in zip(on_cpu, found, strict=True)}
 
     def solve(self, store: Store, reads: Sequence[Read], what: str) -> dict[tuple[str, str], Any]:
         """Findings of `solve_at` at each tap, where other processes can make the measures of all reads by name."""
         # Once for all reads of a target.
-        each = dict.fromkeys((read.dense.measure, read.target.name, read.target.shuffled) for read in reads)
-        of, mixed = tuple((measure, target) for measure, target, _ in each), tuple(shuffled for *_, shuffled in each)
-        tasks = [Solving(tap.name, of, mixed) for tap in store.taps]
-        return self.share(tasks, store, store.targets(), f"solving {what}")
+        each = dict.fromkeys((read.dense.measure, read.target.name, read.target.shuffled, read.fewer) for read in reads)
+        of, ways = (
+            tuple((measure, target) for measure, target, *_ in each),
+            tuple((mixed, fewer) for _, _, mixed, fewer in each),
+        )
+        tasks = [Solving(tap.name, of, ways) for tap in store.taps]
+        return self.share([Tasks(tasks, store, store.targets())], f"solving {what}")[0]
 
-    def share(
-        self, tasks: Sequence[Task], activations: Store, targets: Mapping[str, StoredTarget], step: str
-    ) -> dict[tuple[str, str], Any]:
-        """The findings of all tasks; this process does some of them too."""
-        members = {name: getattr(activations, name) for name in ("taps", "choose_on", "seed", "split")}
-        permute, digest = any(target.shuffled for target in targets.values()), activations.attrs["digest"]
-        place = activations.path
-        place = place.absolute() if isinstance(place, Path) else place
-        source = Source(place, members, permute, digest)
+    def share(self, sets: Sequence[Tasks], step: str) -> list[dict[tuple[str, str], Any]]:
+        """The findings of all tasks of each set; this process does some of them too."""
+        found = [dict[tuple[str, str], Any]() for _ in sets]
+        items = [(i, task) for i, each in enumerate(sets) for task in each.tasks]
         if self.executor is not None:
-            return self._submit(self.executor, source, tasks, activations, targets)
-        found, done = dict[tuple[str, str], Any](), 0
+            self._submit(self.executor, items, sets, found)
+            return found
+        sources, done = [each.source for each in sets], 0
 
-        def here(task: Task) -> list[_Found]:
-            self.watch(Progress(f"{step} by tap", done, len(tasks), task.tap or task.pairs[0][0]))
-            return list(task.find(activations, targets))
+        def here(item: tuple[int, Task]) -> list[_Found]:
+            of, task = item
+            self.watch(Progress(f"{step} by tap", done, len(items), task.tap or task.pairs[0][0]))
+            return list(task.find(sets[of].activations, sets[of].targets))
 
-        with one_thread(), contextlib.closing(self.deal(tasks, here, source, len(tasks))) as dealt:
-            for each in dealt:
-                found.update(each)
+        def sent(item: tuple[int, Task]) -> tuple[Source, Task]:
+            return sources[item[0]], item[1]
+
+        with one_thread(), contextlib.closing(self.deal(items, here, sent, len(items))) as dealt:
+            for (of, _), each in zip(items, dealt, strict=True):
+                found[of].update(each)
                 done += 1
-        self.watch(Progress(f"{step} by tap", len(tasks), len(tasks)))
+        self.watch(Progress(f"{step} by tap", len(items), len(items)))
         return found
 
-    def deal(self, items: Sequence[Item], here: Callable[[Item], Any], source: Any, ahead: int) -> Generator[Any]:
+    def deal(
+        self, items: Sequence[Item], here: Callable[[Item], Any], sent: Callable[[Item], tuple[Any, Any]], ahead: int
+    ) -> Generator[Any]:
         """Deals items out and yields what becomes of each, in their order.
 
-        They are done `here`, and as found by other processes from a source.
+        They are done `here`, and as found by other processes from the source and task that are `sent`.
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """
@@ -254,7 +291,7 @@ class Workers:
                             if (index := begin()) is None:
                                 state.wait(0.1)
                                 continue
-                        put(index, process.find(source, items[index]))
+                        put(index, process.find(*sent(items[index])))
             except BaseException as error:
                 with state:
                     failed.append(error)
@@ -299,33 +336,32 @@ class Workers:
     def _submit(
         self,
         executor: Submits,
-        source: Source,
-        tasks: Sequence[Task],
-        activations: Store,
-        targets: Mapping[str, StoredTarget],
-    ) -> dict[tuple[str, str], Any]:
-        """The findings of tasks, the first of this process and, where they take long, the others of an executor.
+        items: Sequence[tuple[int, Task]],
+        sets: Sequence[Tasks],
+        found: Sequence[dict[tuple[str, str], Any]],
+    ) -> None:
+        """Find tasks, the first in this process and, where they take long, the others by an executor.
 
         What it fails at is found where it is asked for.
         """
-        found, start, done = dict[tuple[str, str], Any](), time.thread_time(), 0
+        start, done = time.thread_time(), 0
         with one_thread():
-            while done < len(tasks) and self.spent + (time.thread_time() - start) * len(tasks) / max(1, done) < WORTH:
-                found.update(tasks[done].find(activations, targets))
+            while done < len(items) and self.spent + (time.thread_time() - start) * len(items) / max(1, done) < WORTH:
+                of, task = items[done]
+                found[of].update(task.find(sets[of].activations, sets[of].targets))
                 done += 1
         self.spent += time.thread_time() - start
         submitted = list[Any]()
         try:
-            submitted.extend(executor.submit(find_packed, source, task) for task in tasks[done:])
+            submitted.extend(executor.submit(find_packed, sets[of].source, task) for of, task in items[done:])
         except Exception as error:  # of any engine
             LOG.info("the executor takes no task: %s", describe(error))
         for i, task in enumerate(submitted):
             self.watch(Progress("measuring by the executor", i, len(submitted)))
             try:
-                found.update(unpack(task.result()))
+                found[items[done + i][0]].update(unpack(task.result()))
             except Exception as error:
                 LOG.info("the executor failed on a task: %s", describe(error))
-        return found
 
 
 class _Process:

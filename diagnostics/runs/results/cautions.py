@@ -47,7 +47,8 @@ def outlier_of(data: xr.Dataset, tap: str, name: str) -> str:
     1941). A feature that is nearly constant on train and not on that unit does it.
     """
     taps = data["tap"].values.tolist()
-    if data.attrs.get(LOSSES) != "squares" or data.sizes.get("unit", 0) < 2 * FEW or tap not in taps:
+    # A result of sets of taps keeps no losses of single ones.
+    if "loss" not in data or data.attrs.get(LOSSES) != "squares" or data.sizes["unit"] < 2 * FEW or tap not in taps:
         return ""
     losses = losses_of(data, "unit").at([taps.index(tap)])
     share = losses.loss[0] / np.maximum(losses.loss[0].sum(axis=0), np.finfo(float).tiny)

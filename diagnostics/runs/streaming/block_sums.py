@@ -41,6 +41,8 @@ MOST_BYTES = 3 * 10**9
 """Of the sums of all blocks up to which they are gathered along with the extraction, if twice as much is free."""
 HELD_BYTES = 2**29
 """Of tokens that are held from the extraction until they are judged; of more than twice as many none are."""
+ALL_BYTES = 2**30
+"""Of tokens of which all are held."""
 
 
 def fits_along(size: float) -> bool:
@@ -64,6 +66,11 @@ class Read:
     """The variant that was chosen."""
     first: Read | None = None
     """That of which this is the second part."""
+
+    @property
+    def fewer(self) -> bool:
+        """Test for one of the samples alone that controls pass."""
+        return self.dense.activations.split is self.dense.activations.fewer
 
     @classmethod
     def of(cls, view: Activations, measure: Measure, target: StoredTarget) -> Iterator[Read]:
@@ -190,7 +197,8 @@ class HeldTokens:
 
 def held_of(samples: int, bytes_of_each: int) -> int:
     """The number of so many samples whose tokens are held: in a quarter of what is free, at most."""
-    count = min(samples, int(min(HELD_BYTES, free_bytes() / 4) / max(1, bytes_of_each)))
+    most = ALL_BYTES if samples * bytes_of_each <= ALL_BYTES else HELD_BYTES
+    count = min(samples, int(min(most, free_bytes() / 4) / max(1, bytes_of_each)))
     return count if 2 * count >= samples else 0
 
 
@@ -273,6 +281,7 @@ def block_bytes(taps: Iterable[Tap], masks: int, columns: int) -> int:
 
 
 def reads_of(view: Activations, measures: Sequence[Measure], targets: Sequence[StoredTarget]) -> Iterator[Read]:
+    """All reads that are possible, then those of the samples alone that controls pass, where these are fewer."""
     for measure in measures:
         for target in targets:
             if (
@@ -282,6 +291,9 @@ def reads_of(view: Activations, measures: Sequence[Measure], targets: Sequence[S
             ):
                 with contextlib.suppress(DiagnosticsError):  # then it says so when it is measured
                     yield from Read.of(view, measure, target)
+    if view.fewer is not None and view.split is not view.fewer:
+        own = [target for target in targets if not target.shuffled]
+        yield from reads_of(view.with_other(split=view.fewer), [m for m in measures if m.of_controls], own)
 
 
 def gram_name(dense: DenseRows, block: int) -> str:

@@ -135,8 +135,8 @@ def score_table(name: str) -> str:
     there, plan = cells_of(name), read_json(PLAN).get(name)
     if not there or not plan:
         return "No result yet."
-    known = [row for row in ROWS if any(row in one["scores"] for one in there[0]["targets"].values())]
-    rows = []
+    seeds = {row: sum(any(row in one["scores"] for one in cell["targets"].values()) for cell in there) for row in ROWS}
+    known, rows = [row for row in ROWS if seeds[row]], []
     for target in [*targets_of(name, "chosen"), *targets_of(name, "other")]:
         each = [
             number(mean_of_known(cell["targets"][target]["scores"].get(row) for cell in there), 2, sign=False)
@@ -147,7 +147,7 @@ def score_table(name: str) -> str:
     share = there[0].get("passes", float("nan"))
     cost = {"cut": number(share, 2, sign=False)}
     rows.append(["*compute*", *(cost.get(row, "1") for row in known)])
-    return table(["target", *known], rows)
+    return table(["target", *(row + f" ({seeds[row]} seeds)" * (seeds[row] < len(there)) for row in known)], rows)
 
 
 def mean_of_known(values: Iterable[float | None]) -> float:
@@ -189,35 +189,82 @@ def looks_of(name: str) -> dict[str, float]:
 
 
 def known(found: list[Value]) -> dict[str, str]:
-    """The three sentences of what is known now, and one of how strong the rival is; of alignments only where some are measured."""
+    """The three sentences of what is known now, and one of how strong the rival is."""
+
+    def own(claim: str) -> list[Value]:
+        return [one for one in found if one.claim == claim and one.outcome.verdict != MISSING]
 
     def part(claim: str, sign: int = 1) -> str:
-        own = [one for one in found if one.claim == claim and one.outcome.verdict != MISSING]
-        each, count = [sign * one.outcome.value for one in own], counts(own)
+        each, count = [sign * one.outcome.value for one in own(claim)], counts(own(claim))
         span = f"from {number(min(each), 2)} to {number(max(each), 2)}; " if each else ""
-        losses = " as losses" if sign < 0 else ""
-        return f"{number(sign * mean_of(own))} ({span}{count[SHOWN]} of {len(own)} shown{losses}, {count[EXCLUDED]} excluded)"
+        return f"{number(sign * mean_of(own(claim)))} on the mean ({span}{count[SHOWN]} of {len(each)} shown, {count[EXCLUDED]} excluded)"
+
+    def said(claim: str, shown: str, none: str) -> str:
+        """One of two verbs, by whether any value of a claim is shown."""
+        return shown if counts(own(claim))[SHOWN] else none
 
     passed = [cell["passes"] for name in STUDY["encoders"] for cell in cells_of(name)[:1]]
     cost = f", at {min(passed):.2f} to {max(passed):.2f} of the multiplications" if passed else ""
-    cut = f"Cutting at the tap{cost}, changes the scores of other targets by {part('cutting-costs', -1)}."
-    aligned = [one for one in found if one.claim == "beats-cut" and one.outcome.verdict != MISSING]
-    if not aligned:
+    cut = f"Reading the tap{cost}, {said('cutting-costs', 'costs other targets', 'costs other targets nothing that is shown')}: {part('cutting-costs', -1)}."
+    if not own("beats-cut"):
         return {
             "known.cut": cut,
             "known.aligned": "No alignment is measured over seeds yet.",
             "known.price": "",
             "rival": "",
         }
-    where = ", ".join(dict.fromkeys(f"{one.encoder} ({len(measured_seeds(one.encoder))} seeds)" for one in aligned))
-    kept = any(one.claim == "keep-pays" and one.outcome.verdict != MISSING for one in found)
-    pays = f"; `--keep` changes it by {part('keep-pays')}" if kept else ""
+    there = dict.fromkeys(one.encoder for one in own("beats-cut"))
+    where = ", ".join(f"{name} ({len(measured_seeds(name))} seeds)" for name in there)
+    pays = (
+        f"; `--keep` {said('keep-pays', 'keeps more', 'is not shown to keep more')}: {part('keep-pays')}"
+        if own("keep-pays")
+        else ""
+    )
     return {
+        "known.aligned": f"Beside reading that tap, an alignment {said('beats-cut', 'gains on some chosen targets', 'gains nothing that is shown on the targets that it was made for')}: {part('beats-cut')}, over {where}; on other targets {part('keeps')}.",
         "known.cut": cut,
-        "known.aligned": f"Beside that cut, alignments of {where} score {part('beats-cut')} on chosen targets and {part('keeps')} on others.",
-        "known.price": f"Beside the output their price is {part('price')}{pays}.",
-        "rival": f"**A weak rival?** Over a [control](../../explanation/words.md#control), taught by the base's own output, chosen targets rise by {part('lifts')}. {rising()}",
-    }
+        "known.price": f"Beside the output, an alignment {said('price', 'has a price on other targets', 'has no price that is shown on other targets')}: {part('price', -1)}{pays}.",
+        "rival": f"**A weak rival?** Over a [control](../../explanation/words.md#control), taught by the base's own output, chosen targets rise by {part('lifts')}. {control_gains()} {rising()} {elsewhere()}",
+    }  # fmt: skip
+
+
+def recovered(name: str, target: str, row: str) -> float:
+    """Share of the gap between the base's output and the cut tap that an alignment's output closes, of means over seeds."""
+    each = [one for cell in cells_of(name) if row in (one := cell["targets"][target]["scores"])]
+    base, cut, aligned = (mean_of_known(one[key] for one in each) for key in ("base", "cut", row))
+    return (aligned - base) / (cut - base) if each else float("nan")
+
+
+def control_gains() -> str:
+    """By how much the control of each encoder beats its base on chosen targets, mean over targets and seeds."""
+    gains = {}
+    for name in STUDY["encoders"]:
+        chosen = targets_of(name, "chosen")
+        each = [
+            one["scores"]["control"] - one["scores"]["base"]
+            for cell in cells_of(name) for target, one in cell["targets"].items()
+            if target in chosen and "control" in one["scores"]
+        ]  # fmt: skip
+        if each:
+            gains[name] = number(float(np.mean(each)), 2)
+    return (
+        f"The controls themselves gain {', '.join(f'{gain} in {name}' for name, gain in gains.items())} over the base."
+    )
+
+
+def elsewhere() -> str:
+    """What a longer alignment of fracast recovered in another study, beside those of this one."""
+    shares = read_json(HERE.parent / "objectives-across-depth" / "results" / "fracast.json")["shares"]
+    longer = next(one["recovered"] for one in shares if one["made_for_it"])
+    own = ", ".join(
+        f"{number(recovered('fracast', 'hidden_z', row), 2, sign=False)} by {row}" for row in ("tap", "keep")
+        if np.isfinite(recovered("fracast", "hidden_z", row))
+    )  # fmt: skip
+    ends = ", ".join(number(longer[end], 2, sign=False) for end in ("low", "high"))
+    return (
+        f"Of fracast's gap of hidden_z they recover {own}; [200 steps of 8](../objectives-across-depth/index.md) recovered "
+        f"{number(longer['value'], 2, sign=False)} [{ends}] (one seed): trained for longer, an alignment comes nearer to the tap."
+    )
 
 
 def measured_seeds(name: str) -> list[dict[str, Any]]:

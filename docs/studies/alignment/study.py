@@ -74,9 +74,9 @@ def rows_of(name: str, seed: int) -> dict[str, str]:
     models = {"base": STUDY["encoders"][name]["encoder"]}
     for kind in kinds_of(name):
         models[kind] = f"models/{name}-{kind}-{seed}"
-    models["control"] = f"{models['tap']}-control"
-    if "spatial" in models:
-        models["spatial-control"] = f"{models['spatial']}-control"
+    for kind, control in CONTROL_OF.items():
+        if kind in models:
+            models[control] = f"{models[kind]}-control"
     return models
 
 
@@ -193,18 +193,18 @@ def choose(name: str, work: Path) -> dict[str, Any]:
 
 def agreements(name: str, seed: int, path: Path) -> dict[str, float]:
     """Agreement on val with what teaches, before, at half and at the end of an alignment; of its control with itself."""
-    steps = STUDY["encoders"][name]["steps"]
-    half = path / "steps" / str(steps // 2)
+    encoder = STUDY["encoders"][name]
+    half = path / "steps" / str(encoder["steps"] // 2)
     control = path.with_name(f"{path.name}-control")
     return {
-        "before": agreement(name, seed, STUDY["encoders"][name]["encoder"], tap_of(name)),
-        "half": agreement(name, seed, str(half), tap_of(name)),
-        "end": agreement(name, seed, str(path), tap_of(name)),
-        "control": agreement(name, seed, str(control), STUDY["encoders"][name]["output"]),
+        "before": agreement(encoder, seed, encoder["encoder"], tap_of(name)),
+        "half": agreement(encoder, seed, str(half), tap_of(name)),
+        "end": agreement(encoder, seed, str(path), tap_of(name)),
+        "control": agreement(encoder, seed, str(control), encoder["output"]),
     }
 
 
-def agreement(name: str, seed: int, model: str, tap: str) -> float:
+def agreement(encoder: Mapping[str, Any], seed: int, model: str, tap: str) -> float:
     """Mean cosine on val of an encoder's output with the base's tokens at a tap, through the least squares of train for another width."""
     import torch
     from diagnostics_training.alignment.objective import Alignment, Teacher
@@ -212,7 +212,6 @@ def agreement(name: str, seed: int, model: str, tap: str) -> float:
 
     import diagnostics as dx
 
-    encoder = STUDY["encoders"][name]
     data = dataset(encoder["training"].format(seed=STUDY["first_training"] + seed))
     base, student = (dx.build("encoder", each).sized_for(data[0]) for each in (encoder["encoder"], model))
     mapped = base.tap(tap).features != base.tap(encoder["output"]).features
@@ -355,6 +354,7 @@ def main() -> None:
     parser.add_argument("what", choices=("plan", "run", "commands", "page"))
     parser.add_argument("names", nargs="*", help="encoders of `plan`, else cells; all by default")
     parser.add_argument("--work", type=Path, default=Path("study"))
+    parser.add_argument("--kinds", nargs="*", help="rows to compute, such as base or tap; all by default")
     asked = parser.parse_args()
     asked.work = asked.work.resolve()
     if asked.what == "plan":
@@ -369,7 +369,7 @@ def main() -> None:
         write_page()
     else:
         # Each kind in all cells before the next, so that a kill leaves all cells with as many rows.
-        for kind in ("base", *KINDS):
+        for kind in asked.kinds or ("base", *KINDS):
             for cell in asked.names or cells():
                 if kind == "base" or kind in kinds_of(cell.rpartition("-")[0]):
                     run_part(cell, kind, asked.work)

@@ -31,9 +31,9 @@ def chosen(data: dx.Dataset, names: Sequence[str]) -> dict[str, dx.Target]:
     return {name: data.targets[name] for name in names}
 
 
-def series(system: str = "lorenz", draw: int = 8200, n: int = 2 * PLAN["units"]) -> dx.Dataset:
+def series(system: str = "lorenz", draw: int = 8200, n: int = 2 * PLAN["units"], length: int = 128) -> dx.Dataset:
     """Series of a system, and what is not observed of it."""
-    data = dx.build("dataset", f"{system}?n={n}&seed={draw}")
+    data = dx.build("dataset", f"{system}?n={n}&length={length}&seed={draw}")
     return split(data, draw, data.samples, chosen(data, PLAN["data"][system]["targets"]), "series")
 
 

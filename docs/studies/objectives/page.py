@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from common import EXCLUDED, MISSING, SHOWN, UNDECIDED, Outcome, fill, judge, number, read_json, table
+from common import EXCLUDED, LEVEL, MISSING, SHOWN, UNDECIDED, Outcome, fill, judge, number, read_json, table
+from power import GAP
+from scipy.stats import nct
+from scipy.stats import t as student
 from study import (
     HERE,
     PLAN,
@@ -22,7 +25,7 @@ from study import (
 )
 
 SAYS = {
-    "gap": "The best layer beats the output",
+    "gap": "The best other layer beats the output",
     "more": "An objective hides more than another",
     "deeper": "Late layers beat middle ones",
     "shuffled": "An encoder needs the order of frames",
@@ -87,6 +90,58 @@ def values() -> list[Value]:
     return found
 
 
+def counted(some: list[Value]) -> str:
+    """How some values were judged, and their mean."""
+    count = {verdict: sum(one.outcome.verdict == verdict for one in some) for verdict in (SHOWN, EXCLUDED)}
+    known = [one.outcome.value for one in some if np.isfinite(one.outcome.value)]
+    mean = number(float(np.mean(known))) if known else "–"
+    return f"{mean} on the mean ({count[SHOWN]} of {len(some)} shown, {count[EXCLUDED]} excluded)"
+
+
+def gap_table(found: list[Value]) -> str:
+    """Of each objective, and each encoder of clips, the gaps on each kind of data."""
+    gaps_of = [one for one in found if one.claim == "gap"]
+    kinds = [*PLAN["data"], "video"]
+    names = list(dict.fromkeys([*PLAN["objectives"], *PLAN["video"]["encoders"]]))
+    rows = []
+    for name in names:
+        own = [[one for one in gaps_of if one.where == f"{kind}-{name}"] for kind in kinds]
+        if any(own):
+            rows.append([name, *(counted(some) if some else "–" for some in own)])
+    return table(["trained by", *kinds], rows)
+
+
+def power_seen(found: list[Value]) -> float:
+    """Share of gaps of .05 that the spreads seen over trainings show at the first step of Holm's correction, mean over gaps."""
+    own = [one.outcome for one in found if one.claim == "gap" and np.isfinite(one.outcome.error)]
+    bar = [student.isf(LEVEL / (2 * len(found)), one.freedom) for one in own]
+    shown = [
+        nct.sf(least, one.freedom, (GAP - PLAN["margin"]) / max(one.error, 1e-4))
+        for least, one in zip(bar, own, strict=True)
+    ]  # fmt: skip
+    return float(np.mean(shown)) if shown else float("nan")
+
+
+def known(found: list[Value]) -> dict[str, str]:
+    """The three sentences of what is known now."""
+    gaps_of, more = ([one for one in found if one.claim == claim] for claim in ("gap", "more"))
+    shown = [f"{one.where} {one.outcome}" for one in more if one.outcome.verdict == SHOWN]
+    hidden = [f"{one.target} of {one.where} ({one.outcome})" for one in gaps_of if one.outcome.verdict == SHOWN]
+    moved = [one for one in found if one.claim == "shuffled"]
+    needs = [f"{one.target} of {one.where.removeprefix('video-')}" for one in moved if one.outcome.verdict == SHOWN]
+    return {
+        "known.gap": f"The best other layer beats the output by {counted(gaps_of)}: the output hides {'; '.join(hidden) or 'nothing that is shown'}.",
+        "known.more": (
+            f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{'; '.join(shown)}."
+            if more else "No two objectives are measured on the same data yet."
+        ),
+        "known.video": (
+            f"In clips the order of frames matters by {counted(moved)}: shown for {', '.join(needs) or 'no target'}."
+            if moved else "No encoder of clips is measured yet."
+        ),
+    }  # fmt: skip
+
+
 def places() -> dict[str, str]:
     """Name of each place in the templates -> what stands there."""
     found = values()
@@ -111,6 +166,7 @@ def places() -> dict[str, str]:
         for cell, kept in zip(cells(), there, strict=True) if len(trainings(cell)) < PLAN["trainings"]
     ]  # fmt: skip
     return {
+        **known(found), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
         "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
         "values": table(
             ["claim", "where", "target", "mean [95 % for it alone]", "verdict"],

@@ -69,11 +69,16 @@ def data_of(cell: str, training: int, shuffled: bool) -> str:
     return f"docs/studies/objectives/{spec}{'&shuffled=1' * shuffled}"
 
 
+def budget_of(cell: str) -> str:
+    """Room for tokens, where a measure reads them."""
+    return "0" if kind_of(cell)["measures"] == "linear_probe" else "1GB"
+
+
 def run_command(cell: str, training: int, shuffled: bool) -> str:
     """The command of a run."""
     return (
         f"diagnostics run {model_of(cell, training)} --data '{data_of(cell, training, shuffled)}' --measures {kind_of(cell)['measures']} "
-        f"--no-controls --token-budget 1GB -o runs/{cell}-{training}{'-shuffled' * shuffled}"
+        f"--no-controls --token-budget {budget_of(cell)} -o runs/{cell}-{training}{'-shuffled' * shuffled}"
     )
 
 
@@ -103,7 +108,7 @@ def measured(cell: str, training: int, shuffled: bool, work: Path) -> dict[str, 
     path = str(work / model) if model.startswith("models/") else model.replace("docs/studies/objectives", str(HERE))
     run = dx.run(
         dx.build("encoder", path), dx.build("dataset", spec), out=work / "runs" / name, measures=kind_of(cell)["measures"],
-        controls=False, token_budget="1GB", jobs=1, watch=dx.silent, report=False,
+        controls=False, token_budget=budget_of(cell), jobs=1, watch=dx.silent, report=False,
     )  # fmt: skip
     return {
         target: kept_of(run, f"{PROBES.get(target, 'linear_probe')}/{target}") for target in kind_of(cell)["targets"]

@@ -137,9 +137,10 @@ class Outcome:
 
 
 def results() -> dict[str, list[dict[str, Any]]]:
-    """Row -> its trainings, by seed."""
+    """Row -> its trainings, by seed; of what is not asked any more (`earlier`), those that are kept."""
     files = {
-        row: [HERE / "results" / f"along-{row}-{seed}.json" for seed in range(ASKED["seeds"])] for row in ASKED["rows"]
+        row: [HERE / "results" / f"along-{row}-{seed}.json" for seed in range(ASKED["seeds"])]
+        for row in ASKED["rows"] | ASKED["earlier"]
     }
     return {
         row: [json.loads(file.read_text(encoding="utf-8")) for file in each if file.is_file()]
@@ -213,7 +214,7 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     plt.rcParams |= {"svg.hashsalt": "diagnostics", "font.size": 9, "svg.fonttype": "none"}
     figure, axes = plt.subplots(1, len(TARGETS), figsize=(10.8, 3.2), layout="constrained")
     for axis, target in zip(axes, TARGETS, strict=True):
-        for (row, seeds), colour in zip(found.items(), ("#2468b4", "#e08e0b"), strict=True):
+        for (row, seeds), colour in zip(found.items(), ("#2468b4", "#e08e0b", "#5a8f29"), strict=True):
             if not seeds:
                 continue
             steps = sorted(seeds[0]["profiles"], key=int)

@@ -270,16 +270,17 @@ def ends(one: Json, at: str) -> dict[str, Any]:
 def render(found: Mapping[str, Json], name: str = "index") -> str:
     """A page's text: `index`, or `full` with all tables."""
     baselines = json.loads((HERE / "results" / "baselines.json").read_text())
+    learned = {name: one for name, one in found.items() if fallen(one) >= along.ASKED["least"]}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template(f"{name}.md.j2").render(
         found=found, rows=ROWS, more_data=MORE_DATA, prompted=[name for name, one in found.items() if "prompted" in one], prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
-        total=len(RUNS), baselines=baselines, above_trees=above(found, "colour", baselines["trees"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
+        total=len(RUNS), baselines=baselines, above_trees=above(learned, "colour", baselines["trees"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above, controls=controls, fallen=fallen, spread=spread(found),
-        least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(found), taught=taught(found), ends=ends,
+        least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(learned), taught=taught(learned), learned=learned, short=[f"{name} ({fallen(one):.2f})" for name, one in found.items() if name not in learned], ends=ends,
         along=along, followed=(followed := along.results()), outcomes=along.outcomes(followed),
         n_asked=next(iter(found.values()))["zeroshot"]["n"], recall_chance=next(iter(found.values()))["zeroshot"]["recall"]["chance"],
     )  # fmt: skip

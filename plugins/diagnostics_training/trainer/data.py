@@ -16,13 +16,12 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, StorageError, Target, build, describe, refuse_values
 from diagnostics_training.models.encoder import AXES, TUBE
@@ -56,9 +55,11 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
     pinned = world.device.startswith("cuda")
 
     def make(step: int) -> Batch:
-        return batches(step, world.rank, world.size)
+        batch = batches(step, world.rank, world.size)
+        # A worker has no GPU: the loader pins what it hands over.
+        return {key: tensor.pin_memory() for key, tensor in batch.items()} if pinned and not workers else batch
 
-    making = _by_workers(make, steps, workers, pinned) if workers else _by_thread(make, steps, pinned)
+    making = _by_workers(make, steps, workers, pinned) if workers else _by_thread(make, steps)
     try:
         with contextlib.closing(making):
             yield making
@@ -77,26 +78,32 @@ def _ended(error: Exception) -> DiagnosticsError:
     )
 
 
-def _by_thread(make: Callable[[int], Batch], steps: range, pinned: bool) -> Generator[Batch]:
-    def prepared(step: int) -> Batch:
-        batch = make(step)
-        return {key: tensor.pin_memory() for key, tensor in batch.items()} if pinned else batch
-
+def _by_thread(make: Callable[[int], Batch], steps: range) -> Generator[Batch]:
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(prepared, steps[0]) if steps else None
+        coming = pool.submit(make, steps[0]) if steps else None
         for step in steps:
             assert coming is not None
             batch = coming.result()
             if step != steps[-1]:
-                coming = pool.submit(prepared, step + steps.step)
+                coming = pool.submit(make, step + steps.step)
             yield batch
 
 
 def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned: bool) -> Generator[Batch]:
+    def attempt(step: int) -> Batch | DiagnosticsError:
+        try:
+            return make(step)
+        except DiagnosticsError as error:
+            # As a value, since torch makes another text of what a worker raises. Not every subclass can be sent; a
+            # damaged disk has to stay one.
+            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error), code=error.code)
+
     # A generator of its own, as the loader would draw a seed for its workers from the global one.
+    # Its types know neither a range as the data nor a function of one sample.
     loader: Any = DataLoader(
-        _Steps(make, steps),
+        cast("Any", steps),
         batch_size=None,
+        collate_fn=cast("Any", attempt),
         num_workers=workers,
         multiprocessing_context="fork",
         pin_memory=pinned,
@@ -126,23 +133,6 @@ def _ignore_interrupts(worker: int) -> None:
     A worker that ended by it would look to this process like one that was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Steps(TorchDataset[Any]):
-    """Batches by number; an error is given as a value, since torch makes another text of what a worker raises."""
-
-    def __init__(self, make: Callable[[int], Batch], steps: range) -> None:
-        self.make, self.steps = make, steps
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> Batch | DiagnosticsError:
-        try:
-            return self.make(self.steps[index])
-        except DiagnosticsError as error:
-            # Not every subclass can be sent; a damaged disk has to stay one.
-            return (StorageError if isinstance(error, StorageError) else DiagnosticsError)(str(error), code=error.code)
 
 
 LONGER = 1.5
@@ -198,9 +188,9 @@ def data_for(asked: str | None, base: Encoder) -> str:
     return spec_of(name, options | {"length": len(base.example())})
 
 
-def describe_data(spec: str, count: int) -> str:
+def describe_data(spec: str, count: int, of: str = "its train split") -> str:
     """For people and for the lineage, from which an alignment reads the specification again."""
-    return f"{spec}, the {count:,} samples of its train split"
+    return f"{spec}, the {count:,} samples of {of}"
 
 
 def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:
@@ -214,40 +204,41 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         name, options = parse_spec(spec)
         spec = spec_of(name, options | {"length": int(LONGER * length)})
     dataset: Dataset = build("dataset", spec)
-    if dataset.modality not in AXES:
-        raise DiagnosticsError(
-            f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other "
-            f"--data.",
-            code="other-modality",
-        )
     rows = np.flatnonzero(dataset.split == "train")
     size = default_patch(dataset.modality) if patch is None else patch
-    if size < 1:
-        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.", code="bad-value")
+    refuse_values(
+        (
+            dataset.modality not in AXES,
+            f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other "
+            f"--data.",
+            "other-modality",
+        ),
+        (size < 1, f"A patch cannot have a size of {size}: give at least 1."),
+    )
     samples = _held(dataset, rows, size)
-    if dataset.modality == "series" and not np.isfinite(samples).all():
-        raise DiagnosticsError(
-            f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut "
-            f"them first.",
-            code="not-finite",
-        )
     whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
     places = whole[-2:]
     shown = "x".join(map(str, whole))
-    if any(n % size for n in places):
-        fits = [n for n in range(2, min(places) + 1) if not any(place % n for place in places)]
-        near = min(fits, key=lambda n: abs(n - size), default=1)
-        raise DiagnosticsError(
+    fits = [n for n in range(2, min(places) + 1) if not any(place % n for place in places)]
+    near = min(fits, key=lambda n: abs(n - size), default=1)
+    refuse_values(
+        (
+            dataset.modality == "series" and not np.isfinite(samples).all(),
+            f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut "
+            f"them first.",
+            "not-finite",
+        ),
+        (
+            any(n % size for n in places),
             f"Samples of {dataset.name} ({shown}) cannot be cut into patches of {size}: give --patch {near}, which "
             f"divides them.",
-            code="bad-value",
-        )
-    if dataset.modality == "video" and whole[0] % TUBE:
-        raise DiagnosticsError(
+        ),
+        (
+            dataset.modality == "video" and whole[0] % TUBE,
             f"Clips of {dataset.name} ({shown}) cannot be cut into patches of {TUBE} frames: give an even "
             f"number of them.",
-            code="bad-value",
-        )
+        ),
+    )
     # Pictures become squares: that is what an encoder's name can say.
     extent = (*whole[:-2], *(min(places) for _ in places))
     return TrainingData(

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError
+from diagnostics.plugin import DiagnosticsError, explaining
 
 # The processes of one training under `torchrun`, or the only one.
 
@@ -58,26 +58,19 @@ def world(device: str | None = None) -> Generator[World]:
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait for all processes; raises where another one ended, as the first one does for data that it refuses."""
     if dist.is_initialized():
-        dist.barrier()
+        with explaining("Another process of this training ended", "read what it says", "process-ended", RuntimeError):
+            dist.barrier()
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean over processes, without a gradient."""
-    if dist.is_initialized():
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return values
-
-
-def least(values: Tensor) -> Tensor:
-    """The least over processes, without a gradient."""
-    if dist.is_initialized():
-        values = values.clone()
-        dist.all_reduce(values, dist.ReduceOp.MIN)
-    return values
+def over_processes(values: Tensor, least: bool = False) -> Tensor:
+    """The mean over processes, or the least, without a gradient."""
+    if not dist.is_initialized():
+        return values
+    values = values.clone()
+    dist.all_reduce(values, dist.ReduceOp.MIN if least else dist.ReduceOp.SUM)
+    return values if least else values / dist.get_world_size()
 
 
 class _Gather(torch.autograd.Function):

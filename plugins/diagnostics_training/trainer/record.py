@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics.plugin import (
     DiagnosticsError,
@@ -32,7 +32,7 @@ from diagnostics_training.trainer.checkpoint import (
     digest_of_json,
     refuse_other,
 )
-from diagnostics_training.trainer.objective import Batch, Objective, World, least, mean
+from diagnostics_training.trainer.objective import Objective, World, over_processes
 from diagnostics_training.trainer.settings import Settings
 
 
@@ -68,10 +68,15 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     folder, encoder = path.parent, path.parent / ENCODER
     if path.is_file():
-        kept = _read(path)
-        refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+        failure = f"{path} cannot be read as the summary of a training"
+        with explaining(failure, "give another --out", "damaged", UNREADABLE):
+            kept: dict[str, Any] = json.loads(path.read_text())
+            if kept.pop("digest") != digest_of_json(kept):
+                raise ValueError("it is not what was written")
+            row, others, digest = (kept[key] for key in ("row", "identity", "encoder"))
+        refuse_other(f"The encoder in {folder}", others, identity)
         if encoder.is_file():
-            if kept["encoder"] != digest_of_file(encoder).hex():
+            if digest != digest_of_file(encoder).hex():
                 raise DiagnosticsError(
                     f"{encoder} is not the encoder that {path.name} in that folder describes, and would be "
                     f"overwritten: give another --out.",
@@ -79,7 +84,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
                 )
             # Of no use any more, where a kill left it.
             (folder / FILE).unlink(missing_ok=True)
-            return kept["row"]
+            return row
     if checkpoint := about_checkpoint(folder):
         whole = checkpoint["identity"]
         if not identity.keys() <= whole.keys():
@@ -101,15 +106,6 @@ def earlier_result(path: Path, identity: Mapping[str, Any], where: World) -> dic
     if done is not None and where.first:
         say(f"{path.parent} is finished")
     return done
-
-
-def _read(path: Path) -> dict[str, Any]:
-    failure = f"{path} cannot be read as the summary of a training"
-    with explaining(failure, "give another --out", "damaged", UNREADABLE):
-        kept: dict[str, Any] = json.loads(path.read_text())
-        if kept.pop("digest") != digest_of_json(kept):
-            raise ValueError("it is not what was written")
-        return {key: kept[key] for key in ("row", "identity", "encoder")}
 
 
 def digest_of_file(file: Path) -> bytes:
@@ -295,7 +291,12 @@ class Monitor:
             line |= seen.figures
         line |= {f"evaluation/{key}": float(value) for key, value in evaluation.items()}
         line |= heads
-        self._tell_sharp(line)
+        # One line for the heads whose attention is as sharp as it was not before.
+        sharp = sharp_heads(line)
+        if new := [words for key, words in sharp.items() if key not in self.sharp]:
+            more = f", and {len(new) - 1:,} more like it" if len(new) > 1 else ""
+            self.tell(f"{self.name}: attention sharpens at step {done:,}: {new[0]}{more}")
+        self.sharp |= sharp.keys()
         line["lr"] = self.settings.rate(done - 1)
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
@@ -304,14 +305,6 @@ class Monitor:
                 if key != "step":
                     self.board.add_scalar(key, value, done)
         self.watch(Progress(self.name, done, self.settings.steps, f"loss {self.loss:.4g}"))
-
-    def _tell_sharp(self, line: Mapping[str, float]) -> None:
-        """One line for the heads whose attention is as sharp as it was not before."""
-        sharp = sharp_heads(line)
-        if new := [words for key, words in sharp.items() if key not in self.sharp]:
-            more = f", and {len(new) - 1:,} more like it" if len(new) > 1 else ""
-            self.tell(f"{self.name}: attention sharpens at step {line['step']:,}: {new[0]}{more}")
-        self.sharp |= sharp.keys()
 
     def close(self) -> None:
         """Lets the files go."""
@@ -322,7 +315,7 @@ class Monitor:
 
 def to_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Scalars as numbers, averaged over processes; one transfer from the device."""
-    stacked = mean(torch.stack([value.float().reshape(()) for value in values.values()]))
+    stacked = over_processes(torch.stack([value.float().reshape(()) for value in values.values()]))
     return dict(zip(values, stacked.tolist(), strict=True))
 
 
@@ -339,7 +332,7 @@ class Finite:
 
     def check(self, done: int, name: str, saver: Saver, ids: Callable[[int, int, int], Sequence[str]] | None) -> None:
         """Raise where a step up to `done` was not finite; `ids` as of `data.Batches`, None where there are none."""
-        loss, gradient = least(self.first).tolist()
+        loss, gradient = over_processes(self.first, least=True).tolist()
         if (step := min(loss, gradient)) > done:
             return
         out = saver.folder
@@ -376,23 +369,6 @@ def looking(objective: Objective, settings: Settings) -> Generator[None]:
     objective.train()
 
 
-def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> Look | None:
-    with looking(objective, settings):
-        output, tokens = objective.output(batch), objective.tokens(batch)
-    return None if output is None or len(output) < FEWEST else look(step, output, tokens)
-
-
-def evaluate(objective: Objective, step: int, settings: Settings) -> Mapping[str, float]:
-    with looking(objective, settings):
-        return objective.evaluate(step)
-
-
-def describe_work(objective: nn.Module, name: str, settings: Settings, world: World, out: Path) -> str:
-    count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    each = f", {world.size} processes" if world.size > 1 else ""
-    return f"{name}: trains {count:,} parameters for {settings.steps:,} steps on {world.device}{each}; writes to {out}"
-
-
 def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -400,12 +376,10 @@ def format_duration(seconds: float) -> str:
 
 
 TIMES = "time/"
-"""What the keys of a line begin with that no other training of the same numbers has."""
+"""What the keys of a line begin with that no other training of the same numbers has.
 
-
-def times(batch: int, steps: int, seconds: float, waited: float) -> dict[str, float]:
-    """Of the steps of a line: seconds that each waited for its batch, and samples a second over all processes."""
-    return {f"{TIMES}data": waited / steps, f"{TIMES}samples": batch * steps / seconds}
+`data` are the seconds that each step of a line waited for its batch, `samples` those a second over all processes.
+"""
 
 
 def lines(folder: Path, times: bool = False) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from diagnostics.plugin import DiagnosticsError, Kernel, Option, deciding, options, refuse_values
+from diagnostics.plugin import Kernel, Option, deciding, options, refuse_values
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -168,35 +168,28 @@ class Settings(Computation, Optimisation, Duration):
     evaluate_every: Annotated[int | None, Option(decides=False)] = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("steps", 1),
-            ("accumulate", 1),
-            ("workers", 0),
-            ("log_every", 1),
-            ("look_every", 1),
-            ("evaluate_every", 1),
-            ("checkpoint_every", 1),
-            ("watch_attention", 1),
-            ("encoder_every", 1),
-            ("keep_every", 1),
-            ("seed", 0),
-        ):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.", code="bad-value")
         refuse_values(
+            *(
+                (
+                    (value := getattr(self, name)) is not None and value < least,
+                    f"Training cannot have {name} {value}: give at least {least}.",
+                )
+                for name, least in LEAST.items()
+            ),
             (
                 not (self.lr > 0 and math.isfinite(self.lr)),
                 f"Training cannot have a learning rate of {self.lr}: give a number above 0.",
             ),
             (not self.clip > 0, f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0."),
             (not 0 <= self.weight_decay < math.inf, f"Weights cannot decay by {self.weight_decay}: give 0 or more."),
-        )
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise DiagnosticsError(
-                    f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.", code="unknown-name"
+            *(
+                (
+                    getattr(self, name) not in known,
+                    f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.",
+                    "unknown-name",
                 )
-        refuse_values(
+                for name, known in CHOICES.items()
+            ),
             (
                 not 0 <= self.warmup <= self.steps or (self.warmup > 1 and self.warmup % 1),
                 f"A warm-up cannot take {self.warmup} of {self.steps} steps: give a share below 1, or a whole number "
@@ -213,12 +206,13 @@ class Settings(Computation, Optimisation, Duration):
                 "no-effect",
             ),
         )
-        if self._rising + self._falling > self.steps:
-            raise DiagnosticsError(
+        refuse_values(
+            (
+                self._rising + self._falling > self.steps,
                 f"Training of {self.steps} steps cannot have {self._rising} of warm-up and {self._falling} of "
                 f"cooldown: give less of either.",
-                code="bad-value",
             )
+        )
 
     @property
     def _rising(self) -> int:
@@ -247,5 +241,9 @@ class Settings(Computation, Optimisation, Duration):
         return identity_of(self, Settings) | {"--seed": self.seed or 0}
 
 
+LEAST = {"steps": 1, "accumulate": 1, "workers": 0, "seed": 0} | dict.fromkeys(
+    ("log_every", "look_every", "evaluate_every", "checkpoint_every", "watch_attention", "encoder_every", "keep_every"),
+    1,
+)
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal}
 """Values that an option has; what is typed is no `Literal` yet."""

@@ -38,20 +38,19 @@ from diagnostics_training.trainer.data import Batches, batches_ahead
 from diagnostics_training.trainer.objective import Batch, Objective, World, barrier
 from diagnostics_training.trainer.record import (
     ESTIMATE_AFTER,
+    FEWEST,
     STEPS,
+    TIMES,
     Finite,
     Look,
     Monitor,
     Watch,
-    describe_work,
-    evaluate,
     format_duration,
-    look_at_output,
+    look,
     looking,
     make_folder,
     resumable,
     say,
-    times,
     to_numbers,
 )
 from diagnostics_training.trainer.settings import Settings
@@ -72,16 +71,11 @@ def recomputed(blocks: Iterable[nn.Module]) -> Generator[None]:
     with contextlib.ExitStack() as undone:
         # On the instance, since hooks and names belong to the module itself.
         for block in dict.fromkeys(blocks):
-            undone.callback(_restore, block, vars(block).get("forward"))
+            own = {"forward": block.forward} if "forward" in vars(block) else {}
+            undone.callback(vars(block).update, own)
+            undone.callback(vars(block).pop, "forward")
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         yield
-
-
-def _restore(block: nn.Module, forward: Any) -> None:
-    if forward is None:
-        del block.forward
-    else:
-        block.forward = forward
 
 
 # The optimisers by name, over all parameters of an objective that require gradients.
@@ -141,7 +135,9 @@ def check_attention(
                 buffer.copy_(values)
     if ran:
         tell(f"{name}: attention in {ran}")
-    if settings.watch_attention and not see_heads(objective, batch, settings):
+    with looking(objective, settings):
+        unseen = settings.watch_attention and not see_heads(objective, batch)
+    if unseen:
         raise DiagnosticsError(
             f"The output of {name} comes from no call of torch's scaled_dot_product_attention, so no head can be "
             f"watched: leave --watch-attention out.",
@@ -149,17 +145,15 @@ def check_attention(
         )
 
 
-def see_heads(objective: Objective, batch: Batch, settings: Settings) -> dict[str, float]:
+def see_heads(objective: Objective, batch: Batch) -> dict[str, float]:
     """Scalars to log of the pass to the objective's output.
 
     `attention/BLOCK/entropy/HEAD`, `.../logit/HEAD`, `.../keys`.
 
     Blocks are attentions in the order in which they are computed.
     """
-    with looking(objective, settings):
-        blocks = watch_heads(lambda: objective.output(batch))
     scalars: dict[str, float] = {}
-    for i, seen in enumerate(blocks):
+    for i, seen in enumerate(watch_heads(lambda: objective.output(batch))):
         scalars[f"attention/{i}/keys"] = seen.keys
         for kind, values in (("entropy", seen.entropy), ("logit", seen.logit)):
             scalars |= {f"attention/{i}/{kind}/{head}": value for head, value in enumerate(values.tolist())}
@@ -250,7 +244,9 @@ def fit(
             if kept:
                 tell(f"{name}: resumes from step {kept:,} of {settings.steps:,}")
             if first < settings.steps:
-                tell(describe_work(objective, name, settings, world, out))
+                count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+                on = f"{world.device}, {world.size} processes" if world.size > 1 else world.device
+                tell(f"{name}: trains {count:,} parameters for {settings.steps:,} steps on {on}; writes to {out}")
         if settings.recompute:
             stack.enter_context(recomputed(objective.blocks()))
         module = wrap(objective, settings, world)
@@ -261,9 +257,9 @@ def fit(
         logged, since, waited = first, started, 0.0
         for step in steps:
             begun = time.perf_counter()
-            made = next(coming)
+            prepared = next(coming)
             waited += time.perf_counter() - begun
-            batch = {key: value.to(world.device, non_blocking=True) for key, value in made.items()}
+            batch = {key: value.to(world.device, non_blocking=True) for key, value in prepared.items()}
             objective.before_step(step)
             if step == first:
                 seed_step(settings, step, world)
@@ -287,12 +283,20 @@ def fit(
             )
             if logs or looks or evaluates or watches or saves or keeps:
                 finite.check(done, name, saver, getattr(batches, "ids", None))
-                scalars = to_numbers(values) | times(settings.batch, done - logged, time.perf_counter() - since, waited)
+                scalars, took, made = to_numbers(values), time.perf_counter() - since, done - logged
+                scalars |= {f"{TIMES}data": waited / made, f"{TIMES}samples": settings.batch * made / took}
                 logged, since, waited = done, time.perf_counter(), 0.0
                 if monitor:
-                    seen = look_at_output(objective, batch, done, settings) if looks else None
-                    heads = see_heads(objective, batch, settings) if watches else {}
-                    monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {}, heads)
+                    with looking(objective, settings) if looks or watches or evaluates else nullcontext():
+                        output = objective.output(batch) if looks else None
+                        seen = (
+                            None
+                            if output is None or len(output) < FEWEST
+                            else look(done, output, objective.tokens(batch))
+                        )
+                        heads = see_heads(objective, batch) if watches else {}
+                        evaluation = objective.evaluate(done) if evaluates else {}
+                    monitor.note(done, scalars, seen, evaluation, heads)
             # Before the checkpoint: a training that goes on from it would not come by here again.
             if exports and world.first and encoder_at and done < settings.steps:
                 save_encoder(out / STEPS / str(done), encoder_at(done))

@@ -61,7 +61,7 @@ def feed(data: Dataset, seed: int = 0, batch: int = BATCH, samples: int = 48) ->
 def numbers(batch: Batch) -> list[int]:
     """Those of a batch's pictures, which are its texts."""
     seen = batch["pixels"][:, 0, 0, 0].tolist()
-    assert seen == batch["tokens"].flatten().tolist()
+    assert seen == batch["tokens"].flatten().tolist() and batch["pixels"].dtype == torch.uint8
     return seen
 
 

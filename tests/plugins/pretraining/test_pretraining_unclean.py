@@ -103,6 +103,7 @@ def test_it_trains_on_all_pairs_but_those_that_are_broken(trained: tuple[Path, A
     assert row["broken"] == len(listed) == 2 and set(listed) == {"0/003", "0/017"}
     # Of the 50 samples, 48 have both parts.
     assert "48 of 48" in done.stderr and "1.3" in done.stderr
+    assert row["data"].endswith("the 48 samples of all splits")
     assert (data / "0.tar.index").is_file()
 
 

@@ -10,18 +10,20 @@ import re
 import signal
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
 from diagnostics_training.trainer import checkpoint, record
-from diagnostics_training.trainer.objective import Objective, World, world
+from diagnostics_training.trainer.objective import Objective, World, barrier, world
 from diagnostics_training.trainer.record import lines
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit, number, seed_step
@@ -455,6 +457,27 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, warm_py
         assert torch.allclose(
             torch.load(tmp_path / "two" / kind / name / "tokens.pt", weights_only=True), tokens, atol=1e-4
         )
+
+
+def test_processes_wait_longer_for_the_first_one_than_torch_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: given.update(options))
+    for name, value in (("get_rank", 1), ("get_world_size", 2), ("barrier", None), ("destroy_process_group", None)):
+        monkeypatch.setattr(dist, name, lambda value=value: value)
+    with world("cpu") as where:
+        assert where == World(1, 2, "cpu")
+    assert given["timeout"] > timedelta(days=7)
+
+
+def test_a_process_whose_first_one_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "barrier", lose)
+    with refusal("process-ended"):
+        barrier()
 
 
 # Collapse

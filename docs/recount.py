@@ -1,0 +1,73 @@
+"""Says which pages of studies show other numbers than their result files: `python docs/recount.py` names each, and fails if there is one.
+
+A study's `page.py`, or else its `study.py`, renders its pages from its results; no number on them is typed. The gallery, whose runs are
+not kept, has its table compared with its cards. What README and the landing page print is held by `tests/test_docs.py`, that of
+tutorials by `tests/test_tutorials.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+def rendered(folder: Path) -> dict[Path, str]:
+    """Page of a study -> its text by the results that are there."""
+    # Modules of the same names belong to other studies.
+    names = {file.stem for file in [*folder.glob("*.py"), *folder.parent.glob("*.py")]}
+    before = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
+    before_path = list(sys.path)
+    sys.path[:0] = [str(folder), str(folder.parent)]
+    try:
+        module = importlib.import_module("page" if (folder / "page.py").is_file() else "study")
+        found = [module.results()] if hasattr(module, "results") else []
+        names_of = ("index", "full")
+        # With results first or without: `render(found, name)`, or `render(name)`.
+        return {folder / f"{name}.md": module.render(*found, name) for name in names_of}
+    finally:
+        sys.path[:] = before_path
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def gallery_rows(folder: Path) -> set[tuple[str, str, int, frozenset[str]]]:
+    """(encoder, data, how many targets, which the output hides) of each card of the gallery."""
+    rows = set()
+    for card in (folder / "full.md").read_text(encoding="utf-8").replace("\\", "").split("\n## ")[1:]:
+        encoder, _, data = card.splitlines()[0].partition(" on ")
+        table = re.findall(r"^\| (?!target )(\S+) \([^|]*\) \|.*\| ([^|]*) \|$", card, re.M)
+        rows.add((encoder, data, len(table), frozenset(target for target, sure in table if sure.startswith("+ shown"))))
+    return rows
+
+
+def gallery_table(folder: Path) -> set[tuple[str, str, int, frozenset[str]]]:
+    """The same of the gallery's page."""
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| (\S+) \| (\d+) \| (.*) \|$", text, re.M)
+    return {
+        (encoder, data, int(count), frozenset(re.findall(r"`([^`]+)`", hidden)))
+        for encoder, data, count, hidden in rows
+    }
+
+
+def other_than_results(studies: Path = STUDIES) -> list[Path]:
+    """Pages of studies that are not what their results say, in order; a page that is not there is one of them."""
+    found: list[Path] = []
+    for folder in sorted(file.parent for file in studies.glob("*/index.md")):
+        if (folder / "gallery.py").is_file():
+            found += [folder / "index.md"] * (gallery_rows(folder) != gallery_table(folder))
+        else:
+            pages = rendered(folder).items()
+            found += [page for page, text in pages if not page.is_file() or page.read_text(encoding="utf-8") != text]
+    return found
+
+
+if __name__ == "__main__":
+    pages = other_than_results()
+    print(*pages, sep="\n")
+    sys.exit(bool(pages))
