@@ -69,17 +69,14 @@ class Moments:
         for each in (x, y):
             finite(as_tensor(each), "The array of rows")
         self.n += len(x)
-        self.x += x.sum(axis=0)
-        self.y += y.sum(axis=0)
+        self.x, self.y = self.x + x.sum(axis=0), self.y + y.sum(axis=0)
         self.xx += x.T @ x
         self.xy += x.T @ y
         self.yy += np.einsum("nt,nt->t", y, y)
 
     def __add__(self, other: Moments) -> Moments:
         if not (np.array_equal(self.origin_x, other.origin_x) and np.array_equal(self.origin_y, other.origin_y)):
-            raise DiagnosticsError(
-                "Moments with different origins cannot be added: gather both from one origin.", code="conflict"
-            )
+            raise DiagnosticsError("Moments of different origins do not add up: gather both from one.", code="conflict")
         out = Moments(self.origin_x, self.origin_y)
         for name in ("n", "x", "y", "xx", "xy", "yy"):
             setattr(out, name, getattr(self, name) + getattr(other, name))
@@ -226,8 +223,7 @@ def _map(away: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
 def refit(x: Tensor, y: Tensor, penalties: Tensor) -> list[LinearMaps]:
     """`RidgeStack`'s maps for each of a few penalties [tap, penalty], by Cholesky, at a tenth of its cost."""
     n, d = x.shape[1:]
-    mean_x, scale, z = standardise(x)
-    mean_y = y.mean(dim=0)
+    (mean_x, scale, z), mean_y = standardise(x), y.mean(dim=0)
     wide = n < d
     system = products(z.mT if wide else z)
     away = (y - mean_y).expand(len(x), -1, -1)
@@ -312,9 +308,8 @@ class RidgePath(ShortRepr):
         """[penalty, row, target] for x [row, feature], numpy or torch; of one penalty too, [1, row, target]."""
         new, chosen = as_tensor(x).cpu(), several(penalties)
         if new.ndim != 2 or new.shape[1] != len(self.mean_x):
-            count = len(self.mean_x)
             raise DiagnosticsError(
-                f"x has shape {tuple(new.shape)}: give [row, feature] with the {count} features fitted.",
+                f"x has shape {tuple(new.shape)}: give [row, feature] with the {len(self.mean_x)} features fitted.",
                 code="bad-shape",
             )
         return self._stack.predict(new[None], chosen)[0].numpy()
@@ -324,9 +319,7 @@ def standardise_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.nd
     """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and targets."""
     n = moments.n
     if n == 0:
-        raise DiagnosticsError(
-            "Ridge has no rows to be fitted on: give at least one with a known target.", code="too-few"
-        )
+        raise DiagnosticsError("Ridge has no rows to be fitted on: give one with a known target.", code="too-few")
     x, y = moments.x / n, moments.y / n
     # In place: of eight joined taps each matrix takes half a gigabyte.
     covariance = np.outer(x, x)
