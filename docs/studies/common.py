@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -125,3 +126,12 @@ def pooled_error(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = max(1.0, float(np.mean(spread / units)))
     return np.sqrt(np.maximum(ratio * units, spread) / len(values))
+
+
+def parse_command(description: str | None) -> argparse.Namespace:
+    """What a study's command line asks for: `what` to do with which `cells`, and the folder `work` of its runs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "commands", "page"))
+    parser.add_argument("cells", nargs="*", help="all by default")
+    parser.add_argument("--work", type=Path, default=Path("study"))
+    return parser.parse_args()

@@ -10,7 +10,6 @@ A cell is an objective on a kind of data, or an encoder on clips. What is finish
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import subprocess
@@ -23,7 +22,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent)]
-from common import costs, read_json, write_json  # noqa: E402  (the folder of studies)
+from common import costs, parse_command, read_json, write_json  # noqa: E402  (the folder of studies)
 
 RESULTS = HERE / "results"
 PLAN = tomllib.loads((HERE / "plan.toml").read_text(encoding="utf-8"))
@@ -193,11 +192,7 @@ def shuffled(cell: str, target: str) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "commands", "page"))
-    parser.add_argument("cells", nargs="*", help="all by default")
-    parser.add_argument("--work", type=Path, default=Path("study"))
-    asked = parser.parse_args()
+    asked = parse_command(__doc__)
     some = asked.cells or cells()
     if asked.what == "commands":
         print(*(line for cell in some for line in commands(cell)), sep="\n")

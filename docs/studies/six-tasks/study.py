@@ -11,7 +11,6 @@ it is; what fails is a row. No number of the page is typed by hand.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import os
@@ -37,6 +36,7 @@ from common import (  # noqa: E402  (the folder of studies)
     fill,
     judge,
     number,
+    parse_command,
     read_json,
     table,
     write_json,
@@ -316,11 +316,7 @@ def render(name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "commands", "page"))
-    parser.add_argument("cells", nargs="*", help="all by default")
-    parser.add_argument("--work", type=Path, default=Path("study"))
-    asked = parser.parse_args()
+    asked = parse_command(__doc__)
     names = asked.cells or cells()
     if asked.what == "page":
         for name in ("index", "full"):
