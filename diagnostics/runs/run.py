@@ -244,7 +244,7 @@ class Run(RunData):
         Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
         from diagnostics.report.plots import StillFigure, draw, multiples
-        from diagnostics.runs.pages.answer import score_map
+        from diagnostics.runs.pages.answer_in_words import score_map
 
         profiles = [p for p in self.profiles() if np.isfinite(p.data["score"].values).any()]
         read = [p for p in without_nonlinear(profiles) if p.is_probe and p.target]
