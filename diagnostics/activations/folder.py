@@ -22,7 +22,6 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
-import filelock
 import numpy as np
 
 from diagnostics.errors import StorageError, damage_error, unwritable
@@ -404,6 +403,8 @@ def lock(
 
     Freed by the system if the process dies; its file is removed at the end.
     """
+    import filelock  # by whoever writes: `show` and `runs` read alone
+
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -504,7 +504,7 @@ def test_a_folder_without_permission_cannot_be_written(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     if place == "make the folder":
-        monkeypatch.setattr(diagnostics.activations.folder.filelock.FileLock, "acquire", denied)
+        monkeypatch.setattr("filelock.FileLock.acquire", denied)
     elif place == "make the store":
         monkeypatch.setattr(diagnostics.activations.extract, "_write_samples", denied)
     else:

@@ -267,9 +267,10 @@ def test_measure_reads_groups_splits_and_only_kept_tokens(monkeypatch):
     assert again.val_score.values == pytest.approx(result.val_score.values)
     fewer = LabelPropagation().compute(activations(taps, token_samples=9), target, 0)
     assert fewer.attrs["n_test"] == 2 and fewer.attrs["seed"] == 0
-    monkeypatch.setattr(masks, "MOST_VIDEOS", 3)
+    monkeypatch.setattr(masks, "MOST_VIDEOS", 4)
+    monkeypatch.setattr(masks, "MOST_VAL_VIDEOS", 3)
     capped = LabelPropagation().compute(activations(taps), target, 5)
-    assert capped.attrs["n_test"] == capped.attrs["n_val"] == 3 and capped.attrs["seed"] == 5
+    assert capped.attrs["n_test"] == 4 and capped.attrs["n_val"] == 3 and capped.attrs["seed"] == 5
 
 
 def test_measure_leaves_out_taps_without_frames_and_says_so():

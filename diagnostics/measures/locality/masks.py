@@ -190,13 +190,16 @@ def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndar
     return masks
 
 
-def rows_to_score(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
-    """Up to `most` rows of val and of test that are `known` [row, of those with tokens].
+def rows_to_score(
+    measure: str, activations: Activations, target: str, known: np.ndarray, most: int, of_val: int | None = None
+) -> Rows:
+    """Up to `most` rows of test, and as many or `of_val` of val, that are `known` [row, of those with tokens].
 
     None of train, since nothing is fitted; raises where val or test has none.
     """
     split = activations.split[: len(known)]
-    val, test = (np.flatnonzero(known & (split == name))[:most] for name in ("val", "test"))
+    of_val = most if of_val is None else of_val
+    val, test = (np.flatnonzero(known & (split == name))[:n] for name, n in (("val", of_val), ("test", most)))
     for name, rows in (("val", val), ("test", test)):
         if len(rows) == 0:
             raise DiagnosticsError(
@@ -243,8 +246,8 @@ def result_without_fit(
     )  # fmt: skip
 
 
-MOST_VIDEOS = 15
-"""Videos read of val and of test: 12 taps then take under a minute on a CPU at 8 frames of 14 x 14 tokens."""
+MOST_VIDEOS, MOST_VAL_VIDEOS = 100, 15
+"""Videos read of test and of val, which chooses only: 12 taps then take under three minutes on a CPU at 8 frames of 14 x 14 tokens."""
 LEAST_FRAMES = 3
 DAVIS = "Perazzi et al. 2016 (DAVIS)"
 _ENTRIES = 2**22
@@ -513,7 +516,7 @@ class LabelPropagation(Probe):
         kept = activations.token_samples
         frames = {tap.grid.shape[0]: _frames(masks.shape[1], tap.grid.shape[0]) for _, tap in taps}
         known = np.any([(masks[:kept, chosen[0]] > 0).any(axis=(1, 2)) for chosen in frames.values()], axis=0)
-        rows = rows_to_score(self.name, activations, target.name, known, MOST_VIDEOS)
+        rows = rows_to_score(self.name, activations, target.name, known, MOST_VIDEOS, MOST_VAL_VIDEOS)
         numbers = np.full((len(activations.taps), kept, 3), np.nan)
         lines = np.full((len(activations.taps), 2), np.nan)
         of_grid: dict[tuple[int, ...], np.ndarray] = {}
