@@ -43,6 +43,7 @@ from diagnostics.encoders.saved.files import whole_file as whole_file
 from diagnostics.encoders.torch_encoder import last_taps as last_taps
 from diagnostics.encoders.torch_encoder import names_of_outputs as names_of_outputs
 from diagnostics.errors import StorageError as StorageError
+from diagnostics.errors import check_known as check_known
 from diagnostics.errors import describe as describe
 from diagnostics.errors import explaining as explaining
 from diagnostics.errors import few as few

@@ -323,8 +323,7 @@ def features(
         return beside.assign_coords(tap=("feature", np.repeat([*tap], widths))).rename(" and ".join(tap))
     stored = {stored.name: stored for stored in store.taps}
     check_known("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
-    if split is not None and split not in SPLITS:
-        raise name_error("split", split, SPLITS)
+    check_known("split", split, SPLITS)
     rows = np.argsort(row_order(len(store.ids)))
     rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:

@@ -13,7 +13,7 @@ from diagnostics_timm.weights import seeding
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, name_error, stack_taps
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, check_known, stack_taps
 from diagnostics_perception.checkpoint import fitted, from_file
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, variant
 
@@ -47,15 +47,13 @@ def build_encoder(
     pool: str,
 ) -> TorchEncoder:
     """See `diagnostics_perception.plugin.build`."""
-    if model not in ARCHITECTURES:
-        raise name_error("Perception Encoder", model, ARCHITECTURES)
+    check_known("Perception Encoder", model, ARCHITECTURES)
     if partial and checkpoint is None:
         raise DiagnosticsError(
             "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out.",
             code="no-effect",
         )
-    if positions not in ("index", "rescaled"):
-        raise name_error("option positions", positions, ("index", "rescaled"))
+    check_known("option positions", positions, ("index", "rescaled"))
     architecture = variant(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None

@@ -16,6 +16,7 @@ from diagnostics.plugin import (
     Grid,
     TorchEncoder,
     central_part,
+    check_known,
     load_encoder,
     options,
     refuse_values,
@@ -66,10 +67,7 @@ class Architecture(Sizes):
     """Everything that decides an encoder except its weights."""
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise DiagnosticsError(
-                f"There is no objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}.", code="unknown-name"
-            )
+        check_known("objective", self.objective, OBJECTIVES)
         super().__post_init__()
 
     @property
@@ -176,10 +174,7 @@ def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...
             code="bad-value",
         )
     known = {"series": (length,), "image": (size, size), "video": (frames, size, size)}
-    if modality not in known:
-        raise DiagnosticsError(
-            f"There is no modality '{modality}' here: choose one of {', '.join(known)}.", code="unknown-name"
-        )
+    check_known("modality", modality, known)
     return known[modality]
 
 

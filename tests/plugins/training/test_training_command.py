@@ -312,11 +312,14 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--modality", "image"], "lorenz holds series, not image"),
         (["--data", DATA, "--seeds", "0"], "0 seeds: give at least 1"),
         (["--data", DATA, "--regulariser", "x"], "no regulariser 'x'"),
-        (["--data", DATA, "--likelihood", "x"], "no likelihood 'x'"),
-        (["--data", DATA, "--likelihood", "x", "--objective", "jepa"], "no likelihood 'x'"),
+        (["--data", DATA, "--likelihood", "x"], "Unknown likelihood 'x': there are gaussian, quantile"),
+        (
+            ["--data", DATA, "--likelihood", "x", "--objective", "jepa"],
+            "Unknown likelihood 'x': there are gaussian, quantile",
+        ),
         (
             ["--data", DATA, "--positives", "temporel", "--objective", "jepa"],
-            "no positives 'temporel': choose one of views",
+            "Unknown positives 'temporel': did you mean temporal?",
         ),
         (
             ["--data", DATA, "--width", "33"],
@@ -472,9 +475,9 @@ def test_untrained_encoders_by_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("objective:jeppa", "no objective 'jeppa'"),
+        ("objective:jeppa", "Unknown objective 'jeppa'"),
         ("objective:jepa?length=100", "cannot be cut into patches of 16"),
-        ("objective:jepa?modality=text", "no modality 'text'"),
+        ("objective:jepa?modality=text", "Unknown modality 'text'"),
         ("objective:jepa?modality=video&frames=3", "frames=3 cannot be cut"),
         ("objectives:../../etc/passwd", "no trained encoder 'objectives:../../etc/passwd'"),
         ("objectives:lorenz-jepa?training_seed=77", "no trained encoder 'objectives:lorenz-jepa-seed77'"),
