@@ -289,6 +289,31 @@ def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def partial_folder(place: Path) -> Generator[Path]:
+    """Give an empty folder beside `place`, from which to move there what was written whole.
+
+    Nothing is left of it afterwards.
+
+    Raises StorageError where `place` cannot be written, by the system or by the library that writes it.
+    """
+    partial = place.with_name(f".{place.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+    except OSError as error:
+        raise unwritable(place, error) from error
+    except (SafetensorError, RuntimeError) as error:  # the latter is torch's
+        raise StorageError(
+            f"{place} cannot be written ({describe(error)}): is there free space, and do you have permission to "
+            f"write there?",
+            code="unwritable",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def whole_file(file: Path) -> Generator[Path]:
     """Give a path of the same suffix to write to, and make it `file` in one move at the end.
 
@@ -297,26 +322,13 @@ def whole_file(file: Path) -> Generator[Path]:
     Raises StorageError where it cannot be written, by the system or by the library that writes it.
     """
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with partial_folder(file) as partial:
         written = partial / file.name
         written.touch()
         mode = written.stat().st_mode
         yield written
         written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
         written.replace(file)
-    except OSError as error:
-        raise unwritable(file, error) from error
-    except (SafetensorError, RuntimeError) as error:  # the latter is torch's
-        raise StorageError(
-            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to "
-            f"write there?",
-            code="unwritable",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 FILES = "{files}"
