@@ -132,7 +132,7 @@ def save_encoder(
     with explaining(
         f"The lineage of {encoder.name} cannot be written as JSON", "use plain values", "not-savable", TypeError
     ):
-        text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
+        text = json.dumps({**asdict(about), "digest": digest_of_json(asdict(about))})
     file = encoder_file(path)
     with whole_file(file) as written:
         save_file(tensors, written, metadata={KEY: text})
@@ -261,7 +261,7 @@ def read_description(file: Path) -> Description | None:
     ):
         fields = json.loads(text, object_pairs_hook=_once)
         # What is written by hand, or was before there was one, lacks it.
-        if "digest" in fields and fields.pop("digest") != _digest(fields):
+        if "digest" in fields and fields.pop("digest") != digest_of_json(fields):
             raise ValueError("it is not what was written")
         if fields["format"] != FORMAT:
             raise DiagnosticsError(
@@ -271,8 +271,9 @@ def read_description(file: Path) -> Description | None:
         return decode(Description, fields)
 
 
-def _digest(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def digest_of_json(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

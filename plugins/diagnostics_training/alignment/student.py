@@ -27,6 +27,7 @@ from diagnostics.plugin import (
     UntrustedCodeError,
     build,
     cut_encoder,
+    digest_of_json,
     load_encoder,
     refuse_values,
     run,
@@ -51,7 +52,6 @@ from diagnostics_training.alignment.objective import (
     with_module,
 )
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
-from diagnostics_training.trainer.checkpoint import digest_of_json
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
 from diagnostics_training.trainer.record import Watch, earlier_result, finish, say

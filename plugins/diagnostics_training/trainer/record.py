@@ -18,6 +18,7 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Encoder,
     Progress,
+    digest_of_json,
     explaining,
     printable,
     save_encoder,
@@ -29,7 +30,6 @@ from diagnostics_training.trainer.checkpoint import (
     UNREADABLE,
     Saver,
     about_checkpoint,
-    digest_of_json,
     refuse_other,
 )
 from diagnostics_training.trainer.objective import Objective, World, over_processes
