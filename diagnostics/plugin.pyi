@@ -68,6 +68,7 @@ from diagnostics.options import deciding as deciding
 from diagnostics.options import decode as decode
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
+from diagnostics.progress import duration as duration
 from diagnostics.registry import Entry as Entry
 from diagnostics.runs.options import default_folder as default_folder
 from diagnostics.specs import UntrustedCodeError as UntrustedCodeError

@@ -369,12 +369,6 @@ def looking(objective: Objective, settings: Settings) -> Generator[None]:
     objective.train()
 
 
-def format_duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 TIMES = "time/"
 """What the keys of a line begin with that no other training of the same numbers has.
 

@@ -25,6 +25,7 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Encoder,
     attention_in,
+    duration,
     explain_attention,
     importing,
     lock,
@@ -45,7 +46,6 @@ from diagnostics_training.trainer.record import (
     Look,
     Monitor,
     Watch,
-    format_duration,
     look,
     looking,
     make_folder,
@@ -306,7 +306,7 @@ def fit(
                 measured = time.perf_counter()
             if done == first + ESTIMATE_AFTER and done < settings.steps and world.first:
                 each = (time.perf_counter() - measured) / (ESTIMATE_AFTER - 1)
-                tell(f"{name}: about {format_duration(each * (settings.steps - done))} more")
+                tell(f"{name}: about {duration(each * (settings.steps - done))} more")
         objective.eval()
         barrier()
         seconds = time.perf_counter() - started
