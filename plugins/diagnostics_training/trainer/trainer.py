@@ -169,7 +169,6 @@ class Fitted:
     """
 
     steps: int
-    resumed_from: int
     loss: float
     seconds: float
     looks: tuple[Look, ...] = field(default=())
@@ -311,7 +310,7 @@ def fit(
         barrier()
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
-    return Fitted(settings.steps, kept, loss, seconds, seen)
+    return Fitted(settings.steps, loss, seconds, seen)
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:
