@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diagnostics_perception.encoder import encoder_of, name_of, variation
+from diagnostics_perception.encoder import encoder_of, variation
 from diagnostics_perception.models import ARCHITECTURES, Architecture, fitted_positions, initial, skeleton, variant
+from diagnostics_timm.weights import name_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -74,7 +75,7 @@ def encoders_of(towers: Towers, name: str, lineage: Mapping[str, Any] | None = N
     native = ARCHITECTURES[towers.size].image
     size = {"img_size": one.image if one.image != native else None}
     image = encoder_of(name, replace(one, image=native), towers.image, one.image)
-    image = image.replace(skeleton=name_of(towers.size, False, 0, variation(one) | size), lineage=mine)
+    image = image.replace(skeleton=name_of(f"pe:{towers.size}", False, 0, variation(one) | size), lineage=mine)
     for module, training in modes:  # making an encoder of a module puts it into eval mode
         module.training = training
     return Pair(image, text.replace(lineage=dict(lineage or {})), scale)
