@@ -81,7 +81,7 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     before = (tmp_path / "jepa" / "encoder.safetensors").stat().st_mtime_ns
     again = run(*words)
     assert json.loads(again.stdout)["encoders"] == rows
-    assert "jepa: is finished" in again.stderr
+    assert "jepa is finished" in again.stderr
     assert (tmp_path / "jepa" / "encoder.safetensors").stat().st_mtime_ns == before
 
     other = run(*words, "--lr", "0.01")
@@ -97,7 +97,7 @@ def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
     rates = [json.loads(line)["lr"] for line in (tmp_path / "jepa" / "metrics.jsonl").read_text().splitlines()]
     assert rates == [pytest.approx(1e-3 / 3)]
     assert set(how.split()) <= set(load_encoder(tmp_path / "jepa").lineage["how"].split())
-    assert "jepa: is finished" in run(*words, *how.split()).stderr
+    assert "jepa is finished" in run(*words, *how.split()).stderr
     other = run(*words)
     assert other.exit_code == 2
     for option in (
