@@ -29,7 +29,7 @@ def throughput() -> float:
     start = start_of(job)
     questions = {question for asked in start.dataset.questions for question in asked}
     decoder = decoder_named("tiny", [text for q in questions for text in (q.answer, *q.wordings, *q.held_back)])
-    student = make_student(start, job, lambda encoder: with_projector(encoder, decoder.width)).encoder
+    student, *_ = make_student(start, job, lambda encoder: with_projector(encoder, decoder.width))
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 1 + start.tap.grid.tokens), BATCH)
     objective = Language(student, decoder, True)
     objective.free(feed(0))

@@ -1,4 +1,4 @@
-"""CPU time of `diagnostics --help` and of the README's main job, as whole processes."""
+"""CPU time of `diagnostics --help`, of the README's main job, and of `show` and `runs` on its run, as processes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,15 @@ def main() -> None:
     helps = [seconds("--help") for _ in range(1 if SMALLEST else 5)]
     print(f"--help: {min(helps):.3f} to {max(helps):.3f} s of CPU")
     with tempfile.TemporaryDirectory() as folder:
-        job = seconds("run", "fracast", "--data", *JOB, cwd=folder)
+        job = seconds("run", "fracast", "--data", *JOB, "--out", "runs/main", cwd=folder)
+        repeats = range(1 if SMALLEST else 9)
+        show = statistics.median(seconds("show", "runs/main", cwd=folder) for _ in repeats)
+        runs = statistics.median(seconds("runs", cwd=folder) for _ in repeats)
     finish(
         verdict("diagnostics --help, CPU seconds", statistics.median(helps), 0.35),
         verdict("diagnostics run fracast --data lorenz, CPU seconds", job, 110),
+        verdict("diagnostics show, CPU seconds", show, 0.6),
+        verdict("diagnostics runs, CPU seconds", runs, 0.6),
     )
 
 

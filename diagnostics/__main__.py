@@ -7,6 +7,7 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != os.path
     # The current folder, which Python puts first for `-m`: a stranger may have left a torch.py there.
     del sys.path[0]
 
+import gc
 import io
 from typing import Any
 
@@ -18,8 +19,12 @@ def main() -> None:
     """Entry point of `diagnostics`: signals are watched before anything slow is imported."""
     watch_signals()
     _keep_results_alone()
+    # All that these imports make stays: looking for garbage among it takes as long as a fifth of them.
+    gc.disable()
     from diagnostics.cli.main import main as run
 
+    gc.freeze()
+    gc.enable()
     try:
         try:
             run()

@@ -233,9 +233,9 @@ def name_error(kind: str, name: str, known: Iterable[str], hint: str = "") -> Di
     return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}", code="unknown-name")
 
 
-def check_known(kind: str, name: str, known: Collection[str], hint: str = "") -> None:
-    """Raise `name_error` for a name that is not among those known."""
-    if name not in known:
+def check_known(kind: str, name: str | None, known: Collection[str], hint: str = "") -> None:
+    """Raise `name_error` for a name that is not among those known; None names nothing and passes."""
+    if name is not None and name not in known:
         raise name_error(kind, name, known, hint)
 
 

@@ -39,10 +39,13 @@ from diagnostics.encoders.places import FirstBlockInput as FirstBlockInput
 from diagnostics.encoders.places import Places as Places
 from diagnostics.encoders.places.judge import order_of_axes as order_of_axes
 from diagnostics.encoders.saved.cut import cut_encoder as cut_encoder
+from diagnostics.encoders.saved.files import digest_of_json as digest_of_json
+from diagnostics.encoders.saved.files import partial_folder as partial_folder
 from diagnostics.encoders.saved.files import whole_file as whole_file
 from diagnostics.encoders.torch_encoder import last_taps as last_taps
 from diagnostics.encoders.torch_encoder import names_of_outputs as names_of_outputs
 from diagnostics.errors import StorageError as StorageError
+from diagnostics.errors import check_known as check_known
 from diagnostics.errors import describe as describe
 from diagnostics.errors import explaining as explaining
 from diagnostics.errors import few as few
@@ -65,6 +68,7 @@ from diagnostics.options import deciding as deciding
 from diagnostics.options import decode as decode
 from diagnostics.options import options as options
 from diagnostics.options import options_of as options_of
+from diagnostics.progress import duration as duration
 from diagnostics.registry import Entry as Entry
 from diagnostics.runs.options import default_folder as default_folder
 from diagnostics.specs import UntrustedCodeError as UntrustedCodeError

@@ -50,7 +50,7 @@ class StoredTarget(TargetInfo):
     values: np.ndarray
     _: KW_ONLY
     family_override: Family | None = None
-    on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
+    on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], Any])
     shuffled: bool = False
     """Test for values that are those of other samples: see `shuffle`."""
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
-import filelock
 import numpy as np
 
 from diagnostics.errors import StorageError, damage_error, unwritable
@@ -190,7 +189,10 @@ class Folder:
         """
         with self.making(name) as temporary:
             self._write(temporary, data, length, flushed)
-            with self._folder_of(temporary) as (old, last), self._folder_of(name, make=True) as (new, other):
+            with (
+                self._folder_of(temporary) as (old, last),
+                self._folder_of(name, make=True, flush=flushed) as (new, other),
+            ):
                 os.link(last, other, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
                 if flushed:
                     os.fsync(new)
@@ -203,7 +205,7 @@ class Folder:
             self._write(temporary, data, length, flushed)
             self.move(temporary, name)
             if flushed:
-                with self._folder_of(name) as (folder, _):
+                with self._folder_of(name, flush=True) as (folder, _):
                     os.fsync(folder)
 
     def _write(self, name: str, data: bytes | np.ndarray, length: int | None, flushed: bool) -> None:
@@ -323,15 +325,18 @@ class Folder:
             return sorted((f"{name}/{each.name}".lstrip("/"), each.is_dir(follow_symlinks=False)) for each in entries)
 
     @contextlib.contextmanager
-    def _folder_of(self, name: str, make: bool = False) -> Generator[tuple[int, str]]:
+    def _folder_of(self, name: str, make: bool = False, flush: bool = False) -> Generator[tuple[int, str]]:
         """The handle of the folder that a name lies in, made where that is asked for, and the last part of the name."""
         around, _, last = name.rpartition("/")
-        with self._open_handle(around, make) as folder:
+        with self._open_handle(around, make, flush) as folder:
             yield folder, last
 
     @contextlib.contextmanager
-    def _open_handle(self, name: str, make: bool = False) -> Generator[int]:
-        """The handle of a folder, opened part by part, none of which may be a link."""
+    def _open_handle(self, name: str, make: bool = False, flush: bool = False) -> Generator[int]:
+        """The handle of a folder, opened part by part, none of which may be a link.
+
+        `flush`: what is flushed into it is found after a power failure.
+        """
         parts = [part for part in f"{self.below}/{name}".split("/") if part]
         if ".." in parts:
             raise StrangeFileError(self.path / name)
@@ -341,8 +346,8 @@ class Folder:
                 if make:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=folder)
-                        # What is flushed into it later must be found after a power failure.
-                        os.fsync(folder)
+                if flush:
+                    os.fsync(folder)
                 if not stat.S_ISDIR(os.lstat(part, dir_fd=folder).st_mode):
                     raise StrangeFileError(self.path / name)
                 inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
@@ -404,6 +409,8 @@ def lock(
 
     Freed by the system if the process dies; its file is removed at the end.
     """
+    import filelock  # by whoever writes: `show` and `runs` read alone
+
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -222,6 +222,8 @@ def write_observed(run: Place, key: str, name: str, arrays: Mapping[str, np.ndar
                 fill_value=np.nan,
                 config=WHOLE,
                 dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
+                # One folder an array in place of one for each of its axes too, of thousands in a run.
+                chunk_key_encoding={"name": "default", "separator": "."},
             )
         new.seal({**about, "name": name, "run": key, "taps": list(arrays)})
 

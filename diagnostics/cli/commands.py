@@ -41,7 +41,7 @@ from diagnostics.cli.app import (
     read_config,
     working,
 )
-from diagnostics.errors import DiagnosticsError, explaining, name_error, refuse_values
+from diagnostics.errors import DiagnosticsError, check_known, explaining, refuse_values
 from diagnostics.options import Option
 from diagnostics.progress import size
 from diagnostics.report.escaping import printable
@@ -311,8 +311,7 @@ def list_(
     """List encoders, datasets, measures and plugins; a plugin that cannot be loaded is shown with its error."""
     from diagnostics.cli.tables import LISTED, list_all, print_list, print_overview
 
-    if what is not None and what not in LISTED:
-        raise name_error("list", what, LISTED)
+    check_known("list", what, LISTED)
     with working():
         rows = list_all()
     if json:

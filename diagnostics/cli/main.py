@@ -8,7 +8,7 @@ import typer
 
 import diagnostics
 from diagnostics.cli import commands as commands  # its commands are in the app once it is imported
-from diagnostics.cli.app import Command, app, guard, hush_libraries, say, show_tracebacks
+from diagnostics.cli.app import RUNS, Command, app, guard, hush_libraries, say, show_tracebacks
 from diagnostics.registry import plugin_entries, plugins
 from diagnostics.report.escaping import printable
 
@@ -27,12 +27,18 @@ def version(
         raise typer.Exit
 
 
+def _bundled() -> dict[str, Any]:
+    """Name -> group of the bundled commands."""
+    commands = app.registered_commands
+    return {each.name or each.callback.__name__: each.rich_help_panel for each in commands if each.callback}
+
+
 def _add_plugin_commands() -> None:
     """Register the commands of plugins.
 
     A name of two words is one of a group: `train objectives` of `diagnostics train`.
     """
-    taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    taken = _bundled()
     commands = plugin_entries("command")
     groups: dict[str, typer.Typer] = {}
     for name, (plugin, command) in commands.items():
@@ -54,10 +60,13 @@ def main() -> None:
     # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     hush_libraries()
-    for plugin in plugins():
-        if plugin.error:
-            say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
-    _add_plugin_commands()
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    # Those for finished runs read what is on disk, most of them without any plugin, and no plugin's has their name.
+    if _bundled().get(command) != RUNS:
+        for plugin in plugins():
+            if plugin.error:
+                say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
+        _add_plugin_commands()
     try:
         sys.exit(app(prog_name="diagnostics", standalone_mode=False) or 0)
     except Exception as error:

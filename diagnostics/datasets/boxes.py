@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,12 +115,24 @@ def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str], phrases: bool = F
         f"has a class that is not below {MOST_CLASSES}": (of >= MOST_CLASSES) & (not phrases),
         "says other than 0 or 1 of whether it is a crowd": (crowd != 0) & (crowd != 1),
     }
+    return first_wrong("box", boxes[:, 1:, :5], wrong, known)
+
+
+def first_wrong(what: str, rows: np.ndarray, wrong: Mapping[str, np.ndarray], known: np.ndarray) -> str:
+    """The first of the known rows [sample, row, value] that is wrong in one of these ways, in words; "" for none.
+
+    Args:
+        what: what a row is called.
+        rows: the values that are shown of it.
+        wrong: what is said of a row -> whether it is true of it, [sample, row].
+        known: whether there is a row, [sample, row].
+    """
     for why, found in wrong.items():
         if (at := np.argwhere(found & known)).size:
-            sample, box = at[0].tolist()
+            sample, row = at[0].tolist()
             more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
-            shown = ", ".join(f"{value:g}" for value in boxes[sample, 1 + box, :5])
-            return f"box {box} of sample {sample}, {shown}, {why}{more}"
+            shown = ", ".join(f"{value:g}" for value in rows[sample, row])
+            return f"{what} {row} of sample {sample}, {shown}, {why}{more}"
     return ""
 
 
@@ -140,7 +152,7 @@ def crop_boxes(boxes: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tupl
     left is `HIDDEN`, one of which nothing is left is gone. The first row of a sample holds the covered part, in pixels.
     """
     seen = boxes.copy()
-    for rows, (width, height) in _by_extent(boxes):
+    for rows, (width, height) in by_extent(boxes[:, 0, 2:4]):
         (top, bottom), (left, right) = covers((int(height), int(width)))
         size = np.array([right - left, bottom - top])
         seen[rows, 0, 2:4], seen[rows, 0, AREA] = size, size.prod()
@@ -157,8 +169,8 @@ def crop_boxes(boxes: np.ndarray, covers: Callable[[tuple[int, ...]], tuple[tupl
     return seen
 
 
-def _by_extent(boxes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Samples of one extent, and its width and height."""
-    extents, of = np.unique(boxes[:, 0, 2:4], axis=0, return_inverse=True)
-    for i, extent in enumerate(extents):
+def by_extent(extents: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Samples of one extent, and its width and height, of extents [sample, (width, height)]."""
+    different, of = np.unique(extents, axis=0, return_inverse=True)
+    for i, extent in enumerate(different):
         yield np.flatnonzero(of.ravel() == i), extent

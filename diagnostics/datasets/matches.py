@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diagnostics.datasets.boxes import by_extent, first_wrong
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import SPLITS
 
@@ -65,12 +66,7 @@ def misfit_of_matches(matches: np.ndarray) -> str:
         "lies outside of its sample or of the view": ~inside,
         "has no length above 0": ~(given[..., LENGTH] > 0),
     }
-    for why, found in wrong.items():
-        if (at := np.argwhere(found & known)).size:
-            sample, match = at[0].tolist()
-            shown = ", ".join(f"{value:g}" for value in given[sample, match])
-            return f"match {match} of sample {sample}, {shown}, {why}"
-    return ""
+    return first_wrong("match", given, wrong, known)
 
 
 def why_no_matches(name: str, matches: np.ndarray, split: np.ndarray) -> str:
@@ -90,11 +86,9 @@ def crop_matches(
     """
     seen = matches.copy()
     for first in (0, 2):
-        extents, of = np.unique(matches[:, 0, first : first + 2], axis=0, return_inverse=True)
-        for i, (width, height) in enumerate(extents):
+        for rows, (width, height) in by_extent(matches[:, 0, first : first + 2]):
             (top, bottom), (left, right) = covers((int(height), int(width)))
             size = np.array([right - left, bottom - top])
-            rows = np.flatnonzero(of.ravel() == i)
             seen[rows, 0, first : first + 2] = size
             seen[rows, 1:, first : first + 2] = (matches[rows, 1:, first : first + 2] - (left, top)) / size
     points = seen[:, 1:, :LENGTH]

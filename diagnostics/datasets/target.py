@@ -252,7 +252,7 @@ def misfit(target: Target) -> str:
 
 # A cell of which less than this share has known values is unknown.
 KNOWN_SHARE = 0.5
-MOST_CLASSES = np.iinfo(np.int16).max + 1
+MOST_CLASSES = 1 << 15
 
 # Lengths and areas are sums of rounded numbers: what differs by less than this part of a place does not differ.
 _ROUNDING = 1e-9

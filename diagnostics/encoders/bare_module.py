@@ -16,7 +16,7 @@ from diagnostics.encoders.encoder import Encoder, check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe, explaining, join_names, name_error, naming
+from diagnostics.errors import DiagnosticsError, check_known, describe, explaining, join_names, naming
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -53,8 +53,7 @@ def declare(
 
     Raises DiagnosticsError for what is not given and cannot be known, and as `wrap` does.
     """
-    if modality is not None and modality not in NEEDED:
-        raise name_error("modality of a bare module", modality, NEEDED, "Return a diagnostics.TorchEncoder of another.")
+    check_known("modality of a bare module", modality, NEEDED, "Return a diagnostics.TorchEncoder of another.")
     given = {"size": size, "length": length, "variates": variates, "mean": mean, "std": std}
     missing = ["modality"] if modality is None else [name for name in NEEDED[modality] if given[name] is None]
     if missing:

@@ -6,6 +6,7 @@ A probe gives, for each tap, the loss and the reference loss of each independent
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class Losses:
     counts: bool = False
     """Losses count wrong answers among the reference's."""
     drawn: np.ndarray | None = None
-    least: float = -np.inf
+    least: float = -math.inf
     """Below which no drawn score can be."""
 
     @property

@@ -56,7 +56,7 @@ class ProfileFigure:
     high: np.ndarray
     output: tuple[str, float]
     chosen: tuple[str, float] | None = None
-    lines: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    lines: Mapping[str, np.ndarray] = field(default_factory=dict[str, Any])
     heads: np.ndarray | None = None
     controls: tuple[ControlCurve, ...] = ()
 

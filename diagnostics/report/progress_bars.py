@@ -15,9 +15,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.errors import LiveError
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.table import Column
 
 from diagnostics.progress import Cost, Progress, Watch, silent
 from diagnostics.report.escaping import printable
@@ -69,6 +66,10 @@ def watcher(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
 
 @contextlib.contextmanager
 def _bars(console: Console) -> Generator[Watch]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column
+
     # Where there is little room the description takes a second line, and the numbers stay whole.
     columns = (
         TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),

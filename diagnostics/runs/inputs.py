@@ -19,7 +19,7 @@ from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import upright
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, check_known, join_names, name_error, refuse_values
+from diagnostics.errors import DiagnosticsError, check_known, join_names, refuse_values
 from diagnostics.specs import build
 from diagnostics.vocabulary import Modality
 
@@ -42,8 +42,7 @@ class Given:
 
 def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     """The dataset of what is no name; for errors see `diagnostics.dataset`."""
-    if modality is not None and modality not in get_args(Modality):
-        raise name_error("modality", str(modality), get_args(Modality))
+    check_known("modality", modality, get_args(Modality))
     given = _unpack(given)
     samples, kind, ragged = _samples(given.samples, modality)
     n = len(samples)

@@ -244,7 +244,7 @@ class Run(RunData):
         Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
         from diagnostics.report.plots import StillFigure, draw, multiples
-        from diagnostics.runs.pages.answer import score_map
+        from diagnostics.runs.pages.answer_in_words import score_map
 
         profiles = [p for p in self.profiles() if np.isfinite(p.data["score"].values).any()]
         read = [p for p in without_nonlinear(profiles) if p.is_probe and p.target]
@@ -323,8 +323,7 @@ def features(
         return beside.assign_coords(tap=("feature", np.repeat([*tap], widths))).rename(" and ".join(tap))
     stored = {stored.name: stored for stored in store.taps}
     check_known("tap", tap, stored, f"These are stored in {store.path}; `--taps` of a run says which.")
-    if split is not None and split not in SPLITS:
-        raise name_error("split", split, SPLITS)
+    check_known("split", split, SPLITS)
     rows = np.argsort(row_order(len(store.ids)))
     rows = rows if split is None else rows[store.split[rows] == split]
     if tokens:

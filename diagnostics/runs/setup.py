@@ -26,14 +26,13 @@ from diagnostics.datasets import questions
 from diagnostics.datasets.boxes import AREA, CLASS
 from diagnostics.datasets.dataset import Dataset, at_rows, subset, unprobeable_targets
 from diagnostics.datasets.target import LazySamples, Target
-from diagnostics.encoders.attention.kernel_choice import check_kernel
 from diagnostics.encoders.bare_module import is_bare
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.flops import count_flops
 from diagnostics.encoders.hooks import tensors_in
-from diagnostics.encoders.modules import BATCH, check_compute, usable_device
+from diagnostics.encoders.modules import BATCH, check_compute, select_poolings, usable_device
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, explaining, join_names, name_error, refuse_values
+from diagnostics.errors import DiagnosticsError, check_known, explaining, join_names, refuse_values
 from diagnostics.measures import CATALOGUE
 from diagnostics.measures.arrays import svd
 from diagnostics.measures.base import Measure
@@ -46,7 +45,7 @@ from diagnostics.runs.inputs import resolve_inputs
 from diagnostics.runs.machine import default_workers
 from diagnostics.runs.options import Request, default_folder
 from diagnostics.specs import build
-from diagnostics.vocabulary import BY_PLACE, DENSE, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
+from diagnostics.vocabulary import BY_PLACE, DENSE, KERNELS, SAFE_NAME, ChooseOn, ControlMeasures, DenseTokens
 
 DEAR = 10**14
 """Operations of a pass over all samples, about half an hour of one core, above which controls pass fewer by default."""
@@ -102,7 +101,8 @@ class Setup:
             )
         self.encoder_spec, self.dataset_spec = typed[0] or self.encoder.spec, typed[1]
         self.taps = select_taps(self.encoder, as_list(request.taps))
-        self.poolings = _select_poolings(self.encoder, as_list(request.pooling))
+        poolings = as_list(request.pooling)
+        self.poolings = None if poolings is None else select_poolings(poolings, self.encoder.poolings)
         self.draws = request.control_draws if request.controls else 0
         if self.draws and is_bare(self.encoder) and all(one.name != InputScaling.name for one in self.measures):
             self.measures += [InputScaling()] * any(each.kind in InputScaling.kinds for each in data.targets.values())
@@ -203,21 +203,19 @@ def _check(request: Request) -> None:
         ),
         (request.jobs is not None and request.jobs < 1, f"The number of jobs is {request.jobs}: give 1 or more."),
     )
-    if request.precision not in get_args(Precision):
-        raise name_error("precision", request.precision, get_args(Precision))
+    for what, value, known in (
+        ("precision", request.precision, get_args(Precision)),
+        ("attention kernel", request.attention, KERNELS),
+        ("way to choose (--choose-on)", request.choose_on, get_args(ChooseOn)),
+        ("choice of measures of controls (--control-measures)", request.control_measures, get_args(ControlMeasures)),
+        ("way to read dense targets (--dense)", request.dense, get_args(DenseTokens)),
+    ):
+        check_known(what, value, known)
     if request.force and not request.fresh:
         raise DiagnosticsError(
             "--force is for --fresh, without which nothing is discarded: leave it out.", code="no-effect"
         )
-    check_kernel(request.attention)
     check_margin(request.margin)
-    if request.choose_on is not None and request.choose_on not in get_args(ChooseOn):
-        raise name_error("way to choose (--choose-on)", request.choose_on, get_args(ChooseOn))
-    if request.control_measures not in get_args(ControlMeasures):
-        what = "choice of measures of controls (--control-measures)"
-        raise name_error(what, request.control_measures, get_args(ControlMeasures))
-    if request.dense is not None and request.dense not in get_args(DenseTokens):
-        raise name_error("way to read dense targets (--dense)", request.dense, get_args(DenseTokens))
 
 
 def _check_redraws(request: Request, data: Dataset) -> None:
@@ -297,19 +295,6 @@ def select_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
     return [tap for tap in model.taps if tap.name in wanted]
 
 
-def _select_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] | None:
-    if names is None:
-        return None
-    for name in names:
-        if name not in model.poolings:
-            raise name_error("pooling", name, model.poolings)
-    if not names:
-        raise DiagnosticsError(
-            f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.", code="missing-option"
-        )
-    return [name for name in model.poolings if name in names]
-
-
 SUITES = ("standard", "first-look", "perception", "all")
 FIRST_LOOK = ("linear_probe", "logme", "tap_set")
 """The suite `first-look`: which layer, and whether several gain (docs/how-to/new-encoder.md)."""
@@ -337,8 +322,7 @@ def select_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measur
     known = plugin_entries("measure")
     _check_own(own, known)
     for name in asked:
-        if name not in known and name not in SUITES:
-            raise name_error("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
+        check_known("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
     measures: dict[str, Measure] = {}
     unusable: dict[str, str] = {}
     named = [name for name in asked if name not in SUITES]

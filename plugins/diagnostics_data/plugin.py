@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diagnostics as dx
-from diagnostics.plugin import DiagnosticsError, Entry, hookimpl, importing, refuse_values
+from diagnostics.plugin import DiagnosticsError, Entry, check_known, hookimpl, importing, refuse_values
 
 # Data that arrives inside the wheels of other packages: where it lies, and what to do where it is missing or damaged.
 
@@ -396,12 +396,7 @@ def ucr(name: str, seed: int = 0) -> dx.Dataset:
     """
     folder = folder_of("ucr:", "aeon", "aeon") / "datasets" / "data"
     known = bundled(folder)
-    if name not in known:
-        raise dx.DiagnosticsError(
-            f"aeon bundles no data set '{name}': choose from {', '.join(sorted(known))}, or give your own file as "
-            f"ts:FILE.ts.",
-            code="unknown-name",
-        )
+    check_known("data set of aeon", name, known, "A file of your own is given as ts:FILE.ts.")
     from diagnostics_files.tables import archive
 
     return archive(name, {split: folder / name / f"{name}_{split.upper()}.ts" for split in ("train", "test")}, seed)

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from diagnostics.plugin import DiagnosticsError, LazySamples, explaining, whole_file
+from diagnostics.plugin import DiagnosticsError, LazySamples, digest_of_json, explaining, whole_file
 from diagnostics_files.decode import picture
 from diagnostics_files.folder import PICTURES, Unusable, check_regular, decoding, safe_name, utf8_name, warn
 
@@ -229,7 +229,11 @@ def index_of(archive: Path, caption: str, decode: bool = False) -> Index:
     index = _scan(archive, caption, decode)
     try:
         with whole_file(path) as written:
-            save_file(dict(index.arrays), written, {"about": json.dumps({**index.about, "check": _check(index.about)})})
+            save_file(
+                dict(index.arrays),
+                written,
+                {"about": json.dumps({**index.about, "check": digest_of_json(index.about)})},
+            )
     except (OSError, DiagnosticsError, SafetensorError):
         _warn_once(f"no index can be written beside {archive}, so that its headers are read at every start")
         return index
@@ -252,7 +256,7 @@ def _map_index(archive: Path, path: Path) -> Index:
         for name, kind in ARRAYS.items()
     }
     check = about.pop("check")
-    if about["format"] != FORMAT or about["digest"] != _digest(arrays) or check != _check(about):
+    if about["format"] != FORMAT or about["digest"] != _digest(arrays) or check != digest_of_json(about):
         raise ValueError("its bytes are not those that were written")
     if (arrays["kinds"][:, 0] >= len(PICTURES)).any():
         raise ValueError("an image is of no known kind")
@@ -261,10 +265,6 @@ def _map_index(archive: Path, path: Path) -> Index:
     release = functools.partial(mapped._mmap.madvise, mmap.MADV_DONTNEED)
     release()
     return Index(archive, about, arrays, release)
-
-
-def _check(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from diagnostics_files.folder import (
     read_json,
     safe_name,
     sentence,
+    tell,
     usable,
-    warn,
 )
 
 TARGETS = ("boxes", "caption")
@@ -79,9 +79,7 @@ def coco(path: str, sets: str, targets: str, seed: int, on_error: str) -> FileDa
     photos = [photos[i] for i in kept]
     for photo in photos:
         check_there(photo.path, photo.name)
-    note = f"{dropped} boxes without area or outside of their images left out" if dropped else ""
-    if note:
-        warn(f"{scheme}: {note}.")
+    note = tell(scheme, f"{dropped} boxes without area or outside of their images left out" if dropped else "")
     ids = [photo.name for photo in photos]
     split, how, exchangeable = complete_splits([photo.split for photo in photos], ids, seed, scheme)
     made = dict[str, Target]()
@@ -147,17 +145,13 @@ def photo_of(root: Path, of: str, split: str, entry: Mapping[str, Any]) -> Photo
     name, extent = _file_name(entry), (int(entry["height"]), int(entry["width"]))
     if not 0 < min(extent) <= max(extent) <= MOST_PIXELS:
         raise ValueError(f"{name} cannot be {extent[0]} x {extent[1]} pixels")
-    path = next((at for base in _folders(of) if (at := root / base / name).is_file()), root / of / name)
+    places = [root / base / name for base in (of, f"images/{of}", "images", ".")]
+    path = next((at for at in places if at.is_file()), places[0])
     return Photo(path, f"{of}/{name}", split, extent)
 
 
 def _file_name(entry: Mapping[str, Any]) -> str:
     return safe_name(str(entry["file_name"]), "An image").as_posix()
-
-
-def _folders(of: str) -> Iterator[str]:
-    """Folders in which the images of a set may lie."""
-    yield from (of, f"images/{of}", "images", ".")
 
 
 def _add_box(photos: Mapping[int, Photo], categories: Sequence[int], entry: Mapping[str, Any], file: Path) -> bool:

@@ -141,8 +141,7 @@ def usable(
             error.__cause__ = error.__context__ = None
         else:
             kept.append(i)
-    if left_out:
-        warn(f"{source}: {sentence(left_out, len(names))}.")
+    tell(source, sentence(left_out, len(names)))
     if not kept:
         first = next(iter(left_out.values()))
         raise DiagnosticsError(
@@ -193,6 +192,13 @@ def check_bytes(needed: int, contents: str, remedy: str) -> None:
 def warn(text: str) -> None:
     """One line on stderr, so that what is printed for programs stays clean."""
     print(f"diagnostics: {printable(text)}", file=sys.stderr)
+
+
+def tell(source: object, note: str) -> str:
+    """The same note, said on stderr with what it is about; nothing where there is none."""
+    if note:
+        warn(f"{source}: {note}.")
+    return note
 
 
 def join_notes(*parts: str) -> str:

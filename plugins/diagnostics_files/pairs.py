@@ -21,9 +21,9 @@ from diagnostics_files.folder import (
     join_notes,
     safe_name,
     sentence,
+    tell,
     usable,
     utf8_name,
-    warn,
 )
 
 # Folders of images with a mask or a depth map for each: pairs and dense targets, whose maps are read on demand.
@@ -142,9 +142,7 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
             f"{map_folders[0]}/a.png.",
             code="missing-file",
         )
-    if note := alone(single, "image", "a map"):
-        warn(f"{scheme}: {note}.")
-    return pairs, note
+    return pairs, tell(scheme, alone(single, "image", "a map"))
 
 
 def _stem(file: File) -> PurePosixPath:
@@ -354,9 +352,7 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
             f"No video of {scheme} has {frames} frames with masks: give a smaller ?frames=.", code="too-few"
         )
     shown = sorted(entry.name for entry in images_at.iterdir() if entry.is_dir())
-    if note := alone([name for name in shown if not (masks_at / name).is_dir()], "video", "masks"):
-        warn(f"{scheme}: {note}.")
-    return clips, note
+    return clips, tell(scheme, alone([name for name in shown if not (masks_at / name).is_dir()], "video", "masks"))
 
 
 def _resolution(folder_of_all: Path, scheme: str) -> Path:

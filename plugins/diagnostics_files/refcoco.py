@@ -5,7 +5,7 @@ from pathlib import Path
 from diagnostics.plugin import DiagnosticsError, LazySamples, Target, complete_splits, pad_phrases
 from diagnostics_files.coco import Photo, by_number, photo_of
 from diagnostics_files.decode import check_there
-from diagnostics_files.folder import FileDataset, folder, join_notes, parsing, read_json, sentence, usable, warn
+from diagnostics_files.folder import FileDataset, folder, join_notes, parsing, read_json, sentence, tell, usable
 
 
 def refcoco(path: str, by: str, images: str, seed: int, on_error: str) -> FileDataset:
@@ -41,9 +41,7 @@ def refcoco(path: str, by: str, images: str, seed: int, on_error: str) -> FileDa
         f"{dropped} phrases without a word or a box left out" if dropped else "",
         f"{moved} objects in the split of their image and not in their own" if moved else "",
     )
-    note = "; ".join(filter(None, notes))
-    if note:
-        warn(f"{scheme}: {note}.")
+    note = tell(scheme, join_notes(*notes))
     ids = [photo.name for photo in shown]
     split, how, exchangeable = complete_splits([photo.split for photo in shown], ids, seed, scheme)
     numbers = list(photos)

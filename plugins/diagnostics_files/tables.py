@@ -16,7 +16,17 @@ from typing import Any, Literal
 import numpy as np
 
 from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, pad_series
-from diagnostics_files.folder import DataError, check_bytes, damaged, file, join_notes, need, pad_left, safe_name, warn
+from diagnostics_files.folder import (
+    DataError,
+    check_bytes,
+    damaged,
+    file,
+    join_notes,
+    need,
+    pad_left,
+    safe_name,
+    tell,
+)
 
 # Tables of CSV, JSON lines and Parquet as columns, and columns as targets.
 
@@ -101,10 +111,7 @@ def targets_of(
                 f"Two columns of {path} would both be target {safe}: rename one of them.", code="duplicate"
             )
         targets[safe] = parsed
-    note = f"not a target: {', '.join(left_out)}" if left_out else ""
-    if note:
-        warn(f"{path}: {note}.")
-    return targets, note
+    return targets, tell(path, f"not a target: {', '.join(left_out)}" if left_out else "")
 
 
 def target(entries: Sequence[Any], name: str, quantity: bool = False, path: object = "the table") -> Target | str:
@@ -516,8 +523,7 @@ def _about(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], whe
     )
     if len(set(given)) == 1 < len(set(lengths)):
         note += ", and as lengths then differ, only pooled activations of all series are stored and no tokens"
-    warn(f"{where}: {note}.")
-    return join_notes(count, about, note)
+    return join_notes(count, about, tell(where, note))
 
 
 def _from_zarr(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:

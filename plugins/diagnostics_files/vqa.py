@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from diagnostics.plugin import SPLIT_OF, DiagnosticsError, LazySamples, Question, complete_splits
-from diagnostics_files.decode import picture
+from diagnostics_files.decode import check_there, picture
 from diagnostics_files.folder import (
     FileDataset,
-    Unusable,
     folder,
     join_notes,
     parsing,
     read_json,
     safe_name,
     sentence,
+    tell,
     usable,
-    warn,
 )
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -47,17 +46,14 @@ def vqa(path: str, sets: str, n: int | None, seed: int, on_error: str) -> FileDa
     paths = {name: _path(root, name) for name in names}
 
     def read(name: str) -> np.ndarray:
-        if not paths[name].is_file():
-            raise Unusable(name, "is not there", "copy it")
+        check_there(paths[name], name)
         return picture(paths[name], name)
 
     kept, left_out = usable(names, lambda i: read(names[i]), on_error, scheme)
     ids = [names[i] for i in kept]
-    if gone := next((name for name in ids if not paths[name].is_file()), None):
-        read(gone)
-    note = f"{dropped} questions without an answer left out" if dropped else ""
-    if note:
-        warn(f"{scheme}: {note}.")
+    for name in ids:
+        check_there(paths[name], name)
+    note = tell(scheme, f"{dropped} questions without an answer left out" if dropped else "")
     parts, how, exchangeable = complete_splits([split[name] for name in ids], ids, seed, scheme)
     count = sum(len(asked[name]) for name in ids)
     return FileDataset(

@@ -26,10 +26,10 @@ from diagnostics.plugin import (
     Tap,
     as_tokens,
     central_part,
+    check_known,
     describe,
     explaining,
     keep,
-    name_error,
 )
 
 # The blocks of an ONNX graph, by the scopes that exporters leave in the names of its nodes.
@@ -245,8 +245,7 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
     widened.CopyFrom(model)
     known = {name for node in model.graph.node for name in node.output}
     for tensor in tensors:
-        if tensor not in known:
-            raise name_error(f"tensor of {encoder}:", tensor, sorted(known), "A viewer such as Netron shows all.")
+        check_known(f"tensor of {encoder}:", tensor, known, "A viewer such as Netron shows all.")
     present = {out.name for out in widened.graph.output}
     widened.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in present

@@ -1,6 +1,5 @@
 """A Perception Encoder as an encoder: weights from one of three places, and its taps."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from diagnostics_timm.pixels import example, image_of
-from diagnostics_timm.weights import seeding
+from diagnostics_timm.weights import name_of, seeding
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, name_error, stack_taps
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, check_known, stack_taps
 from diagnostics_perception.checkpoint import fitted, from_file
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, variant
 
@@ -47,15 +46,13 @@ def build_encoder(
     pool: str,
 ) -> TorchEncoder:
     """See `diagnostics_perception.plugin.build`."""
-    if model not in ARCHITECTURES:
-        raise name_error("Perception Encoder", model, ARCHITECTURES)
+    check_known("Perception Encoder", model, ARCHITECTURES)
     if partial and checkpoint is None:
         raise DiagnosticsError(
             "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out.",
             code="no-effect",
         )
-    if positions not in ("index", "rescaled"):
-        raise name_error("option positions", positions, ("index", "rescaled"))
+    check_known("option positions", positions, ("index", "rescaled"))
     architecture = variant(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None
@@ -66,7 +63,7 @@ def build_encoder(
         "positions": positions if positions != "index" else None,
         **variation(architecture),
     }
-    name = name_of(model, trained, seed, options)
+    name = name_of(f"pe:{model}", trained, seed, options)
     if trained:
         if checkpoint is not None:
             tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, positions, partial)
@@ -89,7 +86,7 @@ def build_encoder(
         with seeding(seed):
             module = initial(architecture, img_size, positions)
     encoder = encoder_of(name, architecture, module, img_size, positions, weights)
-    return encoder.replace(skeleton=name_of(model, False, 0, options))
+    return encoder.replace(skeleton=name_of(f"pe:{model}", False, 0, options))
 
 
 def encoder_of(
@@ -160,10 +157,3 @@ def variation(architecture: Architecture) -> dict[str, object]:
     """The options of `pe:` by which an architecture differs from all published ones; None where it does not."""
     rope = None if architecture.rope else "false"
     return {"rope": rope, "pool": architecture.pool if architecture.pool != "attention" else None}
-
-
-def name_of(model: str, trained: bool, seed: int, options: Mapping[str, object]) -> str:
-    """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
-    parts = [] if trained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
-    parts += [f"{key}={value}" for key, value in options.items() if value is not None]
-    return f"pe:{model}{'?' if parts else ''}{'&'.join(parts)}"

@@ -10,7 +10,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, name_error, refuse_values
+from diagnostics.plugin import DiagnosticsError, check_known, refuse_values
 
 Positions = Literal["index", "rescaled"]
 Pool = Literal["attention", "class"]
@@ -124,8 +124,7 @@ def variant(
     rope, pool: as of `Architecture`. Raises DiagnosticsError for what cannot be.
     """
     known = ARCHITECTURES[model]
-    if pool not in get_args(Pool):
-        raise name_error("option pool", pool, get_args(Pool))
+    check_known("option pool", pool, get_args(Pool))
     if pool == "class" and not (known.class_token and known.embedding):
         lacks = "class token" if known.embedding else "embedding"
         raise DiagnosticsError(

@@ -17,10 +17,10 @@ from diagnostics_training.trainer.settings import TRAINING, Computation, Optimis
 from diagnostics.plugin import (
     DiagnosticsError,
     Option,
+    check_known,
     decode,
     explaining,
     join_names,
-    name_error,
     options,
     refuse_values,
 )
@@ -248,8 +248,7 @@ _AUGMENTED = ("brightness", "saturation", "contrast", "mirror")
 
 def named_recipe(name: str) -> Recipe:
     """One that is here: a row of the ablation, `1` to `9`, or `video` or `distil`."""
-    if name not in NAMES:
-        raise name_error("recipe", name, NAMES, "A file of your own is given with --config.")
+    check_known("recipe", name, NAMES, "A file of your own is given with --config.")
     return read_recipe(FOLDER / (f"row{name}.toml" if name.isdigit() else f"{name}.toml"))
 
 

@@ -7,17 +7,27 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from diagnostics_perception.models import ARCHITECTURES
-from diagnostics_timm.weights import read_tensors, seeding
+from diagnostics_timm.weights import name_of, read_tensors, seeding
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, explaining, misfits, name_error
+from diagnostics.plugin import (
+    DiagnosticsError,
+    Grid,
+    Site,
+    Tap,
+    TorchEncoder,
+    explaining,
+    misfits,
+    name_error,
+    stack_taps,
+)
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -319,9 +329,8 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
     module = initial_text(size, vocabulary, seed)
     if checkpoint is not None:
         _fill(module, Path(checkpoint).expanduser(), size)
-    options = [] if checkpoint else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
-    options += [f"context={vocabulary.context}"] if context is not None else []
-    return text_encoder_of(f"pe-text:{size}{'?' if options else ''}{'&'.join(options)}", size, module, vocabulary)
+    name = name_of(f"pe-text:{size}", bool(checkpoint), seed, {"context": context})
+    return text_encoder_of(name, size, module, vocabulary)
 
 
 def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
@@ -347,11 +356,9 @@ def _forward(module: nn.Module, batch: Mapping[str, Tensor]) -> None:
 
 def _taps(size: str, context: int) -> list[Tap]:
     one, grid = TEXTS[size], Grid((context - 1,), ("t",), 1)
-    stack = "transformer.resblocks"
-    taps = [Tap("embed", 0.0, "embedding", one.width, grid, Site(f"{stack}.0", when="before"))]
-    for i in range(one.depth):
-        taps.append(Tap(f"blocks.{i}", (i + 1) / one.depth, "trunk", one.width, grid, Site(f"{stack}.{i}")))
-    taps.append(Tap("norm", 1.0, "trunk", one.width, grid, Site("ln_final")))
+    taps = stack_taps("transformer.resblocks", one.depth, one.width, grid, norm="ln_final")
+    # Blocks have the names that those of images have.
+    taps = [replace(tap, name=tap.name.replace("resblocks", "blocks")) for tap in taps]
     projected = Grid((1,), ("t",))
     return [
         *taps,

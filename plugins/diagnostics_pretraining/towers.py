@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diagnostics_perception.encoder import encoder_of, name_of, variation
+from diagnostics_perception.encoder import encoder_of, variation
 from diagnostics_perception.models import ARCHITECTURES, Architecture, fitted_positions, initial, skeleton, variant
-from safetensors import SafetensorError
+from diagnostics_timm.weights import name_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, describe, explaining
+from diagnostics.plugin import DiagnosticsError, TorchEncoder, build, explaining, partial_folder
 from diagnostics_pretraining.text_encoder import (
     TEXTS,
     WHOLE,
@@ -76,7 +75,7 @@ def encoders_of(towers: Towers, name: str, lineage: Mapping[str, Any] | None = N
     native = ARCHITECTURES[towers.size].image
     size = {"img_size": one.image if one.image != native else None}
     image = encoder_of(name, replace(one, image=native), towers.image, one.image)
-    image = image.replace(skeleton=name_of(towers.size, False, 0, variation(one) | size), lineage=mine)
+    image = image.replace(skeleton=name_of(f"pe:{towers.size}", False, 0, variation(one) | size), lineage=mine)
     for module, training in modes:  # making an encoder of a module puts it into eval mode
         module.training = training
     return Pair(image, text.replace(lineage=dict(lineage or {})), scale)
@@ -307,23 +306,12 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     pair = load_pair(folder, trust_code=trust_code)
     towers = towers_of(pair)
     tensors = _tensors(towers)
-    partial = place.with_name(f".{place.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with partial_folder(place) as partial:
         save_file(tensors, partial / WEIGHTS)
         _describe(towers, partial, partial)
         _check_same(pair, partial)
         _describe(towers, partial, place)
         partial.replace(place)
-    except (OSError, SafetensorError) as error:
-        why = error.strerror if isinstance(error, OSError) else describe(error)
-        raise DiagnosticsError(
-            f"{out} cannot be written ({why}): is there free space, and do you have permission to write there?",
-            code="unwritable",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     unknown = WHOLE - len(towers.vocabulary.kept or range(WHOLE))
     return Exported(
         str(place), pair.image.name, f"local-dir:{place}", len(tensors), (place / WEIGHTS).stat().st_size, unknown
@@ -403,9 +391,10 @@ def _check_same(pair: Pair, folder: Path) -> None:
 
     with explaining(f"open_clip cannot read what would be written of {pair.image.name}", _UPDATE):
         model: Any = open_clip.create_model(f"local-dir:{folder}", device="cpu").eval()
-    images = default_collate([pair.image.preprocess(pair.image.example())])
-    texts = open_clip.get_tokenizer(f"local-dir:{folder}")([str(pair.text.example())])
-    for encoder, given in ((pair.image, model.encode_image(images)), (pair.text, model.encode_text(texts))):
+        images = default_collate([pair.image.preprocess(pair.image.example())])
+        texts = open_clip.get_tokenizer(f"local-dir:{folder}")([str(pair.text.example())])
+        embeddings = model.encode_image(images), model.encode_text(texts)
+    for encoder, given in zip((pair.image, pair.text), embeddings, strict=True):
         expected = _embedding(encoder)
         if float((given - expected).abs().max()) > _APART * float(expected.std()):
             raise DiagnosticsError(

@@ -9,7 +9,6 @@ import numpy as np
 from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.jobs import command_of
 from diagnostics_training.models.inputs import PictureChanges
-from diagnostics_training.trainer.checkpoint import digest_of_json
 from diagnostics_training.trainer.data import describe_data, parse_spec, plain, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Batch, World, barrier, world
 from diagnostics_training.trainer.record import Watch, earlier_result, finish, say
@@ -22,6 +21,7 @@ from diagnostics.plugin import (
     Encoder,
     LazySamples,
     build,
+    digest_of_json,
     join_names,
     name_error,
     save_encoder,

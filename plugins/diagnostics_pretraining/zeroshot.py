@@ -18,9 +18,9 @@ from diagnostics.plugin import (
     LazySamples,
     TorchEncoder,
     build,
+    check_known,
     few,
     frames_of,
-    name_error,
     profile_intervals,
     recall_hits,
     refuse_values,
@@ -252,8 +252,7 @@ def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...
         known = labels[target]
         names = known.classes or tuple(map(str, range(int(known.values.max()) + 1)))
         return np.asarray(known.values), tuple(name.replace("_", " ") for name in names)
-    if target not in questions:
-        raise name_error("label or question", target, {*labels, *questions})
+    check_known("label or question", target, {*labels, *questions})
     answers = [
         next((question.answer for question in asked if question.name == target), None) for asked in dataset.questions
     ]
@@ -379,8 +378,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _check(job: ZeroshotJob) -> None:
-    if job.split not in SPLITS:
-        raise name_error("split", job.split, SPLITS, "Towers were trained on train.")
+    check_known("split", job.split, SPLITS, "Towers were trained on train.")
     if bad := [template for template in job.template if "{}" not in template]:
         raise DiagnosticsError(
             f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'.",

@@ -39,19 +39,13 @@ def build(
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
     with importing("timm encoders need", "pip install timm torchvision"):
         from diagnostics_timm.encoder import create, encoder_of, model_of
+        from diagnostics_timm.weights import name_of
 
-    name = _name(model, pretrained or checkpoint is not None, img_size, seed)
+    name = name_of(f"timm:{model}", pretrained or checkpoint is not None, seed, {"img_size": img_size})
     module = model_of(model, pretrained, checkpoint, img_size, seed).eval()
     encoder = encoder_of(module, name, img_size, partial(create, model, img_size))
-    return encoder.replace(skeleton=_name(model, False, img_size, 0))
+    return encoder.replace(skeleton=name_of(f"timm:{model}", False, 0, {"img_size": img_size}))
 
 
 def _path_hint(path: str) -> str:
     return f"weights of a timm model are timm:NAME?checkpoint={path}" if os.path.isfile(path) else ""
-
-
-def _name(model: str, trained: bool, img_size: int | None, seed: int) -> str:
-    """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
-    options = [] if trained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
-    options += [f"img_size={img_size}"] if img_size is not None else []
-    return f"timm:{model}{'?' if options else ''}{'&'.join(options)}"

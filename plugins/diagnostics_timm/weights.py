@@ -47,6 +47,16 @@ def is_fetching(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 
 
+def name_of(model: str, trained: bool, seed: int, options: Mapping[str, object]) -> str:
+    """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do.
+
+    Options that are None are left out, and the seed where it is 0 or decides nothing.
+    """
+    parts = [] if trained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]
+    parts += [f"{key}={value}" for key, value in options.items() if value is not None]
+    return f"{model}{'?' if parts else ''}{'&'.join(parts)}"
+
+
 @contextlib.contextmanager
 def seeding(seed: int) -> Generator[None]:
     """Draw initial weights from this seed, whatever was drawn before; leaves torch's generator as it was."""

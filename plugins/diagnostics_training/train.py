@@ -16,6 +16,7 @@ from diagnostics.plugin import (
     Grid,
     TorchEncoder,
     central_part,
+    check_known,
     load_encoder,
     options,
     refuse_values,
@@ -47,7 +48,7 @@ from diagnostics_training.trainer.data import (
     rendering_notice,
 )
 from diagnostics_training.trainer.objective import World, barrier, world
-from diagnostics_training.trainer.record import Watch, finish, finished, make_folder, say
+from diagnostics_training.trainer.record import Watch, earlier_result, finish, make_folder, say
 from diagnostics_training.trainer.settings import identity_of
 from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 
@@ -66,10 +67,7 @@ class Architecture(Sizes):
     """Everything that decides an encoder except its weights."""
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise DiagnosticsError(
-                f"There is no objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}.", code="unknown-name"
-            )
+        check_known("objective", self.objective, OBJECTIVES)
         super().__post_init__()
 
     @property
@@ -176,10 +174,7 @@ def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...
             code="bad-value",
         )
     known = {"series": (length,), "image": (size, size), "video": (frames, size, size)}
-    if modality not in known:
-        raise DiagnosticsError(
-            f"There is no modality '{modality}' here: choose one of {', '.join(known)}.", code="unknown-name"
-        )
+    check_known("modality", modality, known)
     return known[modality]
 
 
@@ -261,7 +256,7 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
                 everything[windows] = load(job.data, job.patch, windows=windows)
             data = everything[windows]
             _check(job, wanted, data)
-            plans = [_plan(job, name, seed, data) for seed in range(job.seeds)]
+            plans = [_plan(job, name, seed, data, where) for seed in range(job.seeds)]
             # All processes check the folder before the first one writes into it.
             barrier()
             if where.first and not rows:
@@ -299,7 +294,7 @@ class _Plan:
     done: dict[str, Any] | None
 
 
-def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
+def _plan(job: TrainJob, name: str, seed: int, data: TrainingData, where: World) -> _Plan:
     folder = job.out / (f"{name}-seed{seed}" if seed else name)
     kind = objective_class(name)
     answers = kind.answers(data.targets, data.rows, data.name)
@@ -317,7 +312,7 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
     unread = {option.flag for field, option in options(ObjectiveOptions).items() if field not in read}
     identity = {key: value for key, value in identity_of(own).items() if key not in unread}
     identity |= {"other architecture": architecture.spec, "other samples of these data": data.fingerprint}
-    done = finished(folder / FINISHED, identity)
+    done = earlier_result(folder / FINISHED, identity, where)
     make_folder(folder)
     return _Plan(own, folder, architecture, answers, identity, done)
 
@@ -325,8 +320,6 @@ def _plan(job: TrainJob, name: str, seed: int, data: TrainingData) -> _Plan:
 def _one(job: TrainJob, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
     label, own = plan.folder.name, plan.job
     if plan.done is not None:
-        if where.first:
-            say(f"{label}: is finished in {plan.folder}")
         return plan.done
     seed = own.seed or 0
     model = plan.architecture.initial(seed)

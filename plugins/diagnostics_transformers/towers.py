@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from diagnostics.plugin import DiagnosticsError, Tap, describe, name_error
+from diagnostics.plugin import DiagnosticsError, Tap, check_known, describe, name_error
 from diagnostics_transformers.load import Loaded, quiet
 
 # Towers that read one modality, and the stacks of layers in them.
@@ -99,10 +99,7 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
 
     The root, under the name "", where the model has one encoder for one modality.
     """
-    if wanted is not None and wanted not in TOWERS:
-        raise DiagnosticsError(
-            f"tower={wanted} is none of {', '.join(TOWERS)}: choose one of them.", code="unknown-name"
-        )
+    check_known("option tower", wanted, TOWERS)
     kind = str(getattr(loaded.config, "model_type", ""))
     if kind in _NEITHER and not any(
         name.endswith("prenet.feature_encoder") for name, _ in loaded.model.named_modules()
@@ -123,10 +120,7 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
                 code="no-effect",
             )
         return name, module, None
-    if wanted is not None and wanted not in found_towers:
-        raise DiagnosticsError(
-            f"{loaded.name} has no {wanted} tower: choose tower={' or '.join(found_towers)}.", code="unknown-name"
-        )
+    check_known(f"tower of {loaded.name}:", wanted, found_towers)
     kind = wanted or next(iter(found_towers))
     name, module = found_towers[kind]
     inner, encoder = _encoder_of(module)

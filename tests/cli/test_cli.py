@@ -304,6 +304,8 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
         (["inspect", "{build}", "--data", "pendulm"], "Unknown dataset 'pendulm': did you mean pendulum?"),
         (["inspect", "{build}", "--data", "/"], "'/' is a path: put before it what it holds, one of "),
         (["run", "{build}", "--data", "{data}", "--taps", "norm,blok.1"], "Unknown tap 'blok.1': did you mean blocks.1"),
+        # Those of a transformers model.
+        (["run", "{build}", "--data", "{data}", "--measures", "tap_set", "--taps", "encoder.layer.3,encoder.layer.11"], "Unknown tap 'encoder.layer.3'"),
         (["run", "{build}", "--data", "{data}", "--measures", "ckaa"], "Unknown measure 'ckaa': did you mean cka or "),
         (["run", "{build}?sead=1", "--data", "{data}"], "Unknown option of this encoder 'sead': did you mean seed?"),
         (["run", "{build}", "--data", "{data}?lenght=3"], "option of this dataset 'lenght': did you mean length?"),
@@ -504,7 +506,7 @@ def test_a_folder_without_permission_cannot_be_written(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     if place == "make the folder":
-        monkeypatch.setattr(diagnostics.activations.folder.filelock.FileLock, "acquire", denied)
+        monkeypatch.setattr("filelock.FileLock.acquire", denied)
     elif place == "make the store":
         monkeypatch.setattr(diagnostics.activations.extract, "_write_samples", denied)
     else:

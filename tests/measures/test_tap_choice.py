@@ -18,7 +18,7 @@ from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import KnnProbe
 from diagnostics.measures.statistics import Losses, resample_counts, resample_scores
 from diagnostics.measures.tap_choice import TapChoice, choose_tap, confidence_set, standard_error
-from diagnostics.runs.pages.answer import answer
+from diagnostics.runs.pages.answer_in_words import answer
 from diagnostics.runs.results.profile import Profile
 from diagnostics.vocabulary import Kind
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from diagnostics.report.page import TasksFigure
 from diagnostics.report.plots import draw
-from diagnostics.runs.pages.answer import tasks_figure
+from diagnostics.runs.pages.answer_in_words import tasks_figure
 from diagnostics.runs.results.profile import Profile
 
 TAPS = ["embed", "blocks.0", "norm"]

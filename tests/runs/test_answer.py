@@ -12,7 +12,7 @@ import diagnostics as dx
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report import terminal
 from diagnostics.report.page import Notes, Table
-from diagnostics.runs.pages.answer import answer, answer_blocks
+from diagnostics.runs.pages.answer_in_words import answer, answer_blocks
 from diagnostics.runs.pages.run import run_page
 from diagnostics.runs.results.profile import Profile
 from diagnostics.runs.results.recommendation import by_verdict

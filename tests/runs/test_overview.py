@@ -8,7 +8,7 @@ import pytest
 from diagnostics.measures.statistics import Interval
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Findings, Sentence
-from diagnostics.runs.pages.answer import overview, score_map
+from diagnostics.runs.pages.answer_in_words import overview, score_map
 from diagnostics.runs.pages.run import part_scores, parts_table
 from diagnostics.runs.results.profile import Profile
 from diagnostics.runs.results.recommendation import recommend

@@ -321,7 +321,7 @@ def test_a_run_of_another_version_is_neither_joined_nor_changed(half: Path) -> N
 
 
 def test_sealed_files_and_their_folders_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file and its folder, and the folder around one that is new."""
+    """A file, its folder and those around it, which may be new; what is not flushed waits for no disk."""
     flushed, fsync = list[str](), os.fsync
 
     def watched(handle: int) -> None:
@@ -332,8 +332,11 @@ def test_sealed_files_and_their_folders_are_flushed(tmp_path: Path, monkeypatch:
     Folder(tmp_path).put_new("parts/0.json", b"{}", flushed=True)
     assert {str(tmp_path), str(tmp_path / "parts")} <= set(flushed) and len(flushed) == 3
     flushed.clear()
+    Folder(tmp_path).put("other/new/0.json", b"{}")
+    assert not flushed
+    flushed.clear()
     Folder(tmp_path).put("parts/0.json", b"[]", flushed=True)
-    assert flushed[-1] == str(tmp_path / "parts") and len(flushed) == 2
+    assert flushed[1:] == [str(tmp_path), str(tmp_path / "parts")]
 
 
 def test_a_run_says_that_its_parts_were_computed_in_several_ways(half: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import diagnostics as dx
 from diagnostics.errors import StorageError
+from diagnostics.options import decode
 from diagnostics.registry import plugins
 from diagnostics.runs.results.record import Call, Provenance
 from tests.support.refusals import refusal
@@ -41,9 +42,9 @@ STORED = {
 
 def test_the_stored_json_is_read_and_written_as_it_was() -> None:
     attrs = {**STORED, "identity": {"weights": "w"}, "complete": True}
-    assert json.loads(json.dumps(Provenance.from_attrs(attrs).to_attrs())) == STORED
+    assert json.loads(json.dumps(decode(Provenance, attrs).to_attrs())) == STORED
     without = {key: value for key, value in STORED["encoder"].items() if key not in ("lineage", "maker_names")}
-    encoder = Provenance.from_attrs({**attrs, "encoder": without}).encoder
+    encoder = decode(Provenance, {**attrs, "encoder": without}).encoder
     assert encoder.lineage == encoder.maker_names == {}
 
 

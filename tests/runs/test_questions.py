@@ -75,7 +75,7 @@ def test_cells_of_all_samples_are_recorded_in_blocks(recorded: Run) -> None:
 
 def test_the_cost_of_cells_is_told(recorded: Run) -> None:
     assert "question_probe" in COSTS[0].measuring
-    cells = [file for file in Path(recorded.store.path).rglob("observed/cells-*/**/c/**/*") if file.is_file()]
+    cells = [file for file in Path(recorded.store.path).rglob("observed/cells-*/**/c.*") if file.is_file()]
     taps = [tap for tap in recorded.store.taps if Cells().values_at(tap) == 16 * tap.features]
     assert len(taps) == 2
     recorded_bytes = sum(file.stat().st_size for file in cells)

@@ -22,7 +22,7 @@ from diagnostics.measures.result import choosing_scores
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict
 from diagnostics.report.page import Table
-from diagnostics.runs.pages.answer import answer_blocks
+from diagnostics.runs.pages.answer_in_words import answer_blocks
 from diagnostics.runs.results.profile import Profile
 from diagnostics.runs.results.recommendation import Recommendation, by_verdict, first_probes, recommend
 from diagnostics.sklearn import TapFeatures

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import diagnostics as dx
 from diagnostics.activations.batches import Passed
@@ -20,7 +21,7 @@ from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.similarity.kernels import Cka
 from diagnostics.runs import machine
 from diagnostics.runs.processes import workers
-from diagnostics.runs.processes.passes import Batch
+from diagnostics.runs.processes.passes import Batch, threads
 from diagnostics.runs.processes.workers import tasks_of
 from diagnostics.runs.setup import select_measures
 from tests.runs.test_token_probes import images
@@ -51,6 +52,11 @@ def measured(out: Path, jobs: int, **options: Any) -> dx.Run:
     data.exchangeable = True
     options = {"measures": [*MEASURES, Strange()], "report": False} | options
     return dx.run(planted_series_encoder(), data, out=out, jobs=jobs, **options)
+
+
+def test_a_pass_leaves_cores_to_other_processes() -> None:
+    with threadpool_limits(2, "blas"), threads(1):
+        assert {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"} == {1}
 
 
 def values(run: dx.Run) -> dict[str, xr.Dataset]:

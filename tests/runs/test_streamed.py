@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import shutil
 import weakref
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Run, TorchEncoder
 from diagnostics.activations import prepare
 from diagnostics.activations.folder import Folder
+from diagnostics.activations.metadata import observation_names
 from diagnostics.activations.store import Store
 from diagnostics.errors import StorageError, unwritable
 from diagnostics.measures.probes.dense import DenseRows, TokenMap, Values
@@ -237,6 +239,17 @@ def test_sums_are_gathered_along_with_the_extraction(tmp_path: Path, passes: lis
     passes.clear()
     measure(tmp_path / "fit", choose_on="fit")
     assert passes == READING
+
+
+def test_products_by_strips_are_those_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_sums, "STRIP", 3)
+    store = measure(tmp_path).store
+    names = {file.split("/")[1] for file in observation_names(store.folder) if "/gram-" in file}
+    assert len(names) == 5
+    for name, tap in itertools.product(names, store.taps):
+        sums, at_once = (block_sums.features_of(each, name, tap) for each in (store, run.store))
+        assert sums and at_once
+        np.testing.assert_allclose(sums[3], at_once[3], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.4, 0.0])

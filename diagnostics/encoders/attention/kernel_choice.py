@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diagnostics.encoders.modules import random_kept
-from diagnostics.errors import DiagnosticsError, check_known, describe
+from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import KERNELS, Kernel
 
 # The calls of torch's `scaled_dot_product_attention` in a pass, whatever the model, also those inside torch's own
@@ -94,11 +94,6 @@ _HEADINGS = {"flash": "flash", "memory efficient": "efficient", "cudnn": "cudnn"
 
 MISSING, REFUSED = "No viable backend", "No available kernel"
 """What torch raises where a device has no such kernel, and where it has and the kernel takes no such call."""
-
-
-def check_kernel(name: str) -> None:
-    """Raise DiagnosticsError for a name that no kernel has."""
-    check_known("attention kernel", name, KERNELS)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def save_encoder(
     with explaining(
         f"The lineage of {encoder.name} cannot be written as JSON", "use plain values", "not-savable", TypeError
     ):
-        text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
+        text = json.dumps({**asdict(about), "digest": digest_of_json(asdict(about))})
     file = encoder_file(path)
     with whole_file(file) as written:
         save_file(tensors, written, metadata={KEY: text})
@@ -261,7 +261,7 @@ def read_description(file: Path) -> Description | None:
     ):
         fields = json.loads(text, object_pairs_hook=_once)
         # What is written by hand, or was before there was one, lacks it.
-        if "digest" in fields and fields.pop("digest") != _digest(fields):
+        if "digest" in fields and fields.pop("digest") != digest_of_json(fields):
             raise ValueError("it is not what was written")
         if fields["format"] != FORMAT:
             raise DiagnosticsError(
@@ -271,8 +271,9 @@ def read_description(file: Path) -> Description | None:
         return decode(Description, fields)
 
 
-def _digest(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def digest_of_json(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -289,6 +290,31 @@ def _reading(file: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def partial_folder(place: Path) -> Generator[Path]:
+    """Give an empty folder beside `place`, from which to move there what was written whole.
+
+    Nothing is left of it afterwards.
+
+    Raises StorageError where `place` cannot be written, by the system or by the library that writes it.
+    """
+    partial = place.with_name(f".{place.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+    except OSError as error:
+        raise unwritable(place, error) from error
+    except (SafetensorError, RuntimeError) as error:  # the latter is torch's
+        raise StorageError(
+            f"{place} cannot be written ({describe(error)}): is there free space, and do you have permission to "
+            f"write there?",
+            code="unwritable",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def whole_file(file: Path) -> Generator[Path]:
     """Give a path of the same suffix to write to, and make it `file` in one move at the end.
 
@@ -297,26 +323,13 @@ def whole_file(file: Path) -> Generator[Path]:
     Raises StorageError where it cannot be written, by the system or by the library that writes it.
     """
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with partial_folder(file) as partial:
         written = partial / file.name
         written.touch()
         mode = written.stat().st_mode
         yield written
         written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
         written.replace(file)
-    except OSError as error:
-        raise unwritable(file, error) from error
-    except (SafetensorError, RuntimeError) as error:  # the latter is torch's
-        raise StorageError(
-            f"{file} cannot be written ({describe(error)}): is there free space, and do you have permission to "
-            f"write there?",
-            code="unwritable",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 FILES = "{files}"

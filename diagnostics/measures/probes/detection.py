@@ -219,24 +219,10 @@ class Sides(Values):
         return dense.side_means
 
 
-class Boxes(Sums):
-    """Boxes by `Classes` on all tokens and `Sides` on those in boxes."""
+class WithSides(Sums):
+    """A reader whose second part is `Sides`; the number that its variants differ in is the readout's last column."""
 
-    variants: ClassVar = {"nms_iou": (0.3, 0.5, 0.7)}
     second_penalty = "side_penalty"
-
-    def rows(self, measure: str, activations: Activations, target: StoredTarget) -> BoxRows:
-        return BoxRows.of(measure, activations, target)
-
-    def columns(self, dense: DenseRows, rows: np.ndarray) -> np.ndarray:
-        return Classes().columns(dense, rows)
-
-    def origin(self, dense: DenseRows) -> np.ndarray:
-        return Classes().origin(dense)
-
-    def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
-        # With the classes' shares as they are: scores are then probabilities.
-        return Classes().solve(dense, moments, penalty).at(-1)
 
     def second(self, dense: DenseRows) -> tuple[DenseRows, Sums]:
         assert isinstance(dense, BoxRows)
@@ -245,8 +231,21 @@ class Boxes(Sums):
     def join(self, first: TokenMap, second: TokenMap) -> TokenMap:
         weights = np.concatenate([first.weights, second.weights, np.zeros((len(first.mean), 1))], axis=1)
         sides = second.bias[0] + (first.mean - second.mean) @ second.weights
-        bias = [[*first.bias[0], *sides, iou] for iou in self.variants["nms_iou"]]
-        return TokenMap(first.mean, weights, np.array(bias))
+        (numbers,) = self.variants.values()
+        return TokenMap(first.mean, weights, np.array([[*first.bias[0], *sides, number] for number in numbers]))
+
+
+class Boxes(WithSides, Classes):
+    """Boxes by `Classes` on all tokens and `Sides` on those in boxes."""
+
+    variants: ClassVar = {"nms_iou": (0.3, 0.5, 0.7)}
+
+    def rows(self, measure: str, activations: Activations, target: StoredTarget) -> BoxRows:
+        return BoxRows.of(measure, activations, target)
+
+    def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
+        # With the classes' shares as they are: scores are then probabilities.
+        return super().solve(dense, moments, penalty).at(-1)
 
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         assert isinstance(dense, BoxRows)

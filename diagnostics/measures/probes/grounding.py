@@ -26,7 +26,6 @@ from diagnostics.measures.base import Case
 from diagnostics.measures.probes.dense import (
     DenseRows,
     Judged,
-    Sums,
     TokenMap,
     Values,
     digest_of_bytes,
@@ -34,13 +33,13 @@ from diagnostics.measures.probes.dense import (
 from diagnostics.measures.probes.detection import (
     BoxProbe,
     BoxRows,
-    Sides,
+    WithSides,
     assign,
     centres_of,
     corners_of,
     grids_of,
 )
-from diagnostics.measures.probes.least_squares import PENALTIES, Moments
+from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, rows_of
 from diagnostics.measures.result import FUNCTIONAL
 
@@ -175,10 +174,9 @@ class PhraseRows(BoxRows):
         return boxes[boxes[:, ASIDE] == 0]
 
 
-class Phrases(Sums):
+class Phrases(WithSides, Values):
     """Phrases by ridge on all tokens, and the sides of their boxes by `Sides` on those inside."""
 
-    second_penalty = "side_penalty"
     variants: ClassVar = {"vote": VOTES}
 
     def rows(self, measure: str, activations: Activations, target: StoredTarget) -> PhraseRows:
@@ -198,18 +196,6 @@ class Phrases(Sums):
     def origin(self, dense: DenseRows) -> np.ndarray:
         assert isinstance(dense, PhraseRows)
         return np.zeros(dense.codes.shape[1])
-
-    def solve(self, dense: DenseRows, moments: Moments, penalty: float) -> TokenMap:
-        return Values().solve(dense, moments, penalty)
-
-    def second(self, dense: DenseRows) -> tuple[DenseRows, Sums]:
-        assert isinstance(dense, PhraseRows)
-        return dense.foreground, Sides()
-
-    def join(self, first: TokenMap, second: TokenMap) -> TokenMap:
-        weights = np.concatenate([first.weights, second.weights, np.zeros((len(first.mean), 1))], axis=1)
-        sides = second.bias[0] + (first.mean - second.mean) @ second.weights
-        return TokenMap(first.mean, weights, np.array([[*first.bias[0], *sides, share] for share in VOTES]))
 
     def judge(self, dense: DenseRows, readout: TokenMap, said: Tensor, rows: np.ndarray) -> Judged:
         assert isinstance(dense, PhraseRows)

@@ -18,7 +18,7 @@ from diagnostics.measures.base import Arrays, Case, define, normal
 from diagnostics.measures.probes.linear import OWN, OutOfFoldProbe
 from diagnostics.measures.probes.protocol import ClassOrValueProbe, Rows, sum_by_unit
 from diagnostics.measures.probes.samples import Task
-from diagnostics.measures.probes.softmax import Classifiers, last_fits
+from diagnostics.measures.probes.softmax import Classifiers, LogisticFits, last_fits
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, SEED, UNITS_TRAIN, UNITS_VAL, N
 from diagnostics.measures.statistics import LEVEL, Losses, interval
 from diagnostics.measures.tap_choice import choose_tap
@@ -29,7 +29,7 @@ DRAWS = 3
 """Of a part of at most a quarter of the labels; of a larger one, which draws would share, two up to a half, then one."""
 FEWEST_UNITS = 8
 """Independent units that a part has at least: what fewer read is skewed so that no interval holds it."""
-OF_PART = 1e-4
+OF_PART = 3e-4
 """Nats that the last step of a fit on a part may promise: draws of it differ by far more."""
 OF_EACH_CLASS = 2
 """Labels of every class that a part has at least: with one, a fold would lack the class."""
@@ -118,10 +118,13 @@ class LabelEfficiency(ClassOrValueProbe):
         ]
         by_size.append([self._part(activations, whole, fit, fit[:0])])
         for _, x in probe.stacks(activations, whole):
-            for parts in by_size:
+            like = None
+            # All labels first, whose principal axes serve the parts.
+            for parts in reversed(by_size):
                 penalty = None
                 for part in parts:
-                    penalty = self._read(probe, part, x, penalty)
+                    penalty, fits = self._read(probe, part, x, penalty, like)
+                    like = like or fits
         return self._result(activations, whole, [*sizes, len(fit)], by_size, seed)
 
     def _order(self, activations: Activations, task: Task, draws: np.random.Generator) -> np.ndarray:
@@ -151,13 +154,15 @@ class LabelEfficiency(ClassOrValueProbe):
         task = _Reader().task(activations.with_other(split=split), whole.target, whole.seed)
         return Part(task, then, len(set(activations.groups[labelled])))
 
-    def _read(self, probe: OutOfFoldProbe, part: Part, x: Tensor, penalty: np.ndarray | None) -> np.ndarray:
-        """Fits the probe at the taps of x [tap, row, feature] on a part, and returns its penalty [tap].
+    def _read(
+        self, probe: OutOfFoldProbe, part: Part, x: Tensor, penalty: np.ndarray | None, like: LogisticFits | None
+    ) -> tuple[np.ndarray, LogisticFits | None]:
+        """Fits the probe at the taps of x [tap, row, feature] on a part, and returns its penalty [tap] and fits of classes.
 
-        That is the one of the first draw of its size, where it is known.
+        The penalty is the one of the first draw of its size, where it is known; `like`: see `LogisticRows`.
         """
         task = part.task
-        choice = probe.choose(task, x, penalty)
+        choice = probe.choose(task, x, penalty, like)
         readouts: Any
         if task.label and task.whole and len(part.then):
             readouts = Classifiers(last_fits(choice.start, choice.numbers["penalty"], OF_PART), task.numbers)
@@ -169,7 +174,7 @@ class LabelEfficiency(ClassOrValueProbe):
         if isinstance(readouts, Classifiers) and len(part.then):
             nats = readouts.fits.judge(x[:, part.then], task.codes[part.then])[1][:, 0].sum(dim=1)
             part.bits.extend((nats / math.log(2)).tolist())
-        return choice.numbers["penalty"]
+        return choice.numbers["penalty"], readouts.fits if isinstance(readouts, Classifiers) else None
 
     def _chosen(self, activations: Activations, part: Part) -> np.ndarray:
         """The share in which each tap is the one to use, [tap]."""

@@ -45,6 +45,7 @@ from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 from diagnostics.measures.probes.softmax import (
     LOGISTIC_PENALTIES,
     Classifiers,
+    LogisticFits,
     LogisticRows,
     choose_logistic,
     choose_out_of_fold,
@@ -205,14 +206,16 @@ class LinearProbe(ClassOrValueProbe, RidgeProbe):
         start = LogisticRows(x[:, rows.fit], codes[rows.fit], like=fits), fits
         return Choice({"penalty": penalty}, task.lost(Classifiers(fits, task.numbers)(val), rows.val), start=start)
 
-    def out_of_fold(self, task: Task, x: Tensor, given: np.ndarray | None = None) -> Choice:
+    def out_of_fold(
+        self, task: Task, x: Tensor, given: np.ndarray | None = None, like: LogisticFits | None = None
+    ) -> Choice:
         """The choice by losses out of fold, without a fit on train.
 
-        Of penalties `given` [tap] only the losses.
+        Of penalties `given` [tap] only the losses; `like`: see `LogisticRows`.
         """
         fit = task.rows.fit
         if task.label:
-            out = choose_out_of_fold(x[:, fit], task.codes[fit], task.fold, given=given)
+            out = choose_out_of_fold(x[:, fit], task.codes[fit], task.fold, given=given, like=like)
             penalty, lost, start = out.penalty, out.wrong[..., None], out.start
         else:
             penalty, lost, start = task.ridge.choose(x[:, fit], given)
@@ -263,8 +266,10 @@ class OutOfFoldProbe(LinearProbe):
             kept, some = [*kept, *taps], [*some, x]
         yield kept, torch.cat(some)
 
-    def choose(self, task: Task, x: Tensor, given: np.ndarray | None = None) -> Choice:
-        return self.out_of_fold(task, x, given) if task.whole else super().choose(task, x)
+    def choose(
+        self, task: Task, x: Tensor, given: np.ndarray | None = None, like: LogisticFits | None = None
+    ) -> Choice:
+        return self.out_of_fold(task, x, given, like) if task.whole else super().choose(task, x)
 
 
 class _LinearOfTokens(TokenRidge):

@@ -301,7 +301,7 @@ class Classes(Sums):
         within = squares - (means * counts) @ means.T
         weights = solve_shifted(within / moments.n, penalty, means)
         shares = np.log(np.where(there, counts, 1) / moments.n)
-        powers = np.array(self.variants["prior_power"])
+        powers = np.array(Classes.variants["prior_power"])
         bias = np.where(there, powers[:, None] * shares - (means * weights).sum(axis=0) / 2, -np.inf)
         return TokenMap(mean, scale[:, None] * weights, bias, dense.classes)
 

@@ -444,9 +444,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 Judge = Callable[[LogisticFits], tuple[Tensor, Tensor]]
-"""Fits [tap, penalty] -> whether they are right, and losses, of rows that they were not fitted on, [tap, penalty,
-row].
-"""
+"""Fits [tap, penalty] -> whether they are right, and losses, [tap, penalty, row], of rows that they were not fitted on."""
 Start = tuple[LogisticRows, LogisticFits]
 """Rows to fit on, and fits [tap, 1] to start from."""
 
@@ -487,15 +485,16 @@ def choose_out_of_fold(
     fold: np.ndarray,
     penalties: Sequence[float] = LOGISTIC_PENALTIES,
     given: np.ndarray | None = None,
+    like: LogisticFits | None = None,
 ) -> OutOfFold:
     """The penalty by rows left out, `fold` [row] after fold; x [tap, row, feature], labels codes from 0.
 
-    Of penalties that are `given` [tap] only what is wrong. The whole path as of `choose_logistic` without the first
+    Of penalties that are `given` [tap] only what is wrong; `like`: see `LogisticRows`. The whole path as of `choose_logistic` without the first
     fold, and without the others the penalty that is best there and its neighbours. These never start from fits that have seen the fold: weak penalties would not forget it. A row
     whose class only its own fold shows is wrong at every penalty.
     """
     order = sorted(penalties, reverse=True)
-    rows = LogisticRows(x, labels)
+    rows = LogisticRows(x, labels, like=like)
 
     def without(number: int) -> tuple[LogisticRows, Judge]:
         out = fold == number

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.measures.arrays import as_tensor, centre, pair, rescale, rounding, samples, scale_of, unit_rows
 from diagnostics.measures.base import Case, define, normal, sixty_samples
 from diagnostics.measures.similarity.base import Similarity, Taps
@@ -102,6 +102,7 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
 
 
 def _rdm(x: Tensor, distance: str) -> Tensor:
+    check_known("distance", distance, ("euclidean", "correlation", "cosine"))
     if len(x) > MOST_SAMPLES:
         raise DiagnosticsError(
             f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples; all pairs are held.", code="too-large"
@@ -113,10 +114,6 @@ def _rdm(x: Tensor, distance: str) -> Tensor:
         scale = scale_of(float(x.abs().amax()))
         distances = torch.nn.functional.pdist(x * scale) / scale
         return torch.zeros_like(distances) if alike else distances
-    if distance not in ("correlation", "cosine"):
-        raise DiagnosticsError(
-            f'There is no distance "{distance}": give euclidean, correlation or cosine.', code="unknown-name"
-        )
     z = x = rescale(x)
     if distance == "correlation":
         z = x - x[:, :1]
@@ -129,14 +126,11 @@ def _rdm(x: Tensor, distance: str) -> Tensor:
 
 
 def _compare(a: Tensor, b: Tensor, method: str) -> float:
+    check_known("comparison", method, ("spearman", "pearson", "kendall", "cosine"))
     if not bool(a.isfinite().all() and b.isfinite().all()):
         return float("nan")
     if method == "kendall":
         return _tau(a, b)
-    if method not in ("spearman", "pearson", "cosine"):
-        raise DiagnosticsError(
-            f'There is no comparison "{method}": give spearman, pearson, kendall or cosine.', code="unknown-name"
-        )
     return _inner(_direction(a, method), _direction(b, method))
 
 

@@ -24,6 +24,7 @@ from diagnostics.report.plots.style import (
     OUTLINE,
     SYMBOLS,
     TOP,
+    add_key,
     add_mark,
     apply_style,
 )
@@ -176,8 +177,7 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
         line = {"color": FRAME, "width": 2.5}
         figure.add_shape(type="rect", x0=-0.5, x1=len(columns) - 0.5, y0=at - 0.5, y1=at + 0.5, line=line)
         # A frame has no entry of its own in a legend.
-        marker = {"symbol": "square-open", "size": 10, "color": FRAME, "line": {"width": 2.5}}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name="output", marker=marker, hoverinfo="skip")
+        add_key(figure, "output", symbol="square-open", size=10, color=FRAME, line={"width": 2.5})
     figure.update_yaxes(
         title_text="tap, from the input up",
         type="category",
@@ -310,8 +310,7 @@ def _name_marks(figure: go.Figure, kinds: Collection[MarkKind]) -> None:
     """Names the symbols, in no group's colour."""
     for kind in sorted(kinds):
         name = "layer to use" if kind == "chosen tap" else kind
-        marker = {"symbol": SYMBOLS[kind], "size": 10, "color": LINE}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
+        add_key(figure, name, symbol=SYMBOLS[kind], size=10, color=LINE)
 
 
 def _add_band(figure: go.Figure, depths: np.ndarray, curve: DepthCurve, colour: str, group: str) -> None:

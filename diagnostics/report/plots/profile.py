@@ -27,6 +27,7 @@ from diagnostics.report.plots.style import (
     SMALL,
     SYMBOLS,
     TOP,
+    add_key,
     add_mark,
     apply_style,
     tick_taps,
@@ -446,8 +447,7 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
     """Add the meaning of colours and signs, as entries of the legend."""
     for colour, name in colours_of(scores.verdicts):
-        marker = {"symbol": "square", "size": 12, "color": colour}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
+        add_key(figure, name, symbol="square", size=12, color=colour)
     # Shifted by as much as the name of the frame takes.
     figure.add_annotation(
         x=1,

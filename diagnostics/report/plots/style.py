@@ -72,6 +72,11 @@ def tick_taps(
     figure.update_layout(meta={"places": places, "names": names, **more})
 
 
+def add_key(figure: go.Figure, name: str, **marker: Any) -> None:
+    """An entry of the legend for what is drawn otherwise: a marker without a place."""
+    figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
+
+
 def add_mark(
     figure: go.Figure, x: float | str, y: float, kind: MarkKind, colour: str, size: int, **options: Any
 ) -> None:

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from diagnostics.report.page import TaskCurve, TasksFigure
 from diagnostics.report.plots.curves import COLOURS, DASHES
-from diagnostics.report.plots.style import LINE, OUTLINE, SYMBOLS, apply_style
+from diagnostics.report.plots.style import LINE, OUTLINE, SYMBOLS, add_key, apply_style
 from diagnostics.vocabulary import Family
 
 LEAST = -0.1
@@ -74,8 +74,7 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
         highest = _label_outputs(figure, curves, row)
         figure.update_yaxes(range=[LEAST - 0.03, max(1.0, highest) + 0.08], row=row)
     for kind, text in (("star", "layer to use"), ("diamond", "output"), ("line-ew-open", "not shown to be worse")):
-        marker = {"size": 11, "symbol": kind, "color": LINE, "line": {"width": 5 if "line" in kind else 1}}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=text, marker=marker, hoverinfo="skip")
+        add_key(figure, text, size=11, symbol=kind, color=LINE, line={"width": 5 if "line" in kind else 1})
     figure.update_yaxes(title_text="share of the best tap", zeroline=False)
     figure.update_xaxes(zeroline=False, range=[-0.03, _deepest(every) + 0.03])
     figure.update_xaxes(title_text="relative depth", row=count)

@@ -35,7 +35,7 @@ from diagnostics.runs.comparison.findings import (
     shares_figures,
     target_name,
 )
-from diagnostics.runs.pages.answer import tasks_figure
+from diagnostics.runs.pages.answer_in_words import tasks_figure
 from diagnostics.runs.pages.run import map_figure
 
 

@@ -35,7 +35,7 @@ from diagnostics.report.page import (
     nonempty,
 )
 from diagnostics.report.writing import write_whole
-from diagnostics.runs.pages.answer import answer, legend, score_map
+from diagnostics.runs.pages.answer_in_words import answer, legend, score_map
 from diagnostics.runs.results.profile import Profile
 from diagnostics.runs.results.recommendation import Recommendation
 from diagnostics.runs.results.record import DISTRIBUTION

@@ -30,7 +30,7 @@ from diagnostics.report.page import (
 )
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, in_words
-from diagnostics.runs.pages.answer import MARKS
+from diagnostics.runs.pages.answer_in_words import MARKS
 from diagnostics.runs.results.profile import INTERVALS
 from diagnostics.runs.results.recommendation import without_nonlinear
 from diagnostics.runs.results.run_data import RunData

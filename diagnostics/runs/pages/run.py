@@ -37,7 +37,7 @@ from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.controls.kinds import ABOUT
 from diagnostics.runs.controls.names import NAMES, WEIGHTS, in_words
 from diagnostics.runs.derived import compare_stored_output
-from diagnostics.runs.pages.answer import (
+from diagnostics.runs.pages.answer_in_words import (
     answer,
     answer_blocks,
     brief_cautions,

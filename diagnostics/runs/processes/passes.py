@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from diagnostics.activations.batches import Passed, pass_batch
 from diagnostics.activations.contract import Observation
@@ -57,11 +58,13 @@ def setup_of(request: Request) -> Setup:
 
 @contextlib.contextmanager
 def threads(count: int) -> Generator[None]:
-    """Pass on so many threads while this lasts."""
+    """Pass on so many threads while this lasts, with numpy's products of what is passed."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        # Numpy's would else take a core that another process passes on, and wait there.
+        with threadpool_limits(count, "blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

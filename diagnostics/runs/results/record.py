@@ -113,17 +113,9 @@ class Provenance:
     def read(cls, store: Store) -> Self:
         """The provenance that a store holds; raises StorageError where it holds none."""
         try:
-            return cls.from_attrs(store.attrs)
+            return decode(cls, store.attrs)
         except (KeyError, TypeError, ValueError) as error:
             raise damage_error(store.path, "its provenance") from error
-
-    @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """The record in the attributes of a store, among which others may stand.
-
-        Raises KeyError or TypeError where one is missing.
-        """
-        return decode(cls, attrs)
 
 
 _TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default=("", {}))

@@ -25,7 +25,7 @@ from diagnostics.activations.run_files import (
     read_results,
 )
 from diagnostics.activations.store import Store
-from diagnostics.errors import DiagnosticsError, check_known, name_error
+from diagnostics.errors import DiagnosticsError, check_known
 from diagnostics.measures import result as attribute
 from diagnostics.measures.apply import common_tap, with_choice
 from diagnostics.measures.verdict import check_margin
@@ -184,8 +184,7 @@ class RunData:
         read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
         check_known("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
         of_target = {profile.measure: profile for profile in read if profile.target == target}
-        if measure is not None and measure not in of_target:
-            raise name_error(f"probe of {target}", measure, of_target)
+        check_known(f"probe of {target}", measure, of_target)
         return self._recommend(of_target[measure] if measure else next(iter(of_target.values())))
 
     def recommendations(self) -> list[Recommendation]:

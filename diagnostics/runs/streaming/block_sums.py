@@ -26,7 +26,6 @@ from diagnostics.datasets.target import resample
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.measures.arrays import gram
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows, JudgedRows, Sums, TokenMap
 from diagnostics.measures.probes.least_squares import Moments
@@ -37,6 +36,8 @@ from diagnostics.vocabulary import SPLITS
 SumsName = Callable[[DenseRows, int], str]
 PartSums = dict[tuple[str, str], list[Tensor]]
 """Sums by their name and tap: of ones or columns, of features or squares, and of products."""
+STRIP = 128
+"""Rows of products of features that are summed at once, from the diagonal on: the rest is the same again."""
 MOST_BYTES = 3 * 10**9
 """Of the sums of all blocks up to which they are gathered along with the extraction, if twice as much is free."""
 HELD_BYTES = 2**29
@@ -176,7 +177,9 @@ class HeldTokens:
         slots = self.slots[positions]
         for (tap, shape), place in self.places.items():
             if tap == tokens.tap.name and (slots >= 0).any():
-                self.values[slots[slots >= 0], place] = tokens.by_shape[shape].flatten(1).cpu().numpy()[slots >= 0]
+                given = tokens.by_shape[shape].flatten(1).cpu().numpy()
+                for row in np.flatnonzero(slots >= 0):  # at once they would be copied twice
+                    self.values[slots[row], place] = given[row]
 
     def holds(self, reads: Iterable[Read]) -> bool:
         """Test for the tokens that are read, of the samples that are held."""
@@ -360,9 +363,8 @@ class BlockSums:
         self.origins: Mapping[str, Tensor] = {}
         """Of `origins_of`."""
         self.sums: PartSums = {}
-        """Those of the range in hand."""
+        """Those of the range in hand, products of features by `strips`."""
         self.joined: PartSums = {}
-        self._upper: dict[int, Tensor] = {}
 
     @property
     def bytes(self) -> int:
@@ -386,9 +388,10 @@ class BlockSums:
                 known, of = dense.known[row], name(dense, self.block[row])
                 if of not in self.missing or not known.any():
                     continue
-                x = away[dense.grid.shape][i][torch.as_tensor(known, device=self.origins[tap.name].device)]
+                x = away[dense.grid.shape][i]
+                x = x if known.all() else x[torch.as_tensor(known, device=x.device)]
                 if columns is None:
-                    new = [torch.tensor(len(x)), x.double().sum(dim=0), self._upper_half(gram(x.T))]
+                    new = [torch.tensor(len(x)), x.double().sum(dim=0), *strips(x)]
                 else:
                     y = torch.as_tensor(columns[i][known], device=x.device)
                     new = [y.double().sum(dim=0), y.double().square().sum(dim=0), x.T @ y]
@@ -398,17 +401,14 @@ class BlockSums:
                 else:
                     self.sums[of, tap.name] = [part.double() for part in new]
 
-    def _upper_half(self, products: Tensor) -> Tensor:
-        """The upper triangle [number] of [feature, feature], row by row."""
-        size = len(products)
-        if size not in self._upper:
-            rows, columns = torch.triu_indices(size, size, device=products.device)
-            self._upper[size] = rows * size + columns
-        return products.flatten()[self._upper[size]]
-
     def end_range(self) -> PartSums:
         """The sums of the range in hand, in main memory, where the next one's begin anew."""
-        ended, self.sums = {key: [part.cpu() for part in parts] for key, parts in self.sums.items()}, {}
+        ended: PartSums = {}
+        for of, tap in [*self.sums]:
+            first, second, *products = (part.cpu() for part in self.sums.pop((of, tap)))
+            if self.missing[of][0] is gram_name:  # the upper triangle [number], row by row
+                products = [torch.cat([strip[tuple(torch.triu_indices(*strip.shape))] for strip in products])]
+            ended[of, tap] = [first, second, *products]
         return ended
 
     def join(self, ended: PartSums) -> None:
@@ -440,6 +440,18 @@ class BlockSums:
                 arrays[tap.name] = np.concatenate([first.ravel(), *origin, second, products.ravel()])[None]
         about = {"samples": 0, "reason": "", "left_out": {}, "state": self.state}
         self.store.put_observed(of, arrays, about)
+
+
+def strips(x: Tensor) -> Iterator[Tensor]:
+    """Products of [token, feature] by `STRIP` rows, each [row, feature] from the diagonal on; few features at once."""
+    size = x.shape[1]
+    step = size if size <= 2 * STRIP else STRIP
+    for start in range(0, size, step):
+        if x.device.type == "cpu":
+            array = x.numpy()  # whose products of one matrix by itself take half the work
+            yield torch.from_numpy(array[:, start : start + step].T @ array[:, start:])
+        else:
+            yield x[:, start : start + step].T @ x[:, start:]
 
 
 class GapsError(DiagnosticsError):

@@ -10,7 +10,7 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Question,
     Target,
-    name_error,
+    check_known,
     pad_boxes,
     pad_matches,
     pad_phrases,
@@ -375,8 +375,7 @@ def _targets(
 
 
 def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str, views: int, words: int) -> None:
-    if split not in SPLITS_BY:
-        raise name_error("split", split, SPLITS_BY)
+    check_known("split", split, SPLITS_BY)
     for name, value, least, most in (
         ("n", n, 10, 1_000_000),
         ("size", size, 32, 512),

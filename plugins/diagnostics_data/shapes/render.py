@@ -6,7 +6,7 @@ what is seen there is what `masks`, `classes`, `depth` and `flow` say of the pix
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -201,6 +201,8 @@ RENDERER_VERSION = 1
 
 _POINTS = 3
 """Points along a pixel's side, odd so that one of them is the centre."""
+_NEAR = 2**15
+"""Numbers in an array that stays in the cache of a core."""
 _NOISE = 2.5
 """Standard deviation of the sensor's noise, of 255."""
 
@@ -319,11 +321,11 @@ def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: 
             crop = _bounds(here)
             if crop is None:
                 continue
-            hits = view.hits(crop, 1)
-            light[:, *crop] += _share(here, crop) * radiance(worlds[t], view, hits, crop, views[2:])
-            at_centre = here[middle][crop]
-            for axis, moved in enumerate(view.flow(hits, after, crop)):
-                np.copyto(scene.flow[t, *crop, axis], moved, where=at_centre, casting="same_kind")
+            for part, _ in _strips(crop, 1):
+                hits = view.hits(part, 1)
+                light[:, *part] += _share(here, part) * radiance(worlds[t], view, hits, part, views[2:])
+                for axis, moved in enumerate(view.flow(hits, after, part)):
+                    np.copyto(scene.flow[t, *part, axis], moved, where=here[middle][part], casting="same_kind")
         noise = np.random.default_rng([seed, index, t + 1]).standard_normal((size, size, 3), np.float32)
         shown = np.sqrt(light).transpose(1, 2, 0) * 255 + _NOISE * noise
         scene.pixels[t] = np.clip(np.rint(shown), 0, 255)
@@ -335,20 +337,31 @@ def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, l
 
     And of objects the pixels if nothing hid them.
     """
-    wall, floor = (view.depth(view.crop(), _POINTS) for view in views[:2])
-    seen, depth, whole = (floor < wall).astype(np.int8), np.minimum(wall, floor), list[int]()
+    of_all, side = (slice(0, size), slice(0, size)), size * _POINTS
+    seen, depth, whole = np.empty((side, side), np.int8), np.empty((side, side)), [0] * (len(views) - 2)
+    for crop, points in _strips(of_all, _POINTS):
+        wall, floor = (view.depth(crop, _POINTS) for view in views[:2])
+        seen[points], depth[points] = floor < wall, np.minimum(wall, floor)
     for i, view in enumerate(views[2:], start=2):
-        crop = view.crop()
-        # pyrefly: ignore[bad-assignment]
-        points: Crop = tuple(slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)
-        hits = view.hits(crop, _POINTS)
         shape, radius = view.surface.shape, view.surface.radius
-        inside = level(shape, hits.p / radius, hits.q / radius) <= 0
-        whole.append(int(np.count_nonzero(inside[_POINTS // 2 :: _POINTS, _POINTS // 2 :: _POINTS])))
-        nearer = inside & (hits.z < depth[points])
-        np.copyto(depth[points], hits.z, where=nearer)
-        np.copyto(seen[points], np.int8(i), where=nearer)
+        for crop, points in _strips(view.crop(), _POINTS):
+            hits = view.hits(crop, _POINTS)
+            inside = level(shape, hits.p / radius, hits.q / radius) <= 0
+            whole[i - 2] += int(np.count_nonzero(inside[_POINTS // 2 :: _POINTS, _POINTS // 2 :: _POINTS]))
+            nearer = inside & (hits.z < depth[points])
+            np.copyto(depth[points], hits.z, where=nearer)
+            np.copyto(seen[points], np.int8(i), where=nearer)
     return seen, depth, whole
+
+
+def _strips(crop: Crop, points: int) -> Iterator[tuple[Crop, Crop]]:
+    """Rows of a crop, and of its points, so few at once that arrays of them stay in the cache of a core."""
+    rows, columns = crop
+    step = max(1, _NEAR // max(1, points**2 * (columns.stop - columns.start)))
+    for start in range(rows.start, rows.stop, step):
+        part = slice(start, min(start + step, rows.stop))
+        first, second = (slice(each.start * points, each.stop * points) for each in (part, columns))
+        yield (part, columns), (first, second)
 
 
 def _bounds(here: np.ndarray) -> Crop | None:

@@ -25,6 +25,7 @@ from diagnostics.plugin import (
     TorchEncoder,
     cut_encoder,
     interval,
+    partial_folder,
     profile_intervals,
     resample_counts,
     resample_scores,
@@ -558,17 +559,7 @@ def digest_of_weights(name: str) -> str:
 
 def save_decoder(folder: Path, decoder: Decoder) -> None:
     """Written beside its place and moved there: what was there is replaced whole."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with partial_folder(folder) as partial:
         decoder.save(partial)
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise DiagnosticsError(
-            f"The decoder cannot be written to {folder} ({error.strerror}): free some room there and give the same "
-            f"command again.",
-            code="unwritable",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.replace(folder)

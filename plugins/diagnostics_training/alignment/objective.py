@@ -226,10 +226,7 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
 
     Taps, preprocessing and sizes are the base's; its `skeleton` is `aligned?base=...`.
     """
-    if not isinstance(base, TorchEncoder):
-        raise DiagnosticsError(
-            f"{base.name} exposes no torch module that could be trained: align another encoder.", code="unsupported"
-        )
+    base = with_module(base)
     check_start(init)
     blocks = residual_blocks(base)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from diagnostics.plugin import (
     UntrustedCodeError,
     build,
     cut_encoder,
+    digest_of_json,
     load_encoder,
     refuse_values,
     run,
@@ -51,7 +52,6 @@ from diagnostics_training.alignment.objective import (
     with_module,
 )
 from diagnostics_training.jobs import AlignmentJob, TapJob, check_weight, command_of
-from diagnostics_training.trainer.checkpoint import digest_of_json
 from diagnostics_training.trainer.data import SIMULATED, data_for, describe_data, parse_spec, plain, spec_of
 from diagnostics_training.trainer.objective import World, barrier, world
 from diagnostics_training.trainer.record import Watch, earlier_result, finish, say
@@ -142,24 +142,13 @@ def start_of(job: AlignmentJob) -> Start:
     return Start(base=base, own=own, tap=tap, dataset=dataset, spec=spec, rows=rows, sample=sample, seed=seed)
 
 
-@dataclass(frozen=True)
-class Student:
-    """An encoder that begins as the base, with LayerScale and DropPath in its blocks.
-
-    trusts: whether it can be loaded again only by a Python file that it names.
-    """
-
-    encoder: TorchEncoder
-    blocks: Sequence[Block]
-    trusts: bool
-
-
 def make_student(
     start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
-) -> Student:
-    """A student, with a `head` where one is put on it.
+) -> tuple[TorchEncoder, list[Block], bool]:
+    """An encoder that begins as the base, with LayerScale and DropPath in its blocks, and a `head` if one is put on it.
 
-    Raises where it could not be saved and built again, or has no place for what was asked for.
+    Also these blocks, and whether it can be loaded again only by a Python file that it names. Raises where it could not
+    be saved and built again, or has no place for what was asked for.
     """
     encoder, blocks = scaled(start.base, job.layer_scale)
     encoder = head(encoder) if head else encoder
@@ -174,7 +163,7 @@ def make_student(
     if job.drop_path:
         check_drops(encoder, blocks)
         put_drops(encoder.module, blocks, job.drop_path)
-    return Student(encoder, blocks, trusts)
+    return encoder, blocks, trusts
 
 
 def named_teacher(text: str, start: Start, section: str, trust_code: bool = False) -> Teacher:
@@ -311,9 +300,9 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
 
 def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, watch: Watch) -> dict[str, Any]:
     """Trains the student and saves it."""
-    student = make_student(start, job, course.head)
+    student, blocks, trusts = make_student(start, job, course.head)
     with seeding(start.seed):
-        objective, feed = course.make(with_module(student.encoder.sized_for(start.sample)))
+        objective, feed = course.make(with_module(student.sized_for(start.sample)))
     for encoder in (objective.student, start.own, *(teacher.encoder for teacher in objective.teachers)):
         encoder.to(where.device)
     first = {key: value.to(where.device) for key, value in feed(0).items()}
@@ -321,14 +310,14 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     epoch = range(len(start.rows) // job.batch)
     objective.begin_maps({key: value.to(where.device) for key, value in feed(step).items()} for step in epoch)
     objective.free(first)
-    objective.parts = [student.encoder.module.get_submodule(block.name) for block in student.blocks]
-    trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if student.trusts else [])]
+    objective.parts = [student.module.get_submodule(block.name) for block in blocks]
+    trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if trusts else [])]
     row: dict[str, Any] = {
         "path": str(course.folder),
-        "name": student.encoder.name,
+        "name": student.name,
         "to": course.to,
         "output": start.tap.name,
-        "blocks": len(student.blocks),
+        "blocks": len(blocks),
         "data": describe_data(start.spec, len(start.rows)),
         "seed": start.seed,
         "base": job.encoder,
@@ -348,8 +337,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     }
 
     def encoder_at(step: int) -> TorchEncoder:
-        own = student.encoder
-        encoder = own.with_module(copy.deepcopy(own.module).cpu(), f"{own.name}-{step}")
+        encoder = student.with_module(copy.deepcopy(student.module).cpu(), f"{student.name}-{step}")
         return encoder.replace(lineage=lineage | {"steps": step})
 
     before = cosine(start.own, start.tap.name, course.teacher, first)
@@ -371,8 +359,8 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     row |= outcome | {"cosine": {"before": before, "after": after}}
     if where.first:
         row |= course.conclude(objective, where)
-        student.encoder.to("cpu")
-        finish(course.folder / FINISHED, student.encoder, lineage, row, course.asked)
+        student.to("cpu")
+        finish(course.folder / FINISHED, student, lineage, row, course.asked)
     barrier()
     return row
 

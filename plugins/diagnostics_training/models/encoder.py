@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, Target, refuse_values
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, Target, check_known, refuse_values
 from diagnostics_training.trainer.objective import Batch, Objective
 
 # The one backbone of all objectives: a pre-norm transformer on patches, with fixed positions.
@@ -142,10 +142,7 @@ CHOICES = {
 def check_choices(**chosen: str) -> None:
     """Raise for a word that is none of `CHOICES`."""
     for name, value in chosen.items():
-        if value not in CHOICES[name]:
-            raise DiagnosticsError(
-                f"There is no {name} '{value}': choose one of {', '.join(CHOICES[name])}.", code="unknown-name"
-            )
+        check_known(name, value, CHOICES[name])
 
 
 def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from diagnostics.plugin import (
     DiagnosticsError,
+    digest_of_json,
     explaining,
     whole_file,
 )
@@ -144,11 +145,6 @@ def about_checkpoint(folder: Path) -> dict[str, Any] | None:
         if kept.pop("digest") != digest_of_json(kept):
             raise ValueError(DAMAGED)
         return kept
-
-
-def digest_of_json(kept: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, whatever their order."""
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -18,6 +18,7 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Encoder,
     Progress,
+    digest_of_json,
     explaining,
     printable,
     save_encoder,
@@ -29,7 +30,6 @@ from diagnostics_training.trainer.checkpoint import (
     UNREADABLE,
     Saver,
     about_checkpoint,
-    digest_of_json,
     refuse_other,
 )
 from diagnostics_training.trainer.objective import Objective, World, over_processes
@@ -367,12 +367,6 @@ def looking(objective: Objective, settings: Settings) -> Generator[None]:
     ):
         yield
     objective.train()
-
-
-def format_duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 TIMES = "time/"

@@ -25,6 +25,7 @@ from diagnostics.plugin import (
     DiagnosticsError,
     Encoder,
     attention_in,
+    duration,
     explain_attention,
     importing,
     lock,
@@ -45,7 +46,6 @@ from diagnostics_training.trainer.record import (
     Look,
     Monitor,
     Watch,
-    format_duration,
     look,
     looking,
     make_folder,
@@ -169,7 +169,6 @@ class Fitted:
     """
 
     steps: int
-    resumed_from: int
     loss: float
     seconds: float
     looks: tuple[Look, ...] = field(default=())
@@ -306,12 +305,12 @@ def fit(
                 measured = time.perf_counter()
             if done == first + ESTIMATE_AFTER and done < settings.steps and world.first:
                 each = (time.perf_counter() - measured) / (ESTIMATE_AFTER - 1)
-                tell(f"{name}: about {format_duration(each * (settings.steps - done))} more")
+                tell(f"{name}: about {duration(each * (settings.steps - done))} more")
         objective.eval()
         barrier()
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
-    return Fitted(settings.steps, kept, loss, seconds, seen)
+    return Fitted(settings.steps, loss, seconds, seen)
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:

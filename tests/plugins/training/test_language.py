@@ -170,12 +170,12 @@ def parts(steps: int, alone: int, lm: str = "tiny", **more: Any) -> tuple[Langua
     asked = job(Path("unused"), steps=steps, projector_steps=alone, batch=8, **more)
     start, decoder = start_of(asked), decoder_named(lm, WORDS)
     torch.manual_seed(0)
-    student = make_student(start, asked, lambda encoder: with_projector(encoder, decoder.width, asked.pool))
+    student, blocks, _ = make_student(start, asked, lambda encoder: with_projector(encoder, decoder.width, asked.pool))
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 5), asked.batch)
-    objective = Language(student.encoder, decoder, asked.train_lm, alone)
+    objective = Language(student, decoder, asked.train_lm, alone)
     objective.eval()
     objective.free(feed(0))
-    objective.parts = [objective.module.get_submodule(block.name) for block in student.blocks]
+    objective.parts = [objective.module.get_submodule(block.name) for block in blocks]
     return objective, feed, decoder
 
 

@@ -81,7 +81,7 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     before = (tmp_path / "jepa" / "encoder.safetensors").stat().st_mtime_ns
     again = run(*words)
     assert json.loads(again.stdout)["encoders"] == rows
-    assert "jepa: is finished" in again.stderr
+    assert "jepa is finished" in again.stderr
     assert (tmp_path / "jepa" / "encoder.safetensors").stat().st_mtime_ns == before
 
     other = run(*words, "--lr", "0.01")
@@ -97,7 +97,7 @@ def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
     rates = [json.loads(line)["lr"] for line in (tmp_path / "jepa" / "metrics.jsonl").read_text().splitlines()]
     assert rates == [pytest.approx(1e-3 / 3)]
     assert set(how.split()) <= set(load_encoder(tmp_path / "jepa").lineage["how"].split())
-    assert "jepa: is finished" in run(*words, *how.split()).stderr
+    assert "jepa is finished" in run(*words, *how.split()).stderr
     other = run(*words)
     assert other.exit_code == 2
     for option in (
@@ -312,11 +312,14 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--modality", "image"], "lorenz holds series, not image"),
         (["--data", DATA, "--seeds", "0"], "0 seeds: give at least 1"),
         (["--data", DATA, "--regulariser", "x"], "no regulariser 'x'"),
-        (["--data", DATA, "--likelihood", "x"], "no likelihood 'x'"),
-        (["--data", DATA, "--likelihood", "x", "--objective", "jepa"], "no likelihood 'x'"),
+        (["--data", DATA, "--likelihood", "x"], "Unknown likelihood 'x': there are gaussian, quantile"),
+        (
+            ["--data", DATA, "--likelihood", "x", "--objective", "jepa"],
+            "Unknown likelihood 'x': there are gaussian, quantile",
+        ),
         (
             ["--data", DATA, "--positives", "temporel", "--objective", "jepa"],
-            "no positives 'temporel': choose one of views",
+            "Unknown positives 'temporel': did you mean temporal?",
         ),
         (
             ["--data", DATA, "--width", "33"],
@@ -472,9 +475,9 @@ def test_untrained_encoders_by_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("objective:jeppa", "no objective 'jeppa'"),
+        ("objective:jeppa", "Unknown objective 'jeppa'"),
         ("objective:jepa?length=100", "cannot be cut into patches of 16"),
-        ("objective:jepa?modality=text", "no modality 'text'"),
+        ("objective:jepa?modality=text", "Unknown modality 'text'"),
         ("objective:jepa?modality=video&frames=3", "frames=3 cannot be cut"),
         ("objectives:../../etc/passwd", "no trained encoder 'objectives:../../etc/passwd'"),
         ("objectives:lorenz-jepa?training_seed=77", "no trained encoder 'objectives:lorenz-jepa-seed77'"),
