@@ -88,7 +88,7 @@ def graded_data(n: int = 600, seed: int = 0, *, sign: bool = False) -> Dataset:
 
 @contextlib.contextmanager
 def linear_alone() -> Generator[None]:
-    """Runs without the kernel's reading beside `linear_probe`, which takes twice as long as all the rest of these."""
+    """Leave out the kernel's reading beside `linear_probe`, which takes twice as long as all the rest of such a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "measure_nonlinear", lambda *_: None)
         yield
