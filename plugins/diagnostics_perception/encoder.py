@@ -12,7 +12,7 @@ from diagnostics_timm.weights import name_of, seeding
 from PIL import Image
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, check_known, stack_taps
+from diagnostics.plugin import DiagnosticsError, Grid, Site, Tap, TorchEncoder, check_known, name_error, stack_taps
 from diagnostics_perception.checkpoint import fitted, from_file
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, variant
 
@@ -52,7 +52,8 @@ def build_encoder(
             "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out.",
             code="no-effect",
         )
-    check_known("option positions", positions, ("index", "rescaled"))
+    if positions not in ("index", "rescaled"):
+        raise name_error("option positions", positions, ("index", "rescaled"))
     architecture = variant(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None

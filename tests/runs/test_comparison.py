@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ from diagnostics.runs.comparison.estimates import (
 )
 from diagnostics.runs.comparison.findings import tap_similarity
 from diagnostics.runs.comparison.page import alignment_name, comparison_page, describe_lifts, describe_similarity
-from tests.support.graded import GRID, graded_data, graded_encoder, known_r2
+from tests.support.graded import GRID, graded_data, graded_encoder, known_r2, linear_alone
 from tests.support.refusals import refusal
 
 LINEAR = "linear_probe/a"
@@ -41,7 +41,7 @@ Maker = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def make_run(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
     folder = tmp_path_factory.mktemp("runs")
     known: dict[str, Run] = {}
 
@@ -61,7 +61,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Maker:
             known[name] = dx.run(encoder, graded_data(**(data or {})), out=folder / name, **settings)
         return known[name]
 
-    return make
+    with linear_alone():
+        yield make
 
 
 @pytest.fixture(scope="module")
@@ -387,12 +388,12 @@ def test_shares_say_how_many_trainings_they_rest_on(make_run: Maker) -> None:
 
 def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     """The tap's part is the output minus the control's, paired; without a control it is not called lifted."""
-    base = make_run("base of control", (0.5, 2, 0.5), lineage={"group": "base"}, data=MANY)
+    base = make_run("base of control", (0.5, 2, 0.5), lineage={"group": "base"})
     weights = base.store.attrs["identity"]["weights"]
     about: dict[str, Any] = {"group": "up", "base": weights, "seed": 0, "training": "one"}
-    up = make_run("with control", (0.5, 2, 1.5), (1, 1, 1), lineage=about, data=MANY)
+    up = make_run("with control", (0.5, 2, 1.5), (1, 1, 1), lineage=about)
     of_it = about | {"group": "control of up", "control_of": "one", "training": "its own"}
-    control = make_run("control", (0.5, 2, 1), (1, 1, 1.0), lineage=of_it, data=MANY)
+    control = make_run("control", (0.5, 2, 1), (1, 1, 1.0), lineage=of_it)
     result = dx.compare([base, up, control], similarity=None)
     one, other = shares(result, "up", "a"), shares(result, "up", "b")
     by_hand = up.profile(LINEAR).output.value - control.profile(LINEAR).output.value
@@ -408,18 +409,18 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
         "up: lifted by the tap, beyond its control, each by its own interval: a (R2); not shown to be lifted by the tap: b (R2)"
         in str(describe_lifts(result, [LINEAR, "linear_probe/b"]))
     )
-    seed = make_run("control of another training", (0.5, 2, 1), lineage=of_it | {"control_of": "another"}, data=MANY)
+    seed = make_run("control of another training", (0.5, 2, 1), lineage=of_it | {"control_of": "another"})
     alone = dx.compare([base, up, seed], similarity=None)
     assert shares(alone, "up", "a").reasons["over_control"] == "the run of its control is not among the runs"
     assert "lifted" not in " ".join(describe_lifts(alone, [LINEAR]))
 
 
 def test_reading_the_tap_itself_stands_beside_what_training_did(make_run: Maker) -> None:
-    base = make_run("base of cut", (0.5, 2, 0.5), (1, 1, 0.5), lineage={"group": "base"}, data=MANY)
+    base = make_run("base of cut", (0.5, 2, 0.5), (1, 1, 0.5), lineage={"group": "base"})
     about = {"base": base.store.attrs["identity"]["weights"], "seed": 0, "training": "one"}
-    up = make_run("lifted", (0.5, 2, 1.5), (1, 1, 1), lineage=about | {"group": "up", "to": "stage.0"}, data=MANY)
+    up = make_run("lifted", (0.5, 2, 1.5), (1, 1, 1), lineage=about | {"group": "up", "to": "stage.0"})
     of_it = about | {"group": "control", "control_of": "one", "to": "stage.2"}
-    control = make_run("control of lifted", (0.5, 2, 1), (1, 1, 1), lineage=of_it, data=MANY)
+    control = make_run("control of lifted", (0.5, 2, 1), (1, 1, 1), lineage=of_it)
     result = dx.compare([base, up, control], similarity=None)
     # Of `a` stage.0 holds no more than the output, of `b` all that it hides.
     a, b = (shares(result, "up", target) for target in ("a", "b"))
@@ -430,10 +431,10 @@ def test_reading_the_tap_itself_stands_beside_what_training_did(make_run: Maker)
     row = next(one for one in result.to_json()["shares"] if one["profile"] == LINEAR and one["alignment"] == "up")
     assert row["cut_is"] == "recovered" and row["cut"]["value"] == a.cut.value
     # Where nothing is hidden it is what is kept: of `a` at stage.0 a known share of the output.
-    base = make_run("base of kept", (0.5, 2, 2), lineage={"group": "base"}, data=MANY)
+    base = make_run("base of kept", (0.5, 2, 2), lineage={"group": "base"})
     about |= {"base": base.store.attrs["identity"]["weights"], "group": "up"}
     for to, known in (("stage.0", known_r2(0.5) / known_r2(2)), ("stage.9", None)):
-        up = make_run(f"to {to}", (0.5, 2, 1.5), lineage=about | {"to": to}, data=MANY)
+        up = make_run(f"to {to}", (0.5, 2, 1.5), lineage=about | {"to": to})
         one = shares(result := dx.compare([base, up], similarity=None), "up", "a")
         if known is None:
             assert one.cut is None and one.reasons["cut"] == "the run of the base has no tap stage.9"

@@ -13,7 +13,7 @@ import diagnostics as dx
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import comparison_page, describe_verdict
 from tests.support.commands import diagnose, refused
-from tests.support.graded import graded_data, graded_encoder
+from tests.support.graded import graded_data, graded_encoder, linear_alone
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "x0": graded_encoder("x0", (0.5, 1, 0.5), (1,) * 3, 4, lineage={"group": "x", "seed": 0}),
         "x1": graded_encoder("x1", (0.5, 1, 0.5), (1,) * 3, 6, lineage={"group": "x", "seed": 1}),
     }
-    for name, encoder in encoders.items():
-        dx.run(encoder, graded_data(), out=folder / name, measures="linear_probe", controls=False, report=False)
+    with linear_alone():
+        for name, encoder in encoders.items():
+            dx.run(encoder, graded_data(), out=folder / name, measures="linear_probe", controls=False, report=False)
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import diagnostics as dx
 from diagnostics import Dataset, Grid, Run, Site, Tap, Target, TorchEncoder
 from diagnostics.report.page import TasksFigure
 from diagnostics.runs.comparison.page import comparison_page
-from tests.support.graded import graded_data, graded_encoder
+from tests.support.graded import graded_data, graded_encoder, linear_alone
 from tests.support.refusals import refusal
 
 PLACES = 16
@@ -69,14 +69,15 @@ def token_data(n: int = 150) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
     folder = tmp_path_factory.mktemp("tokens")
 
     def make(encoder: TorchEncoder, **options: Any) -> Run:
         settings = {"measures": "segmentation_probe,linear_probe", "controls": False, "report": False} | options
         return dx.run(encoder, token_data(), out=folder / encoder.name, **settings)
 
-    return make
+    with linear_alone():
+        yield make
 
 
 def test_standings_are_the_runs_own_numbers_whatever_the_score(make_run: Callable[..., Run]) -> None:

@@ -7,14 +7,17 @@ gain^2 / (gain^2 + 1), and equal gains with equal noise are equal features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from diagnostics import Dataset, Grid, Site, Tap, Target, TorchEncoder
+from diagnostics.runs import job
 
 STEPS = 16
 GRID = Grid((1,), ("t",))
@@ -81,6 +84,14 @@ def graded_data(n: int = 600, seed: int = 0, *, sign: bool = False) -> Dataset:
     if sign:
         targets["sign"] = Target("label", (samples[:, 0] > 0).astype(np.int64), classes=("below", "above"))
     return Dataset("graded", "series", samples, [f"s{i}" for i in range(n)], list(split), targets)
+
+
+@contextlib.contextmanager
+def linear_alone() -> Generator[None]:
+    """Leave out the kernel's reading beside `linear_probe`, which takes twice as long as all the rest of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "measure_nonlinear", lambda *_: None)
+        yield
 
 
 def known_r2(gain: float) -> float:

@@ -72,7 +72,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], without: str = 
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """An encoder whose tokens hold the colour, and whose last block takes the shape away."""
     folder = tmp_path_factory.mktemp("planted")
-    return align_language(job(folder / "lifted", steps=800, batch=32, drop_path=0.0)), folder
+    return align_language(job(folder / "lifted", steps=400, batch=32, drop_path=0.0)), folder
 
 
 def shape_over_colour(encoder: str | Path) -> float:
@@ -101,11 +101,11 @@ def test_answers_come_from_the_samples_own_tokens_and_from_nowhere_else(planted:
 def test_what_was_asked_for_is_at_the_output_and_training_by_itself_brings_it_not(planted: Any) -> None:
     row, folder = planted
     assert shape_over_colour(f"{SUPPORT}:build") == 0
-    assert shape_over_colour(folder / "lifted") > 0.3
+    assert shape_over_colour(folder / "lifted") > 0.2
     # What weight decay leaves of the matrix that takes it away.
     assert shape_over_colour(row["control"]["path"]) < 0.03
     # The control sat out the steps in which the encoder of the other learned nothing.
-    assert [lines(folder / name)[0]["step"] for name in ("lifted", "lifted-control")] == [10, 90]
+    assert [lines(folder / name)[0]["step"] for name in ("lifted", "lifted-control")] == [10, 50]
     assert lines(folder / "lifted")[-1]["lr"] == lines(folder / "lifted-control")[-1]["lr"]
 
 

@@ -202,7 +202,7 @@ def test_another_size(vit: Path) -> None:
 
 
 def test_the_wrong_tower(vit: Path) -> None:
-    for tower, part in (("text", "no text tower"), ("smell", "none of vision, audio, text")):
+    for tower, part in (("text", "no text tower"), ("smell", "audio, text, vision")):
         with pytest.raises(DiagnosticsError) as error:
             build(str(vit), tower=tower)
         sentence(error, part)
