@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from diagnostics import DiagnosticsError
-from diagnostics.activations.contract import shuffle
+from diagnostics.activations.contract import StoredTarget, shuffle
 from diagnostics.datasets.boxes import CLASS, pad_phrases
 from diagnostics.datasets.dataset import split_groups
 from diagnostics.measures.apply import measure_all
@@ -115,13 +116,20 @@ def test_embeddings_that_come_with_the_target_are_read(tokens: Tokens) -> None:
     colour = np.where(np.isnan(target.values[..., CLASS]), np.nan, target.values[..., CLASS] // 2)[..., None]
     values = np.concatenate([target.values, colour, np.zeros_like(colour)], axis=2)
     told = dataclasses.replace(target, values=values, about="boxes, embedded by colour alone")
-    result = (
-        measure_all([GroundingProbe()], tokens, {"phrases": told}).results["grounding_probe/phrases"].sel(tap="phrases")
-    )
+
+    def read(target: StoredTarget) -> xr.Dataset:
+        found = measure_all([GroundingProbe()], tokens, {"phrases": target}).results["grounding_probe/phrases"]
+        return found.sel(tap="phrases")
+
+    result = read(told)
     assert result.attrs["text_encoder"] == "colour alone"
     assert result.attrs["rank"] == 1
     # Counts of words know the kind, too.
     assert float(result["score"]) < float(result["bag_of_words"]) - 0.1
+    wordless = dataclasses.replace(told, classes=tuple("☃" * (i + 1) for i in range(len(told.classes))))
+    again = read(wordless)
+    assert float(again["score"]) == pytest.approx(float(result["score"]))
+    assert float(again["bag_of_words"]) < float(again["score"])
 
 
 def test_phrases_that_say_nothing_or_one_thing_are_refused(tokens: Tokens) -> None:
@@ -134,4 +142,7 @@ def test_phrases_that_say_nothing_or_one_thing_are_refused(tokens: Tokens) -> No
     with pytest.raises(DiagnosticsError) as caught:
         GroundingProbe().compute(tokens, alike, 0)
     assert caught.value.code == "too-few"
+    wordless = dataclasses.replace(target, classes=tuple("☃" * (i + 1) for i in range(len(target.classes))))
+    with refusal("no-effect", "bag of words", "--text-encoder"):
+        GroundingProbe().compute(tokens, wordless, 0)
     assert len(PHRASES) == 4

@@ -105,6 +105,14 @@ def test_an_answer_that_train_never_has_is_wrong_and_counted() -> None:
     assert data["loss"].sel(unit=tokens.groups[first]).values.tolist() == [1]
 
 
+def test_questions_that_the_text_encoder_cannot_tell_apart_are_refused() -> None:
+    colours, asked, split = scene()
+    target = target_of(asked, split)
+    bare = StoredTarget("questions", "questions", target.values[..., : TEXT + 1], classes=target.classes)
+    with refusal("no-effect", "bag of words", "--text-encoder"):
+        QuestionProbe().compute(Tokens(tokens_of(colours), split, SIDE), bare, 0)
+
+
 def test_wordings_are_held_back_for_test_and_take_turns_elsewhere() -> None:
     ask = Question("a", "x", ("one?", "two?"), ("three?",))
     values, classes, texts = pad_questions(

@@ -78,7 +78,7 @@ def whiten(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     share = weights / weights.sum()
     away = embeddings - share @ embeddings
     _, sizes, directions = (each.numpy() for each in svd(torch.from_numpy(away * np.sqrt(share)[:, None])))
-    rank = min(MOST_RANK, int((sizes > _SMALL * max(sizes[0], _SMALL)).sum()))
+    rank = min(MOST_RANK, int((sizes > _SMALL * max(sizes.max(initial=0), _SMALL)).sum()))
     return away @ (directions[:rank] / sizes[:rank, None]).T
 
 
@@ -131,6 +131,13 @@ class PhraseRows(BoxRows):
             embedded = np.zeros((len(target.classes), boxes.shape[2] - AREA - 1))
             embedded[place[0]] = boxes[:, 1:, AREA + 1 :][there(boxes)][place[1]]
             text_encoder = target.about.partition(EMBEDDED_BY)[2]
+        texts = whiten(embedded, of_train)
+        if not texts.shape[1]:
+            raise DiagnosticsError(
+                f"Phrases of target {target.name} in train are all alike to {text_encoder}: give --text-encoder one that "
+                "tells them apart.",
+                code="no-effect",
+            )
         return cls(
             measure,
             activations,
@@ -141,7 +148,7 @@ class PhraseRows(BoxRows):
             rows=rows,
             reads=tuple(grids),
             sides=sides,
-            texts=whiten(embedded, of_train),
+            texts=texts,
             words=whiten(counted, of_train),
             text_encoder=text_encoder,
         )

@@ -25,6 +25,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.questions import ANSWER, KIND, TEXT, there
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.base import Case
 from diagnostics.measures.probes.cross_attention import EPOCHS, HEADS, Asked, Attentive, train
 from diagnostics.measures.probes.grounding import EMBEDDED_BY, TEXT_ENCODER, WORDS
@@ -105,11 +106,18 @@ class Task:
 
     @classmethod
     def of(cls, activations: Activations, target: StoredTarget, seed: int) -> Task:
-        """The task of a target; raises where a split has no question."""
+        """The task of a target; raises where a split has no question, or all are alike to what embeds them."""
         sample, at = np.nonzero(there(target.values))
         of = target.values[sample, at]
         split, groups = activations.split[sample], activations.groups[sample]
         rows = rows_of(activations.with_other(split=split, groups=groups), target.name, np.ones(len(of), dtype=bool))
+        asked = len(np.unique(of[rows.train, TEXT]))
+        if of.shape[1] == TEXT + 1 and asked > 1:
+            raise DiagnosticsError(
+                f"{asked} questions of target {target.name} in train are all alike to "
+                f"{target.about.partition(EMBEDDED_BY)[2] or WORDS}: give --text-encoder one that tells them apart.",
+                code="no-effect",
+            )
         given = of[:, ANSWER].astype(int)
         numbers, times = np.unique(given[rows.train], return_counts=True)
         frequent = np.sort(numbers[np.argsort(-times, kind="stable")][:MOST_ANSWERS])
