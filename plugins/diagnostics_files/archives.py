@@ -312,7 +312,7 @@ def _scan(archive: Path, caption: str, decode: bool) -> Index:
                 elif text is None or not caption_in(text, data, caption, is_json):
                     why = f"has no caption (.txt, or '{caption}' in .json)"
             except DiagnosticsError:
-                why = "has a caption that is no UTF-8 text"
+                why = f"has a caption that is no UTF-8 text{is_json * ' or no JSON'}"
             if why or image is None or text is None:
                 # The rest of a last one was cut off.
                 if not (cut and number == len(parts)):
