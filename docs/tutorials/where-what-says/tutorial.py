@@ -36,9 +36,8 @@ def rows(target):
     found = []
     for i, of in enumerate(target.values[:, 1:]):
         # A scene with fewer boxes than others has rows of NaN.
-        for x, y, right, low, c, _, area in of[
-            ~np.isnan(of[:, 4])
-        ].tolist():
+        known = of[~np.isnan(of[:, 4])]
+        for x, y, right, low, c, _, area in known.tolist():
             row = {
                 "bbox": [x, y, right - x, low - y],
                 "category_id": int(c),
