@@ -36,8 +36,12 @@ def rows(target):
     found = []
     for i, of in enumerate(target.values[:, 1:]):
         # A scene with fewer boxes than others has rows of NaN.
-        for x, y, right, low, c, _, area in of[~np.isnan(of[:, 4])].tolist():
-            row = {"bbox": [x, y, right - x, low - y], "category_id": int(c)}
+        known = of[~np.isnan(of[:, 4])]
+        for x, y, right, low, c, _, area in known.tolist():
+            row = {
+                "bbox": [x, y, right - x, low - y],
+                "category_id": int(c),
+            }
             row |= {"id": len(found), "image_id": i, "area": area}
             found.append(row)
     return found
@@ -64,7 +68,11 @@ write("annotations/instances_train2014.json", things)
 things["annotations"] = rows(phrases)
 for row in things["annotations"]:
     i, text = row["image_id"], phrases.classes[row["category_id"]]
-    ref = {"image_id": i, "ann_id": row["id"], "sentences": [{"sent": text}]}
+    ref = {
+        "image_id": i,
+        "ann_id": row["id"],
+        "sentences": [{"sent": text}],
+    }
     refs.append({**ref, "split": str(scenes.split[i])})
 write("instances.json", things)
 write("refs(unc).json", refs)
