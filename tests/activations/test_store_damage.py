@@ -128,9 +128,9 @@ def test_targets_of_another_run_are_refused(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["two taps", "another run's tap", "all of another run", "another name"])
 def test_an_observation_in_anothers_place_is_refused(run: Path, kept: tuple[Path, Path], how: str) -> None:
     place, name = run / "observed" / "seen", "seen"
-    chunk = Path("norm") / "c" / "0" / "0"
+    chunk = Path("norm", "c.0.0")
     if how == "two taps":
-        exchanged(place / chunk, place / "embed" / "c" / "0" / "0")
+        exchanged(place / chunk, place / "embed" / "c.0.0")
     elif how == "another run's tap":
         shutil.copy(kept[1] / "observed" / "seen" / chunk, place / chunk)
     elif how == "all of another run":
