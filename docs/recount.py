@@ -1,18 +1,26 @@
 """Says which pages of studies show other numbers than their result files: `python docs/recount.py` names each, and fails if there is one.
 
 A study's `page.py`, or else its `study.py`, renders its pages from its results; no number on them is typed. The gallery, whose runs are
-not kept, has its table compared with its cards. What README and the landing page print is held by `tests/test_docs.py`, that of
-tutorials by `tests/test_tutorials.py`.
+not kept, has its table compared with its cards. README's sentences of several draws have to be those of `benchmarks/redraws.json`.
+What README and the landing page print is held by `tests/test_docs.py`, that of tutorials by `tests/test_tutorials.py`.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-STUDIES = Path(__file__).parent / "studies"
+import numpy as np
+
+from diagnostics.runs.results.redraws import spread_of
+
+ROOT = Path(__file__).parent.parent
+STUDIES = ROOT / "docs" / "studies"
 
 
 def rendered(folder: Path) -> dict[Path, str]:
@@ -55,6 +63,30 @@ def gallery_table(folder: Path) -> set[tuple[str, str, int, frozenset[str]]]:
     }
 
 
+def of_redraws(found: dict[str, Any]) -> list[str]:
+    """What README says of its commands' other splits, of which draw 0 of the scenes is its own."""
+    scenes = found["scenes"][1:]
+    gaps = {
+        name: spread_of(np.array([one[name]["score"] - one[name]["output"] for one in scenes])).format()
+        for name in scenes[0]
+    }
+    *names, last = found["series"]
+    count, least = len(found["series"][last]), min(min(each) for each in found["series"].values())
+    return [
+        f"In {len(scenes)} draws of other splits (`benchmarks/redraws.py`, mean and range) the gap of segmentation is "
+        f"{gaps['segmentation']}, that of depth {gaps['depth']}.",
+        f"in each of {count} random splits (`--redraws {count}`) the output hides more than {math.floor(10 * least) / 10} "
+        f"of {', '.join(names)} and {last}.",
+    ]
+
+
+def readme_says_otherwise(readme: Path, file: Path) -> list[Path]:
+    """The README, where one of its sentences is not that of the draws in a file."""
+    text = readme.read_text(encoding="utf-8")
+    wanted = of_redraws(json.loads(file.read_text(encoding="utf-8")))
+    return [readme] * any(sentence not in text for sentence in wanted)
+
+
 def other_than_results(studies: Path = STUDIES) -> list[Path]:
     """Pages of studies that are not what their results say, in order; a page that is not there is one of them."""
     found: list[Path] = []
@@ -68,6 +100,6 @@ def other_than_results(studies: Path = STUDIES) -> list[Path]:
 
 
 if __name__ == "__main__":
-    pages = other_than_results()
+    pages = other_than_results() + readme_says_otherwise(ROOT / "README.md", ROOT / "benchmarks" / "redraws.json")
     print(*pages, sep="\n")
     sys.exit(bool(pages))
