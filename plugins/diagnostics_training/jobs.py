@@ -75,7 +75,7 @@ class ObjectiveOptions:
     likelihood: Annotated[
         str | None, Option("For forecast: quantile [for series] or gaussian [for images and clips].", group=WHAT)
     ] = None
-    positives: Annotated[str, Option("For contrastive: views, or temporal (series only).", group=WHAT)] = "views"
+    positives: Annotated[str, Option("For contrastive: views, or temporal (series and clips).", group=WHAT)] = "views"
     regulariser: Annotated[str, Option("For jepa: none, variance or sigreg.", group=WHAT)] = "none"
 
 

@@ -192,9 +192,9 @@ class Sizes:
     def __post_init__(self) -> None:
         check_choices(modality=self.modality, likelihood=self.likelihood, positives=self.positives)
         check_sizes(self.width, self.depth, self.heads, patch=self.patch, channels=self.channels, outputs=self.outputs)
-        if self.positives == "temporal" and self.modality != "series":
+        if self.positives == "temporal" and self.modality == "image":
             raise DiagnosticsError(
-                "Temporal positives are for series: leave --positives out for images and clips.", code="other-modality"
+                "Temporal positives are for series and clips: leave --positives out for images.", code="other-modality"
             )
         _ = self.grid
         values = self.channels * math.prod(self.extent)

@@ -3,10 +3,11 @@
 Chen et al., A simple framework for contrastive learning of visual representations, arXiv 2002.05709.
 
 InfoNCE over two augmented views of each sample: normalised projections, temperature 0.1, all other views of the batch
-(over all processes) as negatives. With `positives=temporal`, for series: Yue et al., TS2Vec (arXiv 2106.10466, section
-3.2): two overlapping crops, in which a token's positive is the same moment seen within the other crop; instance-wise
-and temporal contrast of plain dot products, at every scale of max pooling over time by two. Apart from TS2Vec, tokens
-are patches, no moments are masked, each crop has positions of its own, and the projector stands between.
+(over all processes) as negatives. With `positives=temporal`, for series and clips: Yue et al., TS2Vec (arXiv
+2106.10466, section 3.2): two overlapping crops, in which a token's positive is the same moment seen within the other
+crop; instance-wise and temporal contrast of plain dot products, at every scale of max pooling over time by two. Apart
+from TS2Vec, tokens are patches, no moments are masked, each crop has positions of its own, and the projector stands
+between; a moment of a clip is the mean over its projected patches.
 """
 
 from typing import Any
@@ -51,10 +52,14 @@ class Contrastive(EncoderObjective):
             x, y = nn.functional.normalize(both, dim=-1).chunk(2)
             return {"loss": info_nce(x, y, gathered(x), gathered(y), own(len(x)), TEMPERATURE)}
         x, patch = batch["x"], self.model.backbone.patches.size[0]
-        first, start, stop, last = crops(batch["crops"][0].tolist(), x.shape[-1] // patch)
-        left = self.model(x[..., first * patch : stop * patch])[:, start - first :].float()
-        right = self.model(x[..., start * patch : last * patch])[:, : stop - start].float()
+        first, start, stop, last = crops(batch["crops"][0].tolist(), x.shape[2] // patch)
+        left = self.moments(x[:, :, first * patch : stop * patch])[:, start - first :]
+        right = self.moments(x[:, :, start * patch : last * patch])[:, : stop - start]
         return {"loss": hierarchical(left, right)}
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Projections [B, T, F] of the moments of x [B, C, t, ...]."""
+        return self.model(x).float().unflatten(1, (x.shape[2] // self.model.backbone.patches.size[0], -1)).mean(2)
 
 
 def crops(drawn: list[float], tokens: int) -> tuple[int, int, int, int]:

@@ -341,8 +341,11 @@ def test_several_variates(tmp_path: Path) -> None:
             "The loss of jepa compares the samples",
         ),
         (["--data", DATA, "--batch", "8", "--accumulate", "9", "--objective", "jepa"], "cannot be computed in 9 parts"),
-        (["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"], "are for series"),
-        (["--data", "shapes?n=20&size=32", "--batch", "4", "--positives", "temporal"], "are for series"),
+        (
+            ["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"],
+            "are for series and clips",
+        ),
+        (["--data", "shapes?n=20&size=32", "--batch", "4", "--positives", "temporal"], "are for series and clips"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -232,6 +232,13 @@ def test_temporal_contrast_by_hand() -> None:
     assert float(hierarchical(torch.tensor(left), torch.tensor(right))) == pytest.approx(np.mean(losses), rel=1e-10)
 
 
+def test_a_moment_of_a_clip_is_the_mean_over_its_patches() -> None:
+    built = objective("contrastive", "video", positives="temporal")
+    x = feed(built, "contrastive", "video")(0)["x"]
+    tokens = built.model(x).reshape(len(x), *built.model.backbone.patches.grid(tuple(x.shape[2:])), -1)
+    assert torch.allclose(built.moments(x), tokens.mean((2, 3)), atol=1e-6)
+
+
 @given(st.lists(st.floats(0, 0.999), min_size=4, max_size=4), st.integers(2, 40))
 def test_crops_share_a_stretch_within_the_series(drawn: list[float], tokens: int) -> None:
     first, start, stop, last = crops(drawn, tokens)
@@ -448,6 +455,10 @@ def test_losses_fall_on_series(name: str, options: dict[str, object]) -> None:
 @pytest.mark.parametrize("name", ["forecast", "reconstruct", "contrastive", "jepa", "supervised"])
 def test_losses_fall_on_pictures_and_clips(name: str, modality: str) -> None:
     falls(name, modality, {"outputs": 4} if name == "supervised" else {})
+
+
+def test_losses_fall_on_moments_of_clips() -> None:
+    falls("contrastive", "video", {"positives": "temporal"})
 
 
 def falls(name: str, modality: str, options: dict[str, object]) -> None:
