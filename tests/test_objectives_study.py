@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import diagnostics as dx
 from tests.test_docs import module_in
 
 FOLDER = Path(__file__).parents[1] / "docs" / "studies" / "objectives"
@@ -93,8 +94,20 @@ def test_clips_hold_what_their_targets_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert (ordered.targets["order"].values == shuffled.targets["order"].values).all()
 
 
+def test_moments_stand_side_by_side_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("timm")
+    data = module_in(FOLDER, "data", monkeypatch)
+    images = dx.build("encoder", "objectives:shapes-jepa")
+    encoder = data.InTime(dx.frames_of(images, 2))
+    clip = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    both = encoder.transform([clip, clip[::-1]], tap="blocks.1").reshape(2, -1, 2, 4)
+    assert np.allclose(both[0], both[1][:, ::-1], atol=1e-5) and not np.allclose(both[0], both[1], atol=1e-3)
+    assert np.allclose(both[0].mean(2).T, images.transform(list(clip), tap="blocks.1", pooling="mean"), atol=1e-5)
+
+
 def test_every_cell_has_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     study = module_in(FOLDER, "study", monkeypatch)
     assert len(study.cells()) == 3 * 5 + 3
-    assert sum("--shuffled" in line or "shuffled=1" in line for line in study.commands("video-dinov2")) == 8
+    shuffled = [line for line in study.commands("video-contrastive") if "shuffled=1" in line]
+    assert len(shuffled) == 2 * 5 and sum("in_time?encoder=models/video/contrastive" in line for line in shuffled) == 5
     assert study.commands("lorenz-jepa")[0].startswith("diagnostics train objectives --data 'lorenz?")

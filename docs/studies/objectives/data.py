@@ -6,11 +6,14 @@ A draw is a data set of its own, half of it test.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool3d
 
 import diagnostics as dx
 
@@ -43,7 +46,7 @@ def scenes(draw: int = 8200, n: int = 2 * PLAN["units"]) -> dx.Dataset:
     return split(data, draw, data.samples, chosen(data, PLAN["data"]["shapes"]["targets"]), "scenes")
 
 
-def clips(draw: int = 8200, n: int = 2 * PLAN["units"], shuffled: int = 0) -> dx.Dataset:
+def clips(draw: int = 8200, n: int = 2 * PLAN["video"]["units"], shuffled: int = 0) -> dx.Dataset:
     """Rendered clips; `shuffled=1` puts the frames of each in a random order of its own."""
     data = dx.build("dataset", f"shapes?n={n}&frames={FRAMES}&size={SIDE}&seed={draw}")
     rng, masks = np.random.default_rng(draw), data.targets["masks"].values
@@ -73,3 +76,49 @@ def clips(draw: int = 8200, n: int = 2 * PLAN["units"], shuffled: int = 0) -> dx
 def dinov2() -> dx.Encoder:
     """DINOv2 ViT-S on the frames of clips."""
     return dx.frames_of(dx.build("encoder", "wheel:dinov2-small?size=56"), FRAMES)
+
+
+def in_time(encoder: str = "dinov2") -> dx.Encoder:
+    """An encoder of clips, a folder or `dinov2`, whose taps have the moments of a clip side by side."""
+    return InTime(dinov2() if encoder == "dinov2" else dx.build("encoder", encoder))
+
+
+class InTime(dx.Encoder):
+    """Each tap has one token: the means over the quarters of the picture at each moment, side by side.
+
+    A mean over all tokens is the same in any order of the frames, where an encoder sees each for itself.
+    """
+
+    def __init__(self, encoder: dx.Encoder) -> None:
+        self.inner, self.name, self.modality = encoder, f"{encoder.name}, moments side by side", encoder.modality
+        self.taps = tuple(
+            replace(tap, features=tap.features * int(np.prod(quarters_of(tap))), grid=dx.Grid((), ()), site=None)
+            for tap in encoder.taps
+        )
+        self.output_tap = encoder.output_tap
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        inner = self.inner.identity
+        return {**inner, "configuration": f"{inner['configuration']}; quarters of moments side by side"}
+
+    def example(self) -> np.ndarray:
+        return self.inner.example()
+
+    def preprocess(self, sample: np.ndarray) -> Any:
+        return self.inner.preprocess(sample)
+
+    def capture(
+        self, batch: Any, taps: Sequence[str] | None = None, reduce: Any = lambda tap, tokens: tokens
+    ) -> dict[str, Any]:
+        def quarters(tap: dx.Tap, tokens: torch.Tensor) -> Any:
+            cells = tokens[:, tap.grid.prefix :].mT.unflatten(2, tap.grid.shape)
+            return reduce(self.tap(tap.name), adaptive_avg_pool3d(cells.float(), quarters_of(tap)).flatten(1)[:, None])
+
+        return self.inner.capture(batch, taps, quarters)
+
+
+def quarters_of(tap: dx.Tap) -> tuple[int, int, int]:
+    """Moments, and the quarters of a picture along y and x, of a tap with a grid of t, y and x."""
+    t, y, x = tap.grid.shape
+    return t, min(y, 2), min(x, 2)

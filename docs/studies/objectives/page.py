@@ -16,6 +16,7 @@ from study import (
     RESULTS,
     cells,
     commands,
+    count_of,
     deeper,
     gaps,
     kind_of,
@@ -105,9 +106,12 @@ def gap_table(found: list[Value]) -> str:
     names = list(dict.fromkeys([*PLAN["objectives"], *PLAN["video"]["encoders"]]))
     rows = []
     for name in names:
-        own = [[one for one in gaps_of if one.where == f"{kind}-{name}"] for kind in kinds]
-        if any(own):
-            rows.append([name, *(counted(some) if some else "–" for some in own)])
+        cell_of = {kind: f"{kind}-{name}" for kind in kinds}
+        own = {kind: [one for one in gaps_of if one.where == cell] for kind, cell in cell_of.items()}
+        rows.append([
+            name,
+            *(counted(own[kind]) if own[kind] else "not computed" if cell in cells() and not trainings(cell) else "–" for kind, cell in cell_of.items()),
+        ])  # fmt: skip
     return table(["trained by", *kinds], rows)
 
 
@@ -142,6 +146,12 @@ def known(found: list[Value]) -> dict[str, str]:
     }  # fmt: skip
 
 
+def minutes_of(cell: str) -> float:
+    """CPU minutes that a cell takes, by the plan."""
+    kind = kind_of(cell)
+    return kind["minutes"][cell.partition("-")[2]] if cell.startswith("video-") else kind["minutes"]
+
+
 def places() -> dict[str, str]:
     """Name of each place in the templates -> what stands there."""
     found = values()
@@ -162,9 +172,11 @@ def places() -> dict[str, str]:
         if trainings(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
     ]  # fmt: skip
     missing = [
-        f"- {cell}: {kept.get('failed', '') or 'trainings that are there: ' + str(len(trainings(cell)))}"
-        for cell, kept in zip(cells(), there, strict=True) if len(trainings(cell)) < PLAN["trainings"]
+        f"- {cell}: {kept.get('failed', '') or f'{len(trainings(cell))} of {count_of(cell)} trainings'}, some {minutes_of(cell):.0f} CPU minutes: "
+        f"`python docs/studies/objectives/study.py run {cell} --work FOLDER`"
+        for cell, kept in zip(cells(), there, strict=True) if len(trainings(cell)) < count_of(cell)
     ]  # fmt: skip
+    left = [cell for cell in cells() if len(trainings(cell)) < count_of(cell)]
     return {
         **known(found), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
         "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
@@ -173,7 +185,8 @@ def places() -> dict[str, str]:
             [[one.claim, one.where, one.target, str(one.outcome), one.outcome.verdict] for one in found],
         ),
         "n": str(len(found)), **{f"n.{each}": str(verdicts.count(each)) for each in (SHOWN, EXCLUDED, UNDECIDED, MISSING)},
-        "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
+        "left": str(len(left)), "left.minutes": f"{sum(map(minutes_of, left)):.0f}", "video.trainings": str(PLAN["video"]["trainings"]),
+        "video.units": str(PLAN["video"]["units"]), "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
         "alone": number(power["shown_alone"], 2, sign=False), "cells": str(len(cells())), "unread": "; ".join(unread) or "none",
         "there": str(sum(bool(trainings(cell)) for cell in cells())), "missing": "\n".join(missing) or "None.",
         "minutes": f"{sum(one.get('cpu_seconds', 0) for one in there) / 60:.0f}",

@@ -26,6 +26,7 @@ from common import costs, parse_command, read_json, write_json  # noqa: E402  (t
 
 RESULTS = HERE / "results"
 PLAN = tomllib.loads((HERE / "plan.toml").read_text(encoding="utf-8"))
+ROOM = "docs/studies/objectives"
 PROBES = {"segmentation": "segmentation_probe", "masks": "label_propagation"}
 """Targets that another probe than the linear one reads."""
 
@@ -44,47 +45,57 @@ def kind_of(cell: str) -> dict[str, Any]:
     return PLAN["video"] if data == "video" else PLAN["data"][data]
 
 
+def count_of(cell: str) -> int:
+    """Trainings of a cell, or draws where its encoder is not trained here."""
+    return kind_of(cell).get("trainings", PLAN["trainings"])
+
+
 def train_command(cell: str) -> str:
     """The command of a cell's trainings; "" where its encoder is not trained here."""
     data, _, name = cell.partition("-")
     how = PLAN["video"]["encoders"][name] if data == "video" else f"{PLAN['data'][data]['train']} --objective {name}"
     return (
-        f"diagnostics train objectives {how} --seeds {PLAN['trainings']} --out models/{data}"
+        f"diagnostics train objectives {how} --seeds {count_of(cell)} --out models/{data}"
         if how.startswith("--")
         else ""
     )
 
 
-def model_of(cell: str, training: int) -> str:
-    """The encoder of a training, from the folder of the work."""
+def readings(cell: str, training: int, shuffled: bool) -> dict[str, tuple[str, str, str]]:
+    """Name of each run of a training -> its encoder, data and measures, as `diagnostics run` takes them."""
     data, _, name = cell.partition("-")
-    if train_command(cell):
-        return f"models/{data}/{name}{f'-seed{training}' * (training > 0)}"
-    return f"docs/studies/objectives/{PLAN['video']['encoders'][name]}"
+    run, kind = f"{cell}-{training}{'-shuffled' * shuffled}", kind_of(cell)
+    model = f"models/{data}/{name}{f'-seed{training}' * (training > 0)}"
+
+    def spec(which: str) -> str:
+        return f"{ROOM}/{kind[which].format(draw=PLAN['first_draw'] + training)}{'&shuffled=1' * shuffled}"
+
+    if data != "video":
+        return {run: (model, spec("measured"), kind["measures"])}
+    own = (model, model) if train_command(cell) else ("dinov2", f"{ROOM}/{kind['encoders'][name]}")
+    return {
+        run: (f"{ROOM}/data.py:in_time?encoder={own[0]}", spec("measured"), "linear_probe"),
+        f"{run}-tracked": (own[1], spec("tracked"), "label_propagation"),
+    }
 
 
-def data_of(cell: str, training: int, shuffled: bool) -> str:
-    spec = kind_of(cell)["measured"].format(draw=PLAN["first_draw"] + training)
-    return f"docs/studies/objectives/{spec}{'&shuffled=1' * shuffled}"
-
-
-def budget_of(cell: str) -> str:
+def budget_of(measures: str) -> str:
     """Room for tokens, where a measure reads them."""
-    return "0" if kind_of(cell)["measures"] == "linear_probe" else "1GB"
+    return "0" if measures == "linear_probe" else "1GB"
 
 
-def run_command(cell: str, training: int, shuffled: bool) -> str:
-    """The command of a run."""
-    return (
-        f"diagnostics run {model_of(cell, training)} --data '{data_of(cell, training, shuffled)}' --measures {kind_of(cell)['measures']} "
-        f"--no-controls --token-budget {budget_of(cell)} -o runs/{cell}-{training}{'-shuffled' * shuffled}"
-    )
+def orders(cell: str) -> tuple[bool, ...]:
+    """Whether frames are shuffled, in each of the runs of a training."""
+    return (False, True) if cell.startswith("video-") else (False,)
 
 
 def commands(cell: str) -> list[str]:
     """All commands of a cell, from the root of the repository."""
-    shuffled = (False, True) if cell.startswith("video-") else (False,)
-    runs = [run_command(cell, training, each) for training in range(PLAN["trainings"]) for each in shuffled]
+    runs = [
+        f"diagnostics run '{model}' --data '{data}' --measures {measures} --no-controls --token-budget {budget_of(measures)} -o runs/{name}"
+        for training in range(count_of(cell)) for shuffled in orders(cell)
+        for name, (model, data, measures) in readings(cell, training, shuffled).items()
+    ]  # fmt: skip
     return [command for command in (train_command(cell), *runs) if command]
 
 
@@ -98,20 +109,23 @@ def give(command: str, work: Path) -> None:
 
 
 def measured(cell: str, training: int, shuffled: bool, work: Path) -> dict[str, Any]:
-    """Of each target of a run the scores over depth, the best tap, and by how much it beats the output."""
+    """Of each target of a training's runs the scores over depth, the best tap, and by how much it beats the output."""
     import diagnostics as dx
 
-    name = f"{cell}-{training}{'-shuffled' * shuffled}"
-    model = model_of(cell, training)
-    spec = data_of(cell, training, shuffled).replace("docs/studies/objectives", str(HERE))
-    path = str(work / model) if model.startswith("models/") else model.replace("docs/studies/objectives", str(HERE))
-    run = dx.run(
-        dx.build("encoder", path), dx.build("dataset", spec), out=work / "runs" / name, measures=kind_of(cell)["measures"],
-        controls=False, token_budget=budget_of(cell), jobs=1, watch=dx.silent, report=False,
-    )  # fmt: skip
-    return {
-        target: kept_of(run, f"{PROBES.get(target, 'linear_probe')}/{target}") for target in kind_of(cell)["targets"]
-    }
+    def here(spec: str) -> str:
+        return spec.replace("models/", f"{work}/models/").replace(ROOM, str(HERE))
+
+    kept = {}
+    for name, (model, data, measures) in readings(cell, training, shuffled).items():
+        run = dx.run(
+            dx.build("encoder", here(model)), dx.build("dataset", here(data)), out=work / "runs" / name, measures=measures,
+            controls=False, token_budget=budget_of(measures), jobs=1, watch=dx.silent, report=False,
+        )  # fmt: skip
+        for target in kind_of(cell)["targets"]:
+            probe = PROBES.get(target, "linear_probe")
+            if probe in measures.split(","):
+                kept[target] = kept_of(run, f"{probe}/{target}")
+    return kept
 
 
 def kept_of(run: Any, key: str) -> dict[str, Any]:
@@ -136,7 +150,7 @@ def run_cell(cell: str, work: Path) -> None:
     file = RESULTS / f"{cell}.json"
     kept = read_json(file) or {"trainings": {}, "cpu_seconds": 0.0}
     kept.pop("failed", None)
-    todo = [str(each) for each in range(PLAN["trainings"]) if str(each) not in kept["trainings"]]
+    todo = [str(each) for each in range(count_of(cell)) if str(each) not in kept["trainings"]]
     try:
         if todo and (command := train_command(cell)):
             with costs() as row:
@@ -144,15 +158,16 @@ def run_cell(cell: str, work: Path) -> None:
             kept["cpu_seconds"] += row["cpu_seconds"]
         for training in todo:
             with costs() as row:
-                found = {"ordered": measured(cell, int(training), False, work)}
-                if cell.startswith("video-"):
-                    found["shuffled"] = measured(cell, int(training), True, work)
+                found = {
+                    "shuffled" if shuffled else "ordered": measured(cell, int(training), shuffled, work)
+                    for shuffled in orders(cell)
+                }
             kept["trainings"][training] = found
             kept["cpu_seconds"] += row["cpu_seconds"]
             write_json(file, kept)
     except Exception as error:  # a failure is a row
         write_json(file, kept | {"failed": f"{getattr(error, 'code', '') or type(error).__name__}: {error}"[:300]})
-    print(f"{cell}: {len(kept['trainings'])} of {PLAN['trainings']}", file=sys.stderr, flush=True)
+    print(f"{cell}: {len(kept['trainings'])} of {count_of(cell)}", file=sys.stderr, flush=True)
 
 
 # Values.
