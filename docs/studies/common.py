@@ -114,6 +114,11 @@ def fill(template: Path, places: Mapping[str, str]) -> str:
     return re.sub(r"\{\{([^}]+)\}\}", lambda place: places[place[1].strip()], template.read_text(encoding="utf-8"))
 
 
+def held(verdicts: Mapping[str, str]) -> dict[str, str]:
+    """Places `{{NAME is VERDICT}}` beside words that state a verdict: they show nothing, and are unknown with another one."""
+    return {f"{name} is {verdict}": "" for name, verdict in verdicts.items()}
+
+
 def pooled_error(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Errors [target] of means over seeds, of values and errors over units [seed, target].
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import sys
 from collections import Counter
 from html import escape
 from typing import Any
@@ -12,6 +12,9 @@ import numpy as np
 import rehearsal
 from study import CLAIMS, HERE, RESULTS, cells, command
 from verdicts import EXCLUDED, MISSING, SHOWN, UNDECIDED, Outcome, all_outcomes, over_encoders, read
+
+sys.path[:0] = [str(HERE.parent)]
+from common import fill, held  # noqa: E402  (the folder of studies)
 
 COLOURS = {SHOWN: "#2a7f4f", EXCLUDED: "#b3432b", UNDECIDED: "#c9c9c9", MISSING: "#ffffff"}
 MARKS = {SHOWN: "+", EXCLUDED: "−", UNDECIDED: "?", MISSING: ""}
@@ -121,6 +124,13 @@ def costs() -> dict[str, float]:
     }
 
 
+def lacking() -> str:
+    """The cells without results, with what is reckoned that they take."""
+    names = [name for name in cells() if not (RESULTS / f"{name}.json").is_file()]
+    cost = {name: f" (some {cells()[name]['minutes']} CPU minutes)" for name in names if "minutes" in cells()[name]}
+    return ", ".join(f"`{name}`{cost.get(name, '')}" for name in names) or "none"
+
+
 def cell_files() -> list[Any]:
     return [RESULTS / f"{name}.json" for name in cells() if (RESULTS / f"{name}.json").is_file()]
 
@@ -208,6 +218,7 @@ def filled(found: dict[str, list[Outcome]]) -> dict[str, str]:
         "cells": str(sum(tests.values()) - tests[MISSING]),
         "computed": str(len(cell_files())),
         "of_cells": str(len(cells())),
+        "lacking": lacking(),
         "n_shown": str(tests[SHOWN]),
         "n_excluded": str(tests[EXCLUDED]),
         "n_undecided": str(tests[UNDECIDED]),
@@ -224,6 +235,8 @@ def filled(found: dict[str, list[Outcome]]) -> dict[str, str]:
         "cell_table": cell_table(),
         "profiles": profiles(),
         **rehearsed(),
+        **held({name: over_encoders(each) for name, each in found.items()}),
+        **held({f"{name}.{one.cell}": one.verdict for name, each in found.items() for one in each}),
     }
     for name, each in found.items():
         said = Counter(one.verdict for one in each)
@@ -263,9 +276,7 @@ def rehearsed() -> dict[str, str]:
 
 def render(found: dict[str, list[Outcome]], name: str) -> str:
     """A template with its places filled; an unknown place raises KeyError."""
-    places = filled(found)
-    text = (HERE / f"{name}.md.in").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([^}]+)\}\}", lambda place: places[place[1].strip()], text)
+    return fill(HERE / f"{name}.md.in", filled(found))
 
 
 def write_page() -> None:
