@@ -83,6 +83,27 @@ def in_short(found: Mapping[str, Json]) -> dict[str, Any]:
     }
 
 
+def alignments(found: Mapping[str, Json]) -> dict[str, Any]:
+    """Of alignments for a gap that was shown the least recovered share, and what became of their other targets at the output."""
+    every = [
+        (one["base"], one["recovered"]["value"], results)
+        for results in found.values()
+        for one in costs(results)
+        if one["recovered"]
+    ]
+    shown = [(base, value, results) for base, value, results in every if value is not None]
+    others = [
+        _side(one["kept_output"])
+        for base, _, results in shown for one in shares(results) if one["base"] == base and not one["made_for_it"]
+    ]  # fmt: skip
+    return {
+        "count": len(shown),
+        "least": min(value for _, value, _ in shown),
+        "others": len(others),
+        "sides": Counter(others),
+    }
+
+
 def p_of(one: Json) -> float:
     """Of a hidden gap being 0; NaN where there is no test."""
     p = one["hidden_gap"]["p"]

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from findings import (
     LEAST,
     Json,
+    alignments,
     best,
     costs,
     gaps,
@@ -93,6 +94,7 @@ def render(found: Mapping[str, Json], name: str = "index") -> str:
         shares=shares,
         in_short=in_short(found),
         costs=costs,
+        aligned=alignments(found),
         least=LEAST,
         control=control,
         untaught=untaught,
