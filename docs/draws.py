@@ -25,6 +25,7 @@ def pages() -> list[Path]:
     """README, the landing page, and the pages of tutorials and studies, in a fixed order."""
     docs = ROOT / "docs"
     folders = [page for kind in ("tutorials", "studies") for page in sorted((docs / kind).glob("*/index.md"))]
+    folders += sorted((docs / "studies").glob("*/full.md"))
     return [ROOT / "README.md", docs / "index.md", *folders]
 
 

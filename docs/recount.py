@@ -1,6 +1,7 @@
 """Says which pages of studies show other numbers than their result files: `python docs/recount.py` names each, and fails if there is one.
 
-A study's `page.py`, or else its `study.py`, renders its pages from its results; no number on them is typed. The gallery, whose runs are
+A study's `page.py`, or else its `study.py`, renders its pages from its results; a score that a template types is named too, and rendering
+fails where the words around a place state another verdict than the results (`held` of `studies/common.py`). The gallery, whose runs are
 not kept, has its table compared with its cards. README's sentences of several draws have to be those of `benchmarks/redraws.json`.
 What README and the landing page print is held by `tests/test_docs.py`, that of tutorials by `tests/test_tutorials.py`.
 """
@@ -16,11 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from draws import SCORE
 
 from diagnostics.runs.results.redraws import spread_of
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "docs" / "studies"
+
+
+FIXED = {".01", ".05", "0.01", "0.125", "0.375"}
+"""Scores that templates may type: margins, levels, chances and goals, which were fixed before the results."""
+PLACE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.S)
+OTHERS = re.compile(r"^## Earlier figures$.*?^## |^- \*\*Why 16\*\*.*?$", re.M | re.S)
+"""Parts of templates whose figures come from elsewhere: an earlier look by other code, and a simulation of the rule."""
+
+
+def typed_scores(template: Path) -> list[str]:
+    """The scores of a template that stand in no place."""
+    text = PLACE.sub("", OTHERS.sub("", template.read_text(encoding="utf-8")))
+    return [score[0] for score in SCORE.finditer(text) if score[0] not in FIXED]
 
 
 def rendered(folder: Path) -> dict[Path, str]:
@@ -90,6 +105,7 @@ def readme_says_otherwise(readme: Path, file: Path) -> list[Path]:
 def other_than_results(studies: Path = STUDIES) -> list[Path]:
     """Pages of studies that are not what their results say, in order; a page that is not there is one of them."""
     found: list[Path] = []
+    found += [file for file in sorted([*studies.glob("*/*.md.in"), *studies.glob("*/*.md.j2")]) if typed_scores(file)]
     for folder in sorted(file.parent for file in studies.glob("*/index.md")):
         if (folder / "gallery.py").is_file():
             found += [folder / "index.md"] * (gallery_rows(folder) != gallery_table(folder))

@@ -122,6 +122,14 @@ def test_the_figure_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> 
     assert page.render(found, "full") != (FOLDER / "full.md").read_text(encoding="utf-8")
 
 
+def test_words_that_state_another_verdict_than_the_results_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module_in(FOLDER, "page", monkeypatch)
+    found = page.results()
+    found["spatial-before-language"][0].verdict = "undecided"
+    with pytest.raises(KeyError, match="spatial-before-language is shown"):
+        page.render(found, "index")
+
+
 @pytest.fixture
 def recount(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
@@ -142,6 +150,11 @@ def test_a_page_with_another_number_than_its_results_is_found(recount: Any, tmp_
     typed.write_text(typed.read_text(encoding="utf-8").replace("0.", "0.1", 1), encoding="utf-8")
     typed = tmp_path / "gallery" / "index.md"
     typed.write_text(typed.read_text(encoding="utf-8").replace("`rho`, ", ""), encoding="utf-8")
+    typed = tmp_path / "six-tasks" / "full.md.in"
+    typed.write_text("{{0.71}} by .01, and ViT-S 0.71 [.62, 0.80] in 2024\n", encoding="utf-8")
+    assert recount.typed_scores(typed) == ["0.71", ".62", "0.80"]
+    typed.unlink()
+    shutil.copy(FOLDER.parent / "six-tasks" / "full.md.in", typed)
     found = recount.other_than_results(tmp_path)
     assert [page.relative_to(tmp_path).as_posix() for page in found] == ["gallery/index.md", "six-tasks/index.md"]
 

@@ -21,6 +21,9 @@ from diagnostics.measures.regret_rules import DIRECTIONS
 from diagnostics.measures.statistics import Interval
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent)]
+from common import fill, held  # noqa: E402  (the folder of studies)
+
 MODELS = ("Pythia/14m", "Pythia/70m", "Pythia/160m", "Pythia/410m")
 """Those with a score of every layer on every task."""
 MOST_SETS = 300
@@ -216,6 +219,11 @@ def interval(of: Mapping[str, float]) -> str:
     return f"{number(of['value'], True)} [{number(of['low'], True)}, {number(of['high'], True)}]"
 
 
+def side(of: Mapping[str, float]) -> str:
+    """Whether an interval shows a gain or a loss of regret, or neither."""
+    return "less" if of["high"] < 0 else "more" if of["low"] > 0 else "no other"
+
+
 def row_of(found: Mapping[str, Any], candidates: str, rule: str) -> dict[str, Any]:
     """The row of a rule whose name begins so."""
     return next(row for row in found[candidates] if row["rule"].startswith(rule))
@@ -236,7 +244,6 @@ HEAD = """| rule | cells | mean regret | minus random's, interval over tasks | t
 
 def render(found: Mapping[str, Any], name: str = "index") -> str:
     """A page: `index`, or `full` with all tables."""
-    page = (HERE / f"{name}.md.in").read_text("utf-8")
     parts = {"head": HEAD, "all": lines(found["all"]), "blocks": lines(found["blocks"])}
     parts |= {key: str(found[key]) for key in ("cells", "tasks")}
     wanted = {
@@ -261,9 +268,9 @@ def render(found: Mapping[str, Any], name: str = "index") -> str:
         for other in ("random", "last"):
             parts[f"{candidates}.{key}.{other}"] = interval(row[other])
             parts[f"{candidates}.{key}.{other}.both"] = interval(row[other]["both"])
-    for key, text in parts.items():
-        page = page.replace("{{" + key + "}}", text)
-    return page
+            sides = {"": side(row[other]), ".both": side(row[other]["both"])}
+            parts |= held({f"{candidates}.{key}.{other}{over}": where for over, where in sides.items()})
+    return fill(HERE / f"{name}.md.in", parts)
 
 
 if __name__ == "__main__":

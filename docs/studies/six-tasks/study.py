@@ -34,6 +34,7 @@ from common import (  # noqa: E402  (the folder of studies)
     Outcome,
     costs,
     fill,
+    held,
     judge,
     number,
     parse_command,
@@ -293,7 +294,8 @@ def places() -> dict[str, str]:
     ends = [each["fresh"].interval[1] for each in hidden]
     with_results = dict.fromkeys(of for each in found.values() for of, one in each.items() if one.verdict != MISSING)
     return {
-        **named, **by_encoder, "largest gap": f"{np.nanmax(gaps):.2f}",
+        **named, **by_encoder, **held({f"{name}.{of}": one.verdict for name, each in found.items() for of, one in each.items()}),
+        **held({f"{name}.both": SHOWN for name in both}), "largest gap": f"{np.nanmax(gaps):.2f}",
         "both": str(len(both)), "both.names": ", ".join(both) or "none",
         "fresh.values": str(len(fresh)), "fresh.away": str(sum(one.interval[0] > 0 or one.interval[1] < 0 for one in fresh)),
         "fresh.gap": f"{np.nanmax(ends):.2f}",

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from common import EXCLUDED, SHOWN, number, read_json, table
+from common import EXCLUDED, SHOWN, fill, held, number, read_json, table
 from scipy.special import stdtrit
 from study import DRAWS, HERE, PLAN, RESULTS, cells, command, draws_of
 
@@ -297,7 +297,6 @@ def left_out(found: Mapping[str, Found]) -> str:
 
 def render(found: Mapping[str, Found], name: str = "index") -> str:
     """A page: `index`, or `full` with all tables."""
-    text = (HERE / f"{name}.md.in").read_text(encoding="utf-8")
     wheels, trained = judged(found), {key: cell for key, cell in found.items() if key not in judged(found)}
     made = outcomes(found)
     parts = {
@@ -316,9 +315,8 @@ def render(found: Mapping[str, Found], name: str = "index") -> str:
         parts |= {key: number(one.mean), f"{key}.range": one.range, f"{key}.verdict": one.verdict}
         parts[f"{key}.shown"] = f"{one.shown} of {len(one.values)}"
         parts |= {f"{key}.{cell}": str(value) for cell, value in one.values.items()}
-    for key, value in parts.items():
-        text = text.replace("{{" + key + "}}", value)
-    return text
+    parts |= held({key: one.verdict for key, one in made.items()})
+    return fill(HERE / f"{name}.md.in", parts)
 
 
 def write_page() -> None:
