@@ -2,8 +2,9 @@
 
 A study's `page.py`, or else its `study.py`, renders its pages from its results; a score that a template types is named too, and rendering
 fails where the words around a place state another verdict than the results (`held` of `studies/common.py`). The gallery, whose runs are
-not kept, has its table compared with its cards. README's sentences of several draws have to be those of `benchmarks/redraws.json`.
-What README and the landing page print is held by `tests/test_docs.py`, that of tutorials by `tests/test_tutorials.py`.
+not kept, has its table compared with its cards. Sentences of README and the landing page on segmentation, depth and other splits have
+to be those of `benchmarks/redraws.json`. What README and the landing page print is held by `tests/test_docs.py`, that of tutorials by
+`tests/test_tutorials.py`.
 """
 
 from __future__ import annotations
@@ -78,28 +79,33 @@ def gallery_table(folder: Path) -> set[tuple[str, str, int, frozenset[str]]]:
     }
 
 
-def of_redraws(found: dict[str, Any]) -> list[str]:
-    """What README says of its commands' other splits, of which draw 0 of the scenes is its own."""
-    scenes = found["scenes"][1:]
+def of_redraws(found: dict[str, Any]) -> dict[str, list[str]]:
+    """What README and the landing page say of its commands and of their other splits; draw 0 of the scenes is its own."""
+    own, *scenes = found["scenes"]
+    ends = {name: {end: np.mean([one[name][end] for one in scenes]) for end in ("score", "output")} for name in own}
+    alone = f"of {own['segmentation']['score']:.2f} there, {own['segmentation']['output']:.2f} at the output"
     gaps = {
         name: spread_of(np.array([one[name]["score"] - one[name]["output"] for one in scenes])).format()
         for name in scenes[0]
     }
     *names, last = found["series"]
     count, least = len(found["series"][last]), min(min(each) for each in found["series"].values())
-    return [
+    mean = f"(mean of {len(scenes)} draws: {ends['segmentation']['score']:.2f}, {ends['segmentation']['output']:.2f} at the output)"
+    readme = [
+        alone,
         f"In {len(scenes)} draws of other splits (`benchmarks/redraws.py`, mean and range) the gap of segmentation is "
         f"{gaps['segmentation']}, that of depth {gaps['depth']}.",
         f"in each of {count} random splits (`--redraws {count}`) the output hides more than {math.floor(10 * least) / 10} "
         f"of {', '.join(names)} and {last}.",
     ]
+    return {"README.md": readme, "docs/index.md": [alone, mean]}
 
 
-def readme_says_otherwise(readme: Path, file: Path) -> list[Path]:
-    """The README, where one of its sentences is not that of the draws in a file."""
-    text = readme.read_text(encoding="utf-8")
+def other_than_redraws(file: Path) -> list[str]:
+    """README and the landing page, where one of their sentences is not that of the draws in a file."""
     wanted = of_redraws(json.loads(file.read_text(encoding="utf-8")))
-    return [readme] * any(sentence not in text for sentence in wanted)
+    text = {page: (ROOT / page).read_text(encoding="utf-8") for page in wanted}
+    return [page for page, sentences in wanted.items() if any(sentence not in text[page] for sentence in sentences)]
 
 
 def other_than_results(studies: Path = STUDIES) -> list[Path]:
@@ -116,6 +122,6 @@ def other_than_results(studies: Path = STUDIES) -> list[Path]:
 
 
 if __name__ == "__main__":
-    pages = other_than_results() + readme_says_otherwise(ROOT / "README.md", ROOT / "benchmarks" / "redraws.json")
+    pages = [*other_than_results(), *other_than_redraws(ROOT / "benchmarks" / "redraws.json")]
     print(*pages, sep="\n")
     sys.exit(bool(pages))
