@@ -322,6 +322,13 @@ def plan_table() -> str:
     return table(head, rows)
 
 
+def minutes_of(name: str) -> float:
+    """CPU minutes of a part of a cell of an encoder, mean over those that are computed."""
+    there = cells_of(name)
+    parts = sum(len(one["parts"]) for one in there)
+    return sum(one["cpu_seconds"] for one in there) / 60 / parts if parts else float("nan")
+
+
 def missing() -> str:
     """Parts of cells without a result, each cell with the command that computes them."""
     lines = []
@@ -335,7 +342,7 @@ def missing() -> str:
         ]
         if left:
             lines.append(
-                f"- {cell}: {', '.join(left)}: `python docs/studies/alignment/study.py run {cell} --work FOLDER`"
+                f"- {cell}: {', '.join(left)} (some {minutes_of(name) * len(left):.0f} CPU minutes): `python docs/studies/alignment/study.py run {cell} --work FOLDER`"
             )
     return "\n".join(lines) or "None."
 
