@@ -23,8 +23,7 @@ from common import (
 )
 from study import HERE, PLAN, RESULTS, STUDY, cells, commands, kinds_of, pairs_of, rows_of
 
-ROWS = ("base", "cut", "joined", "tap", "keep", "spatial")
-"""Whose scores are shown; of controls the differences are."""
+ROWS = ("base", "cut", "joined", "tap", "keep", "spatial", "control", "spatial-control")
 SHORT = {
     "beats-cut": "alignment beats cut (chosen)",
     "beats-joined": "alignment beats joined (chosen)",
@@ -196,8 +195,8 @@ def known(found: list[Value]) -> dict[str, str]:
 
     def part(claim: str, sign: int = 1) -> str:
         each, count = [sign * one.outcome.value for one in own(claim)], counts(own(claim))
-        span = f"from {number(min(each), 2)} to {number(max(each), 2)}; " if each else ""
-        return f"{number(sign * mean_of(own(claim)))} on the mean ({span}{count[SHOWN]} of {len(each)} shown, {count[EXCLUDED]} excluded)"
+        span = f"{number(min(each), 2)} to {number(max(each), 2)}; " if each else ""
+        return f"{number(sign * mean_of(own(claim)))} ({span}{count[SHOWN]} of {len(each)} shown, {count[EXCLUDED]} excluded)"
 
     def said(claim: str, shown: str, none: str) -> str:
         """One of two verbs, by whether any value of a claim is shown."""
@@ -214,7 +213,8 @@ def known(found: list[Value]) -> dict[str, str]:
             "rival": "",
         }
     there = dict.fromkeys(one.encoder for one in own("beats-cut"))
-    where = ", ".join(f"{name} ({len(measured_seeds(name))} seeds)" for name in there)
+    few = [f"{name} ({len(measured_seeds(name))})" for name in there if len(measured_seeds(name)) < len(STUDY["seeds"])]
+    where = f"{len(there)} encoders" + (f", with fewer seeds: {', '.join(few)}" if few else "")
     pays = (
         f"; `--keep` {said('keep-pays', 'keeps more', 'is not shown to keep more')}: {part('keep-pays')}"
         if own("keep-pays")
@@ -263,8 +263,7 @@ def elsewhere() -> str:
     ends = ", ".join(number(longer[end], 2, sign=False) for end in ("low", "high"))
     return (
         f"Of fracast's gap of hidden_z they recover {own}; [200 steps of 8](../objectives-across-depth/index.md) recovered "
-        f"{number(longer['value'], 2, sign=False)} [{ends}] (one seed): trained for longer, an alignment comes nearer to the tap. "
-        "So this page excludes gains of alignments as short as these, and not of longer ones."
+        f"{number(longer['value'], 2, sign=False)} [{ends}] (one draw). So gains of alignments as short as these are excluded, not of longer ones."
     )
 
 
@@ -276,10 +275,6 @@ def measured_seeds(name: str) -> list[dict[str, Any]]:
 def rising() -> str:
     """How much alignments to the tap have learned, and in which half of their steps."""
     looks = {name: looks_of(name) for name in STUDY["encoders"] if measured_seeds(name)}
-    each = [
-        f"{name} {', '.join(number(one[when], 2, sign=False) for when in ('before', 'half', 'end'))}"
-        for name, one in looks.items()
-    ]  # fmt: skip
     least = number(STUDY["flat"], 2, sign=False)
     weak = [name for name, one in looks.items() if one["end"] - one["before"] < STUDY["flat"]]
     still = [name for name, one in looks.items() if one["end"] - one["half"] > STUDY["flat"]]
@@ -292,7 +287,7 @@ def rising() -> str:
             (ended, f"gains less than {least} there, the limit set beforehand, and could learn more all the same"),
         ) if names
     ]  # fmt: skip
-    return f"Agreement with the teacher on val before, at half and at the end: {'; '.join(each)}. {'; '.join(judged)}."
+    return f"By agreement with the teacher on val {'; '.join(judged)}."
 
 
 def plan_table() -> str:

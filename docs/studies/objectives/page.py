@@ -96,7 +96,7 @@ def counted(some: list[Value]) -> str:
     count = {verdict: sum(one.outcome.verdict == verdict for one in some) for verdict in (SHOWN, EXCLUDED)}
     known = [one.outcome.value for one in some if np.isfinite(one.outcome.value)]
     mean = number(float(np.mean(known))) if known else "–"
-    return f"{mean} on the mean ({count[SHOWN]} of {len(some)} shown, {count[EXCLUDED]} excluded)"
+    return f"{mean} ({count[SHOWN]} of {len(some)} shown, {count[EXCLUDED]} excluded)"
 
 
 def gap_table(found: list[Value]) -> str:
@@ -110,7 +110,7 @@ def gap_table(found: list[Value]) -> str:
         own = {kind: [one for one in gaps_of if one.where == cell] for kind, cell in cell_of.items()}
         rows.append([
             name,
-            *(counted(own[kind]) if own[kind] else "not computed" if cell in cells() and not trainings(cell) else "–" for kind, cell in cell_of.items()),
+            *(counted(own[kind]) if own[kind] else "–" if cell in cells() and not trainings(cell) else "" for kind, cell in cell_of.items()),
         ])  # fmt: skip
     return table(["trained by", *kinds], rows)
 
@@ -134,13 +134,13 @@ def known(found: list[Value]) -> dict[str, str]:
     moved = [one for one in found if one.claim == "shuffled"]
     needs = [f"{one.target} of {one.where.removeprefix('video-')}" for one in moved if one.outcome.verdict == SHOWN]
     return {
-        "known.gap": f"The best other layer beats the output by {counted(gaps_of)}: the output hides {'; '.join(hidden) or 'nothing that is shown'}.",
+        "known.gap": f"On the mean the best other layer beats the output by {counted(gaps_of)}: the output hides {'; '.join(hidden) or 'nothing that is shown'}.",
         "known.more": (
             f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{'; '.join(shown)}."
             if more else "No two objectives are measured on the same data yet."
         ),
         "known.video": (
-            f"In clips the order of frames matters by {counted(moved)}: shown for {', '.join(needs) or 'no target'}."
+            f"On the mean the order of a clip's frames is worth {counted(moved)}: shown for {', '.join(needs) or 'no target'}."
             if moved else "No encoder of clips is measured yet."
         ),
     }  # fmt: skip
@@ -187,7 +187,7 @@ def places() -> dict[str, str]:
         "n": str(len(found)), **{f"n.{each}": str(verdicts.count(each)) for each in (SHOWN, EXCLUDED, UNDECIDED, MISSING)},
         "left": str(len(left)), "left.minutes": f"{sum(map(minutes_of, left)):.0f}", "video.trainings": str(PLAN["video"]["trainings"]),
         "video.units": str(PLAN["video"]["units"]), "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
-        "alone": number(power["shown_alone"], 2, sign=False), "cells": str(len(cells())), "unread": "; ".join(unread) or "none",
+        "cells": str(len(cells())), "unread": "; ".join(unread) or "none",
         "there": str(sum(bool(trainings(cell)) for cell in cells())), "missing": "\n".join(missing) or "None.",
         "minutes": f"{sum(one.get('cpu_seconds', 0) for one in there) / 60:.0f}",
         "commands": "\n".join(line for cell in cells() for line in commands(cell)[:2]),
