@@ -451,6 +451,9 @@ def test_the_studys_alignments_are_counted_by_their_intervals(findings: Any) -> 
     results["runs"] += [{"name": "up", "group": "up", "seed": 1, "lineage": {"for": "a", "to": "blocks.2"}}]
     ends = {"b": (1.02, 1.1), "c": (0.9, 0.98), "d": (1.001, 1.004), "e": (0.992, 1.2), "f": None}
     results["shares"] = [share("a", (2.0, 3.0), made_for_it=True), *(share(*each) for each in ends.items())]
+    assert findings.alignments({"one": results}) == {
+        "count": 1, "least": 0.5, "others": 5, "sides": {"neither": 2, "raised": 1, "lowered": 1, "unknown": 1}
+    }  # fmt: skip
     lifted, nothing = findings.costs(results)
     assert (lifted["base"], lifted["lifted"], lifted["recovered"]) == ("forecast", [None, "blocks.2"], {"value": 0.5})
     assert lifted["others"] == {"kept_output": "2 neither, 1 raised, 1 lowered, 1 unknown", "kept_best": "5 unknown"}

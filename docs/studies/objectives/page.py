@@ -16,6 +16,7 @@ from study import (
     RESULTS,
     cells,
     commands,
+    complete,
     count_of,
     deeper,
     gaps,
@@ -54,8 +55,9 @@ def outcome_of(values: np.ndarray) -> Outcome:
 def asked() -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
     """Claim, where, target, and what computes its values."""
     for cell in cells():
-        if not (there := trainings(cell)):
+        if not complete(cell):
             continue
+        there = trainings(cell)
         read = [target for target in kind_of(cell)["targets"] if readable(cell, target)]
         for target in read:
             yield "gap", cell, target, lambda cell=cell, target=target: gaps(cell, target)
@@ -66,7 +68,7 @@ def asked() -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
     for data in PLAN["data"]:
         for pair in PLAN["compared"]:
             first, second = (f"{data}-{name}" for name in pair)
-            if trainings(first) and trainings(second):
+            if complete(first) and complete(second):
                 yield (
                     "more",
                     f"{first} − {second}",
@@ -110,7 +112,7 @@ def gap_table(found: list[Value]) -> str:
         own = {kind: [one for one in gaps_of if one.where == cell] for kind, cell in cell_of.items()}
         rows.append([
             name,
-            *(counted(own[kind]) if own[kind] else "–" if cell in cells() and not trainings(cell) else "" for kind, cell in cell_of.items()),
+            *(counted(own[kind]) if own[kind] else "–" if cell in cells() and not complete(cell) else "" for kind, cell in cell_of.items()),
         ])  # fmt: skip
     return table(["trained by", *kinds], rows)
 
@@ -169,14 +171,14 @@ def places() -> dict[str, str]:
         rows.append([says, str(len(own)), *count, number(float(np.mean(each))) if each else "–"])
     unread = [
         f"{cell}: {', '.join(left)}" for cell in cells()
-        if trainings(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
+        if complete(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
     ]  # fmt: skip
     missing = [
         f"- {cell}: {kept.get('failed', '') or f'{len(trainings(cell))} of {count_of(cell)} trainings'}, some {minutes_of(cell):.0f} CPU minutes: "
         f"`python docs/studies/objectives/study.py run {cell} --work FOLDER`"
-        for cell, kept in zip(cells(), there, strict=True) if len(trainings(cell)) < count_of(cell)
+        for cell, kept in zip(cells(), there, strict=True) if not complete(cell)
     ]  # fmt: skip
-    left = [cell for cell in cells() if len(trainings(cell)) < count_of(cell)]
+    left = [cell for cell in cells() if not complete(cell)]
     return {
         **known(found), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
         "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
@@ -188,7 +190,7 @@ def places() -> dict[str, str]:
         "left": str(len(left)), "left.minutes": f"{sum(map(minutes_of, left)):.0f}", "video.trainings": str(PLAN["video"]["trainings"]),
         "video.units": str(PLAN["video"]["units"]), "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
         "cells": str(len(cells())), "unread": "; ".join(unread) or "none",
-        "there": str(sum(bool(trainings(cell)) for cell in cells())), "missing": "\n".join(missing) or "None.",
+        "there": str(sum(map(complete, cells()))), "missing": "\n".join(missing) or "None.",
         "minutes": f"{sum(one.get('cpu_seconds', 0) for one in there) / 60:.0f}",
         "commands": "\n".join(line for cell in cells() for line in commands(cell)[:2]),
     }  # fmt: skip

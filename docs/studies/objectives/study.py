@@ -179,6 +179,11 @@ def trainings(cell: str, which: str = "ordered") -> list[dict[str, Any]]:
     return [there[key][which] for key in sorted(there, key=int)]
 
 
+def complete(cell: str) -> bool:
+    """Whether all trainings of a cell were measured: it is judged once."""
+    return len(trainings(cell)) >= count_of(cell)
+
+
 def readable(cell: str, target: str) -> bool:
     """Whether the best tap reads a target `least` above a guess, mean over trainings."""
     each = [one[target]["best"] - one[target]["guess"] for one in trainings(cell) if one[target]["best"] is not None]
