@@ -71,7 +71,9 @@ def passes() -> bool:
         for jobs in (1, 2):
             start, before = time.perf_counter(), used()
             out = Path(folder, str(jobs))
-            dx.run(ENCODER, PASSED, out=out, jobs=jobs, measures="rankme", controls=False, report=False, watch=dx.silent)
+            dx.run(
+                ENCODER, PASSED, out=out, jobs=jobs, measures="rankme", controls=False, report=False, watch=dx.silent
+            )
             spent[jobs] = time.perf_counter() - start, used() - before
         torch.set_num_threads(1)
     (one, its), (two, theirs) = spent[1], spent[2]
