@@ -67,7 +67,7 @@ class Held:
     @classmethod
     def of(cls, name: Any, dataset: Dataset) -> Held | None:
         """The dataset as arrays, where it is in memory and not too large; None where each process must make it."""
-        arrays = [dataset.samples, *(target.values for target in dataset.targets.values())]
+        arrays: list[Any] = [dataset.samples, *(target.values for target in dataset.targets.values())]
         if any(type(each) is not np.ndarray for each in arrays) or sum(each.nbytes for each in arrays) > HELD_BYTES:
             return None
         with contextlib.suppress(Exception):  # of a plugin's own types
