@@ -17,7 +17,7 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
-from diagnostics import build
+from diagnostics import DiagnosticsError, build
 from diagnostics.cli.app import guard
 from tests.support.refusals import refusal
 
@@ -143,7 +143,9 @@ def test_indexing_that_was_killed_goes_on_after_the_last_whole_index(
 
 
 @pytest.mark.parametrize("decoded", [False, True])
-def test_pairs_that_are_not_clean_are_counted_and_listed(tmp_path: Path, decoded: bool) -> None:
+def test_pairs_that_are_not_clean_are_counted_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: bool
+) -> None:
     folder = unclean(tmp_path / "data")
     with refusal("bad-sample", "lonely"):
         build("dataset", f"captions:{folder}?features=0")
@@ -154,6 +156,10 @@ def test_pairs_that_are_not_clean_are_counted_and_listed(tmp_path: Path, decoded
     assert found["broken"].keys() >= {f"0.tar: Sample {key} of {folder}/0.tar" for key in BROKEN}
     skipped = build("dataset", f"captions:{folder}?features=0&on_error=skip")
     assert skipped.left_out.keys() == {*(f"0/{key}" for key in BROKEN), "1/torn"}
+    capsys.readouterr()
+    trained_on = build("dataset", f"captions:{folder}?features=0&on_error=replace")
+    counted = f"{len(BROKEN)} of {len(trained_on) + len(BROKEN)} left out"
+    assert counted in trained_on.about and counted in capsys.readouterr().err
     assert list(skipped.texts) == [f"number {i}" for i in range(12)]
     assert [int(skipped[i][0, 0, 0]) for i in range(12)] == list(range(12))
 
@@ -192,6 +198,19 @@ def test_patterns_name_archives(tmp_path: Path) -> None:
     (tmp_path / "0").symlink_to(tmp_path)
     with refusal("duplicate", "c.tar"):
         archives_at(f"{tmp_path}/{{0..1}}/c.tar")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(20 * tarfile.BLOCKSIZE), b"no tar" * 2000])
+def test_an_archive_of_nothing_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    for how in ("stop", "skip", "replace"):
+        with pytest.raises(DiagnosticsError):
+            build("dataset", f"captions:{tmp_path / 'a.tar'}?on_error={how}")
+    assert not capsys.readouterr().err
+    refused = command(tmp_path / "a.tar")
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
 
 
 def test_archives_that_are_cut_or_climb(tmp_path: Path) -> None:
