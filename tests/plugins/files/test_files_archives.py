@@ -158,10 +158,9 @@ def test_pairs_that_are_not_clean_are_counted_and_listed(
     assert skipped.left_out.keys() == {*(f"0/{key}" for key in BROKEN), "1/torn"}
     capsys.readouterr()
     trained_on = build("dataset", f"captions:{folder}?features=0&on_error=replace")
-    counted = f"{len(BROKEN)} of {len(trained_on) + len(BROKEN)} left out"
-    assert counted in trained_on.about and counted in capsys.readouterr().err
-    assert list(skipped.texts) == [f"number {i}" for i in range(12)]
-    assert [int(skipped[i][0, 0, 0]) for i in range(12)] == list(range(12))
+    told = capsys.readouterr().err
+    for counted in ("1 of 19 left out as damaged", "5 of 19 left out"):
+        assert counted in trained_on.about and counted in told
 
 
 def test_a_training_reads_the_same_samples_and_splits_with_nothing_held(tmp_path: Path) -> None:
@@ -215,7 +214,7 @@ def test_an_archive_of_nothing_is_one_sentence(
 
 def test_archives_that_are_cut_or_climb(tmp_path: Path) -> None:
     whole = tar(tmp_path / "a.tar", pairs(range(4))).read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2 - 5000])
+    (tmp_path / "a.tar").write_bytes(whole[:5000])
     shown = command(tmp_path / "a.tar", "--json")
     assert shown.exit_code == 0 and json.loads(shown.stdout)["cut"].keys() == {"a.tar"}
     tar(tmp_path / "b.tar", [("../a.png", png(0)), ("../a.txt", b"x")])
