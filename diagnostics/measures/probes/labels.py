@@ -121,10 +121,10 @@ class LabelEfficiency(ClassOrValueProbe):
             like = None
             # All labels first, whose principal axes serve the parts.
             for parts in reversed(by_size):
-                penalty = None
+                # A shared choice hides what choosing adds. Of classes a choice is dear: there only the smallest part has more.
+                share, penalty = whole.label and parts is not by_size[0], None
                 for part in parts:
-                    # Of classes a choice is dear. A shared one hides what choosing adds, most where a tap holds little.
-                    penalty, fits = self._read(probe, part, x, penalty if whole.label else None, like)
+                    penalty, fits = self._read(probe, part, x, penalty if share else None, like)
                     like = like or fits
         return self._result(activations, whole, [*sizes, len(fit)], by_size, seed)
 
