@@ -126,6 +126,13 @@ def test_the_variance_between_draws_of_one_pool_gives_that_of_their_mean() -> No
     assert variance_of_mean(list(scores), 0.25).mean() == pytest.approx(scores.mean(axis=0).var(), rel=0.1)
 
 
+def test_a_slope_that_is_none_adds_the_variance_of_one_parameter() -> None:
+    x, y = np.random.default_rng(0).standard_normal((2, 20000, 100))
+    slope = (x * y).sum(axis=1) / (x * x).sum(axis=1)
+    # On many other samples of variance 1 it loses its square.
+    assert (slope**2).var() == pytest.approx(labels.variance_of_one_parameter(np.zeros(1), 100)[0], rel=0.1)
+
+
 def test_a_part_that_draws_read_otherwise_has_a_wider_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     activations, target = planted("value", "val")
     widths: list[np.ndarray] = []
