@@ -9,7 +9,8 @@ is a process with a time limit of its own, and no part goes on after `--minutes`
 `failed`, or `out of time`. What the parts print as they go is on stderr.
 
 Parts: `attention`, `extraction` (here: PE-L/14 at 336 pixels in bf16 beside bare passes), `trainer` (here: `train pe` at b16-224, pairs a second and the
-time that a step waits for data, plain, compiled, recomputed, and with flash), `align`, `pretraining` (its rates; with `--demonstration` its 5 million pairs too, for which `--minutes` has to be 25 or so), `tests` (those marked `gpu`). Some can be named.
+time that a step waits for data, plain, compiled, recomputed, and with flash), `align`, `pretraining` (its rates; with `--demonstration` its 5 million pairs too, for which `--minutes` has to be 25 or so; with `--row 1` or `--row 9` that row at
+b16-224 for five minutes in place of all that), `tests` (those marked `gpu`). Some can be named.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ KEPT = 60
 """Lines of a part's output in the JSON."""
 
 
-def command(part: str, demonstration: bool, smallest: bool) -> list[str]:
+def command(part: str, more: list[str], smallest: bool) -> list[str]:
     """What runs a part."""
     files = sorted(
         str(path)
@@ -51,7 +52,7 @@ def command(part: str, demonstration: bool, smallest: bool) -> list[str]:
         "extraction": [__file__, "--here", "extraction"],
         "trainer": [__file__, "--here", "trainer"],
         "align": [f"{scripts}/align.py"],
-        "pretraining": [f"{scripts}/pretraining.py", *(["--demonstration"] if demonstration else [])],
+        "pretraining": [f"{scripts}/pretraining.py", *more],
         "tests": ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files],
     }[part]
     return [sys.executable, *asked, *(["--smallest"] if smallest and part != "tests" else [])]
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(LIMITS)}; all by default")
     parser.add_argument("--minutes", type=float, default=9, metavar="M", help="in all")
     parser.add_argument("--demonstration", action="store_true", help="of pretraining: 5 million pairs")
+    parser.add_argument("--row", choices=("1", "9"), help="of pretraining: this row at b16-224")
     parser.add_argument("--smallest", action="store_true", help="on the CPU, to see that each part ends")
     parser.add_argument("--here", choices=("extraction", "trainer"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -196,6 +198,7 @@ def main() -> None:
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
     if not torch.cuda.is_available() and not given.smallest:
         sys.exit("No GPU with CUDA is here: run it where there is one, or with --smallest on the CPU.")
+    more = [*(["--row", given.row] if given.row else []), *(["--demonstration"] if given.demonstration else [])]
     begun, statuses = time.perf_counter(), list[object]()
     with tempfile.TemporaryDirectory() as site:
         unpacked, others = unpack_missing(Path(site))
@@ -209,9 +212,9 @@ def main() -> None:
         }
         print(json.dumps(machine), flush=True)
         for part in given.parts or LIMITS:
-            limit = DEMONSTRATION if part == "pretraining" and given.demonstration else LIMITS[part]
+            limit = DEMONSTRATION if part == "pretraining" and more else LIMITS[part]
             rest = 60 * given.minutes - (time.perf_counter() - begun)
-            found = run_part(command(part, given.demonstration, given.smallest), site, min(limit, rest))
+            found = run_part(command(part, more, given.smallest), site, min(limit, rest))
             statuses.append(found["status"])
             print(json.dumps({"part": part, **found}), flush=True)
     sys.exit(0 if all(status == "held" for status in statuses) else 1)

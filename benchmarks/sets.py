@@ -107,20 +107,25 @@ def sets(setting: Setting, null: bool, rng: np.random.Generator) -> Drawn:
     return Drawn(low, high, gained, bool(shown))
 
 
-def curves(setting: Setting, rng: np.random.Generator) -> Drawn:
-    """What few labels read at the best tap in one draw."""
+def curves(setting: Setting, rng: np.random.Generator) -> tuple[Drawn, Drawn]:
+    """What few labels read in one draw, at a tap that holds nothing and at the best tap."""
     activations, target = draw(setting, null=True, rng=rng)
     truth = LabelEfficiency().compute(activations, target, 0)
     test = np.flatnonzero(activations.split == "test")
     few = activations.split.copy()
     few[test[len(test) - MANY * setting.size :]] = ""
-    found = LabelEfficiency().compute(activations.with_other(split=few), target, 0).isel(tap=1)
-    return Drawn(
-        np.append(found["curve_low"].values, found["low"]),
-        np.append(found["curve_high"].values, found["high"]),
-        np.append(truth["curve"].values[:, 1], truth["score"][1]),
-        shown=False,
-    )
+    found = LabelEfficiency().compute(activations.with_other(split=few), target, 0)
+
+    def at(tap: int) -> Drawn:
+        one, known = found.isel(tap=tap), truth.isel(tap=tap)
+        return Drawn(
+            np.append(one["curve_low"].values, one["low"]),
+            np.append(one["curve_high"].values, one["high"]),
+            np.append(known["curve"].values, known["score"]),
+            shown=False,
+        )
+
+    return at(0), at(1)
 
 
 def coverage(draws: list[Drawn]) -> np.ndarray:
@@ -139,8 +144,10 @@ def main() -> None:
         rng = np.random.default_rng(seed)
         what = f"{setting.name}, {setting.test} test units"
         gains = coverage([sets(setting, null=False, rng=rng) for _ in range(DRAWS)])
-        labels = coverage([curves(setting, rng) for _ in range(DRAWS)])
-        for name, shares in (("gains of sets", gains), ("label curves", labels)):
+        nothing, best = (coverage(list(of)) for of in zip(*(curves(setting, rng) for _ in range(DRAWS)), strict=True))
+        print(f"{what}, label curves of a tap that holds nothing: {nothing.round(3).tolist()}")
+        held.append(verdict(f"{what}, the same, lowest coverage", nothing.min(), LEAST - error, at_least=True))
+        for name, shares in (("gains of sets", gains), ("label curves", best)):
             print(f"{what}, {name}: {shares.round(3).tolist()}")
             held += [
                 verdict(f"{what}, {name}, lowest coverage", shares.min(), LEAST - error, at_least=True),

@@ -17,7 +17,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_"))
-ASKED = {"on_a_gpu.py": ["extraction", "trainer"], "pretraining.py": ["--demonstration"]}
+ASKED = {"on_a_gpu.py": ["extraction", "trainer"], "pretraining.py": ["--row", "1", "--demonstration"]}
 """Of a script that runs others, which are run by themselves, the part that is its own; and what runs by a flag alone."""
 MOST = 30
 """CPU seconds of a script with the processes that it starts. Quiet, none takes more than 10: this stops what blows up, and holds on a

@@ -367,6 +367,33 @@ def test_the_study_of_the_recipe_shows_other_results(monkeypatch: pytest.MonkeyP
     assert study.render(changed) != study.render(found)
 
 
+def test_claims_along_a_training_are_judged_by_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = module_in(ROOT / "docs" / "studies" / "perception", "study", monkeypatch)
+    along, kept = study.along, study.along.results()["row1"][0]
+
+    def seeds(gap: float, last: float = 1.0, count: int = 3) -> list[dict[str, Any]]:
+        """Of a row whose output hides the place by so much at the end, and nothing at first."""
+        made = [json.loads(json.dumps(kept)) | {"last": last} for _ in range(count)]
+        for seed, one in enumerate(made):
+            first, *_, end = sorted(one["profiles"], key=int)
+            for target in along.PLACE:
+                one["profiles"][first][target]["hidden_gap"]["value"] = 0.0
+                one["profiles"][end][target]["hidden_gap"]["value"] = gap + 0.002 * seed
+        return made
+
+    def judged(row1: list[dict[str, Any]], row9: list[dict[str, Any]]) -> dict[str, str]:
+        every = along.outcomes({"row1": row1, "row9": row9})
+        return {name: one.why or one.verdict for name, one in every.items() if name != "learns"}
+
+    assert judged(seeds(0.3), seeds(0.0)) == dict.fromkeys(("hidden", "grows", "mask"), "shown")
+    assert judged(seeds(0.3), seeds(0.3)) == {"hidden": "shown", "grows": "shown", "mask": "excluded"}
+    assert judged(seeds(0.0), seeds(0.3)) == dict.fromkeys(("hidden", "grows", "mask"), "excluded")
+    assert judged(seeds(0.05), seeds(0.0))["mask"] == "undecided"
+    assert "2 of 3" in judged(seeds(0.3), seeds(0.0, count=2))["mask"]
+    # Whoever learned too little is not judged, and takes no part in the other claims' correction.
+    assert "1.16" in judged(seeds(0.3), seeds(0.0, last=3.0))["mask"]
+
+
 def test_the_study_of_published_layers_computes_regrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = module_in(ROOT / "docs" / "studies" / "public-layers", "study", monkeypatch)
     # Three layers; one task is best at layer 1 and loses .2 at 0 and .4 at 2; in two layer 0 is .1 ahead of the others.

@@ -40,7 +40,7 @@ from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.cost import cost_of
 from diagnostics.runs.options import Request
-from diagnostics.runs.processes.passes import Batch, Passing, by_names, outline_of, setup_of, threads, threads_of
+from diagnostics.runs.processes.passes import Batch, Held, Passing, by_names, outline_of, setup_of, threads, threads_of
 from diagnostics.runs.processes.workers import Submits, Workers
 from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
@@ -476,8 +476,8 @@ class Extraction:
         if self.workers is None or self.workers.jobs == 1:
             return None
         try:
-            # Passes need no measures, which may be objects.
-            return replace(by_names(self.request, self.setup.folder), measures="standard")
+            # Passes need no measures, which may be objects, and no embeddings.
+            return replace(by_names(self.request, self.setup.folder), measures="standard", text_encoder=None)
         except DiagnosticsError as error:
             LOG.info("one process passes all samples: %s", error)
             return None
@@ -510,7 +510,8 @@ class Extraction:
             ahead = max(
                 1, min(2 * self.workers.jobs, AHEAD_BYTES // size if whole or kept.token_samples else MOST_PARTS)
             )
-            with contextlib.closing(self.workers.deal(items, here, lambda item: (source, item), ahead)) as dealt:
+            hold = functools.partial(Held.of, self.by_names.dataset, self.setup.dataset)
+            with contextlib.closing(self.workers.deal(items, here, lambda item: (source, item), ahead, hold)) as dealt:
                 for found in dealt:
                     passed = found if isinstance(found, Passed) else found[0][1] if found else "it cannot be sent"
                     if isinstance(passed, str):

@@ -24,7 +24,17 @@ from safetensors.numpy import save_file
 
 from diagnostics.plugin import DiagnosticsError, LazySamples, digest_of_json, explaining, whole_file
 from diagnostics_files.decode import picture
-from diagnostics_files.folder import PICTURES, Unusable, check_regular, decoding, safe_name, utf8_name, warn
+from diagnostics_files.folder import (
+    PICTURES,
+    Unusable,
+    check_regular,
+    decoding,
+    safe_name,
+    sentence,
+    tell,
+    utf8_name,
+    warn,
+)
 
 # Files within uncompressed tars, found by their headers and read at random.
 
@@ -370,7 +380,7 @@ LISTED = 20
 def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
     """Contents of archives and what is wrong with them: `archives`, `samples`, `broken` (name -> why), `cut`.
 
-    Also lines for people.
+    Also lines for people. Raises for archives of nothing at all.
     """
     broken = {
         f"{part.archive.name}: {error.name}": error.why
@@ -380,11 +390,21 @@ def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
     }
     cut = {part.archive.name: error.why for part in parts if (error := part.cut())}
     found = {"archives": len(parts), "samples": sum(map(len, parts)), "broken": broken, "cut": cut}
-    lines = [f"{len(parts):,} archives: {found['samples']:,} pairs, {len(broken):,} broken ones"]
+    if not broken:
+        refuse_nothing(parts)
+    lines = [f"{len(parts):,} archive{'s' * (len(parts) > 1)}: {found['samples']:,} pairs, {len(broken):,} broken"]
     lines += [f"  {name} {why}" for name, why in [*cut.items(), *broken.items()][:LISTED]]
     if (more := len(cut) + len(broken) - LISTED) > 0:
         lines.append(f"  and {more:,} more (--json lists all)")
     return found, lines
+
+
+def refuse_nothing(parts: Sequence[Index]) -> None:
+    """Raise where there is no sample at all, with what is wrong with the first archive or pair."""
+    if not any(map(len, parts)):
+        nothing = DiagnosticsError(f"{parts[0].archive} holds no samples: give other archives.", code="too-few")
+        faults = (fault for part in parts for fault in (part.cut(), *part.faults("broken").values()) if fault)
+        raise next(faults, nothing)
 
 
 # Samples of several archives.
@@ -416,15 +436,12 @@ class Archives:
         """Name of an archive -> what is wrong with it."""
         if on_error == "stop":
             self._refuse_broken()
+        self._starts = np.cumsum([0, *map(len, self.parts)])
+        refuse_nothing(self.parts)
         for part in self.parts:
             if error := self.cut.get(part.archive.name):
                 warn(f"{error.name} {error.why}: {len(part)} samples before that are read.")
-        self._starts = np.cumsum([0, *map(len, self.parts)])
-        if not len(self):
-            raise next(
-                iter([*self.cut.values(), *self.broken.values()]),
-                DiagnosticsError(f"{archives[0]} holds no samples: give other archives.", code="too-few"),
-            )
+        tell(f"captions:{archives[0].parent}", sentence(self.broken, len(self) + len(self.broken)))
         self.shards = np.repeat(np.arange(len(archives), dtype=np.int32), [len(part) for part in self.parts])
         """Which archive each sample lies in, int32 [sample]."""
         self.captions = LazySamples(len(self), self._read_caption)

@@ -151,7 +151,9 @@ class ArchiveDataset(FileDataset):
             (),
             split,
             {},
-            about=join_notes(f"{count} captions of {count} images", how, sentence(samples.broken, count)),
+            about=join_notes(
+                f"{count} captions of {count} images", how, sentence(samples.broken, count + len(samples.broken))
+            ),
             files=files,
             options=f"caption={samples.caption} seed={seed}",
             left_out={**samples.broken, **samples.cut},

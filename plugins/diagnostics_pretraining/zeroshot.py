@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import gammaln
 
 from diagnostics.plugin import (
     Dataset,
@@ -92,18 +90,13 @@ def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
 def chance_of_recall(partners: np.ndarray, gallery: int) -> np.ndarray:
     """Recall [k, query] at each of `AT` in a random order of a gallery.
 
-    It holds so many partners [query] of each query: 1 - C(gallery - partners, k) / C(gallery, k).
+    It holds so many partners [query] of each query: 1 - C(gallery - partners, k) / C(gallery, k), where the
+    last term is a product of k shares.
     """
-    chances = np.ones((len(AT), len(partners)))
-    for row, k in zip(chances, AT, strict=True):
-        others = gallery - partners
-        some = others >= k
-        row[some] = 1 - np.exp(_log_choose(others[some], k) - _log_choose(np.array(gallery), k))
-    return chances
-
-
-def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
-    return gammaln(n + 1) - gammaln(n - k + 1) - math.lgamma(k + 1)
+    before = np.arange(max(AT))
+    # A share of 0 comes first where there are fewer others than k.
+    missed = np.cumprod((gallery - partners[:, None] - before) / np.maximum(gallery - before, 1), axis=1)
+    return 1 - missed[:, np.array(AT) - 1].T
 
 
 def _hits(

@@ -346,20 +346,26 @@ def test_what_auto_takes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("error", "tries"), [(RuntimeError("no compiler"), 1), (torch.OutOfMemoryError(), 2)])
-def test_what_fails_on_a_card_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int) -> None:
+def test_what_fails_on_a_card_is_not_tried_again_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, tries: int
+) -> None:
     """A card is pretended: only whether a call lies there decides."""
     call, out, tokens = case(0)
-    on_card = SimpleNamespace(is_cuda=True, dtype=call.q.dtype, shape=call.q.shape, device=call.q.device)
-    failed: list[Exception] = []
+    tried: list[int] = []
 
-    def fail(*_: Any) -> Statistics:
-        failed.append(error)
+    def fail(call: Any, *_: Any) -> Statistics:
+        tried.append(call.q.shape[-1])
         raise error
 
     monkeypatch.setattr(statistics, "_FAILED", {})
     monkeypatch.setattr(statistics, "refusal", lambda *_: "")
     monkeypatch.setattr(statistics, "by_triton", fail)
     monkeypatch.setattr(statistics, "blocks", lambda *_: "by blocks")
-    for _ in range(2):
+    statistics._log_choice.cache_clear()
+    for width in (8, 8, 16):
+        on_card = SimpleNamespace(is_cuda=True, dtype=call.q.dtype, shape=(1, 1, 9, width), device=call.q.device)
         assert statistics._automatic(SimpleNamespace(q=on_card), out, tokens) == "by blocks"
-    assert len(failed) == tries
+    # Each width is a kernel of its own.
+    assert tried == [8] * tries + [16]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    statistics._log_choice.cache_clear()

@@ -238,6 +238,31 @@ def test_batches_that_any_process_passes_are_the_same_to_the_last_digit(
         xr.testing.assert_identical(values(run)[key], result)
 
 
+@pytest.mark.parametrize(("mapped", "calls"), [(False, 1), (True, 2)])
+def test_data_in_memory_are_made_once_for_all_processes(
+    started: list[Any], tmp_path: Path, mapped: bool, calls: int
+) -> None:
+    lines = (
+        "import os, numpy as np",
+        "from pathlib import Path",
+        "from tests.runs.test_token_probes import images",
+        "from tests.support.tiny import tiny_image_encoder as build",
+        "def data():",
+        "    with (Path(__file__).parent / 'calls').open('a') as file: file.write(f'{os.getpid()}\\n')",
+        "    made = images()",
+        f"    if {mapped}:",
+        "        np.save(Path(__file__).parent / f'{os.getpid()}.npy', made.samples)",
+        "        made.samples = np.load(Path(__file__).parent / f'{os.getpid()}.npy', mmap_mode='r')",
+        "    return made",
+    )
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    names, options = [f"{tmp_path}/mine.py:{name}" for name in ("build", "data")], PASSED["stored"]
+    run = dx.run(*names, out=tmp_path / "run", jobs=2, **options | {"measures": "knn_probe", "controls": False})
+    assert run.store.complete
+    assert started[0].batches
+    assert len((tmp_path / "calls").read_text().split()) == calls
+
+
 def test_passes_over_what_is_streamed_later_are_dealt_too(module: Path, started: list[Any], tmp_path: Path) -> None:
     names, options = (
         (f"{module}:build", f"{module}:data"),

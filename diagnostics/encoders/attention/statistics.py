@@ -528,10 +528,10 @@ def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     if not reason:
         try:
             statistics = by_triton(call, out, tokens)
-        except torch.OutOfMemoryError as error:  # of this call: another may have room
-            reason = describe(error)
+        except torch.OutOfMemoryError:  # of this call: another may have room
+            reason = f"{FAILURE}, as memory ran out in a call"
         except Exception as error:  # compiler, driver and GPU raise many kinds of error
-            reason = _FAILED[case] = f"triton failed: {describe(error)}"
+            reason = _FAILED[case] = f"{FAILURE}: {describe(error)}"
         else:
             _log_choice("triton", "")
             return statistics
@@ -539,6 +539,12 @@ def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     return blocks(call, out, tokens)
 
 
+FAILURE = "triton failed"
+
+
 @functools.cache
 def _log_choice(chosen: str, reason: str) -> None:
-    logging.getLogger("diagnostics").info("attention statistics by %s%s", chosen, f" ({reason})" if reason else "")
+    """Log it once a process: a failure on a card as a warning, which is shown without being asked for."""
+    level = logging.WARNING if reason.startswith(FAILURE) else logging.INFO
+    because = f" ({reason})" if reason else ""
+    logging.getLogger("diagnostics").log(level, "attention statistics by %s%s", chosen, because)

@@ -48,7 +48,7 @@ MOST_JOINED = 8
 """Taps of which sets are made: the sums grow with the square of their features."""
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the output's depth, at which dense heads read a trunk."""
-DECOMPOSING, WORKING = 1.8e-10, 7
+DECOMPOSING, WORKING = 1.8e-10, 10
 """Seconds of a decomposition by the cube of the features, and matrices that it holds, as measured."""
 WIDTH, MEMBER = "width", "member "
 

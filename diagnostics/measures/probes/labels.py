@@ -121,9 +121,10 @@ class LabelEfficiency(ClassOrValueProbe):
             like = None
             # All labels first, whose principal axes serve the parts.
             for parts in reversed(by_size):
-                penalty = None
+                # A shared choice hides what choosing adds. Of classes a choice is dear: there only the smallest part has more.
+                share, penalty = whole.label and parts is not by_size[0], None
                 for part in parts:
-                    penalty, fits = self._read(probe, part, x, penalty, like)
+                    penalty, fits = self._read(probe, part, x, penalty if share else None, like)
                     like = like or fits
         return self._result(activations, whole, [*sizes, len(fit)], by_size, seed)
 
@@ -155,14 +156,14 @@ class LabelEfficiency(ClassOrValueProbe):
         return Part(task, then, len(set(activations.groups[labelled])))
 
     def _read(
-        self, probe: OutOfFoldProbe, part: Part, x: Tensor, penalty: np.ndarray | None, like: LogisticFits | None
+        self, probe: OutOfFoldProbe, part: Part, x: Tensor, given: np.ndarray | None, like: LogisticFits | None
     ) -> tuple[np.ndarray, LogisticFits | None]:
         """Fits the probe at the taps of x [tap, row, feature] on a part, and returns its penalty [tap] and fits of classes.
 
-        The penalty is the one of the first draw of its size, where it is known; `like`: see `LogisticRows`.
+        A penalty that is `given` [tap] is not chosen again; `like`: see `LogisticRows`.
         """
         task = part.task
-        choice = probe.choose(task, x, penalty, like)
+        choice = probe.choose(task, x, given, like)
         readouts: Any
         if task.label and task.whole and len(part.then):
             readouts = Classifiers(last_fits(choice.start, choice.numbers["penalty"], OF_PART), task.numbers)
@@ -193,32 +194,39 @@ class LabelEfficiency(ClassOrValueProbe):
     ) -> xr.Dataset:
         rows: Rows = task.rows
         units = len(rows.units)
-        curve, low, high, drawn = [], [], [], []
+        student = quantile(max(units - 1, 1))
+        curve, low, high, resampled, spread = [], [], [], [], []
         for parts in by_size:
             tests = [part.test for part in parts]
             loss, reference = (
                 np.mean([getattr(test, side) for test in tests], axis=0) for side in ("loss", "reference")
             )
-            mean = Losses(loss, reference, task.label)
-            # What fits add to the variance is averaged over draws, but all are of the same samples.
-            fit_units = min(sum(part.fit_units for part in parts), len(rows.fit_units))
-            again, (score, *ends) = mean.resample(seed), mean.intervals(0, seed)
-            added, wider = np.full(len(score), units / fit_units), np.ones(len(score))
-            if len(parts) > 1:
-                between = variance_of_mean([test.scores for test in tests], len(parts[0].task.rows.fit) / len(rows.fit))
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    seen = between / np.nanvar(again, axis=0)
-                more = np.isfinite(seen) & (seen > added)
-                added = np.where(more, seen, added)
-                wider = np.where(more, wider_by_draws(added, units, len(parts)), wider)
-            spread = np.sqrt(1 + added)
+            mean, fitted = Losses(loss, reference, task.label), float(np.mean([part.fit_units for part in parts]))
+            if len(parts) == 1:
+                # What one fit adds shows in no draw: as of the probe.
+                score, *ends = mean.intervals(round(fitted), seed)
+                counted, between = units / fitted, 0 * score
+            else:
+                score, *ends = mean.intervals(0, seed)
+                shared = len(parts[0].task.rows.fit) / len(rows.fit)
+                counted, between = 0.0, variance_of_mean([test.scores for test in tests], shared)
+            resampled.append(mean.resample(seed))
+            of_test = np.nanvar(resampled[-1], axis=0)
+            least = variance_of_one_parameter(score, fitted)
+            wider = np.where(between > least, wider_by_draws(of_test, between, units, len(parts)), 1.0)
+            spread.append(np.sqrt(np.maximum(np.maximum(between, least), counted * of_test)))
+            reach = student * np.sqrt(np.maximum(spread[-1] ** 2 - counted * of_test, 0))
             curve.append(score)
-            low.append(np.maximum(score + wider * spread * (ends[0] - score), 0.0 if task.label else -np.inf))
-            high.append(np.minimum(score + wider * spread * (ends[1] - score), 1.0))
-            drawn.append(score + spread * (again - score))
+            low.append(np.maximum(score - wider * np.hypot(score - ends[0], reach), 0.0 if task.label else -np.inf))
+            high.append(np.minimum(score + wider * np.hypot(ends[1] - score, reach), 1.0))
         area = np.mean(curve, axis=0)
-        ends = interval(area, np.mean(drawn, axis=0), units)
-        variables: dict[str, Any] = {"score": area, "low": ends[0], "high": np.minimum(ends[1], 1.0)}
+        # What fits add counts as one error that moves the whole curve.
+        ends, reach = interval(area, np.mean(resampled, axis=0), units), student * np.mean(spread, axis=0)
+        variables: dict[str, Any] = {
+            "score": area,
+            "low": np.maximum(area - np.hypot(area - ends[0], reach), 0.0 if task.label else -np.inf),
+            "high": np.minimum(area + np.hypot(ends[1] - area, reach), 1.0),
+        }
         by_labels = {"curve": curve, "curve_low": low, "curve_high": high}
         by_labels["chosen"] = [
             np.mean([self._chosen(activations, part) for part in parts], axis=0) for parts in by_size
@@ -256,17 +264,32 @@ def variance_of_mean(scores: Sequence[np.ndarray], shared: float) -> np.ndarray:
     return np.var(scores, axis=0, ddof=1) * (1 + (count - 1) * shared) / (count * (1 - shared))
 
 
-def wider_by_draws(added: np.ndarray, units: int, draws: int) -> np.ndarray:
-    """[tap], the factor by which an interval over units is wider where so few draws say what fits add.
+def variance_of_one_parameter(score: np.ndarray, units: float) -> np.ndarray:
+    """[tap], the variance that one fitted parameter adds to a score: the least that a fit on so many units may add.
 
-    That is relative to the variance over units. It is the ratio of Student's quantiles, with the degrees of freedom of
-    the sum of both variances by Welch (1947) and Satterthwaite (1946) and with those of the units.
+    Its excess loss is that of the target's noise times chi squared of one degree of freedom over the units. So it falls
+    with their square. Draws that all read nothing do not differ, though the next one may.
     """
+    return 2 * ((1 - score) / units) ** 2
+
+
+def quantile(freedom: np.ndarray | float) -> Any:
+    """Student's, of the upper end of an interval."""
     from scipy.special import stdtrit
 
+    return stdtrit(freedom, 0.5 + LEVEL / 2)
+
+
+def wider_by_draws(of_test: np.ndarray, between: np.ndarray, units: int, draws: int) -> np.ndarray:
+    """[tap], the factor by which an interval is wider where so few draws say the variance `between` them.
+
+    Beside it stands that of the test units, `of_test`. It is the ratio of Student's quantiles, with the degrees of
+    freedom of the sum of both variances by Welch (1947) and Satterthwaite (1946) and with those of the units.
+    """
     of_units = max(units - 1, 1)
-    freedom = (1 + added) ** 2 / (1 / of_units + added**2 / (draws - 1))
-    return stdtrit(np.minimum(freedom, of_units), 0.5 + LEVEL / 2) / stdtrit(of_units, 0.5 + LEVEL / 2)
+    squares = of_test**2 / of_units + between**2 / max(draws - 1, 1)
+    freedom = np.divide((of_test + between) ** 2, squares, out=np.full_like(squares, of_units), where=squares > 0)
+    return quantile(np.minimum(freedom, of_units)) / quantile(of_units)
 
 
 def _losses(lost: np.ndarray, around: np.ndarray, counts: bool) -> Losses:

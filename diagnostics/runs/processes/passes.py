@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import pickle
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from diagnostics.activations.place import Location
 from diagnostics.activations.plan import Plan
 from diagnostics.activations.prepare import keep_freed_memory
 from diagnostics.activations.run_files import ENCODER
-from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.dataset import Dataset, at_rows
 from diagnostics.encoders.attention.kernel_choice import attention_in
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.modules import computing
@@ -50,10 +51,44 @@ def by_names(request: Request, folder: Location) -> Request:
     return Request(**values | {"out": folder})
 
 
+HELD_BYTES = 2**30
+"""Size of a dataset in memory up to which it is sent to other processes, and not made there again."""
+_HELD = dict[Any, Dataset]()
+"""Of a process that was sent one: its name, and it."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A dataset that other processes hold then by its name, packed; a source and a task, which finds nothing."""
+
+    name: Any
+    packed: bytes
+
+    @classmethod
+    def of(cls, name: Any, dataset: Dataset) -> Held | None:
+        """The dataset as arrays, where it is in memory and not too large; None where each process must make it."""
+        arrays: list[Any] = [dataset.samples, *(target.values for target in dataset.targets.values())]
+        if any(type(each) is not np.ndarray for each in arrays) or sum(each.nbytes for each in arrays) > HELD_BYTES:
+            return None
+        with contextlib.suppress(Exception):  # of a plugin's own types
+            return cls(name, pickle.dumps(at_rows(dataset, np.arange(len(dataset)))))
+        return None
+
+    def open(self) -> tuple[()]:
+        """Keep the dataset for `setup_of`."""
+        # Of this run's own process.
+        _HELD[self.name] = pickle.loads(self.packed)  # noqa: S301
+        return ()
+
+    def find(self) -> Iterator[Any]:
+        """Nothing."""
+        return iter(())
+
+
 @functools.lru_cache(maxsize=1)
 def setup_of(request: Request) -> Setup:
     """Setup of a request, kept for the next task."""
-    return Setup(request)
+    return Setup(replace(request, dataset=_HELD.get(request.dataset, request.dataset)))
 
 
 @contextlib.contextmanager

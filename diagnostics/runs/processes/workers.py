@@ -52,8 +52,8 @@ class Submits(Protocol):
 
 PROCESS_BYTES = 2 * 10**9
 """Memory that a process may need: libraries, pooled values that it keeps, and what it computes with."""
-WORTH = 10.0
-"""CPU seconds of work from which other processes are started, each of which takes about 4 to start."""
+WORTH = 5.0
+"""CPU seconds of work from which other processes are started, each of which takes 2 to 3 to start."""
 
 
 def default_jobs(most: int) -> int:
@@ -259,17 +259,23 @@ class Workers:
         return found
 
     def deal(
-        self, items: Sequence[Item], here: Callable[[Item], Any], sent: Callable[[Item], tuple[Any, Any]], ahead: int
+        self,
+        items: Sequence[Item],
+        here: Callable[[Item], Any],
+        sent: Callable[[Item], tuple[Any, Any]],
+        ahead: int,
+        first: Callable[[], Any] = lambda: None,
     ) -> Generator[Any]:
         """Deals items out and yields what becomes of each, in their order.
 
-        They are done `here`, and as found by other processes from the source and task that are `sent`.
+        They are done `here`, and as found by other processes from the source and task that are `sent`; `first` gives
+        what is both, and is sent to each process once (None: nothing).
 
         Nobody begins an item that is so many `ahead` of what was taken. Where it is left early, the others end.
         """
         state, done, failed = threading.Condition(), dict[int, Any](), list[BaseException]()
         begun = given = 0
-        over = False
+        over, kept = False, None
 
         def begin() -> int | None:
             nonlocal begun
@@ -287,6 +293,7 @@ class Workers:
             try:
                 while not over and begun < len(items):
                     if process.has_started():
+                        process.hold(kept)
                         with state:
                             if (index := begin()) is None:
                                 state.wait(0.1)
@@ -315,6 +322,7 @@ class Workers:
                     ahead_of_all = self.spent + seconds * len(items) / max(1, own)
                     if not others and (self.processes or ahead_of_all >= WORTH):
                         self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
+                        kept = None if all(process.holds for process in self.processes) else first()
                         others = [self.threads.submit(work, process) for process in self.processes]
                     start = time.thread_time()
                     put(index, here(items[index]))
@@ -368,7 +376,7 @@ class _Process:
     """A process that does what it is asked for, of a group of its own: Ctrl-C at a terminal reaches the run alone."""
 
     def __init__(self) -> None:
-        self.ready = False
+        self.ready = self.holds = False
         self.link, theirs = multiprocessing.Pipe()
         with theirs:
             code = f"from diagnostics.runs.processes.workers import serve; serve({theirs.fileno()})"
@@ -387,6 +395,12 @@ class _Process:
         if not self.ready and self.link.poll(0.1):
             self.ready = self._exchange() == []
         return self.ready
+
+    def hold(self, kept: Any) -> None:
+        """Send what is its own source and task, unless it was sent or is None."""
+        if kept is not None and not self.holds:
+            self.find(kept, kept)
+            self.holds = True
 
     def find(self, source: Any, task: Any) -> list[_Found]:
         """As `task.find` of what the source opens there."""

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,13 @@ def outcomes(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Outc
             break
         judged[name].verdict = verdict
     return every
+
+
+def counted(every: Mapping[str, Outcome]) -> str:
+    """How many claims have each verdict."""
+    verdicts = Counter("not judged" if one.why else one.verdict for one in every.values())
+    words = ("shown", "excluded", "undecided", "not judged")
+    return ", ".join(f"{verdicts[word]} {word}" for word in words if verdicts[word])
 
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:

@@ -177,7 +177,7 @@ for target in ("count", "label"):
 
 # %% [markdown]
 # **No set is shown to help.** For the number of objects the [rule](../../explanation/measures/probes.md#tap_set) would take four layers, chosen one after the other without test and brought to the width of one layer. But their gain
-# may be nothing: its interval contains 0. Four evenly spaced layers, a common default, are even shown to be worse than `blocks.5.0` alone. For the shape one layer is taken, and 80 test images cannot exclude a gain of .12 for all
+# may be nothing: its interval contains 0. Four evenly spaced layers, a common default, are even shown to be worse than `blocks.5.0` alone. For the shape one layer is taken, and 80 test images cannot exclude a gain of .13 for all
 # layers together. So use one layer for both, as above.
 #
 # With other encoders and more samples a set is shown to help. This one came with `diagnostics`: it was trained to forecast x of the Lorenz system, and its targets are the other variables, the system's constant and what x does later. For each target the code prints the

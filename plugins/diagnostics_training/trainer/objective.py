@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diagnostics.plugin import DiagnosticsError, explaining
+from diagnostics.plugin import DiagnosticsError
 
 # The processes of one training under `torchrun`, or the only one.
 
@@ -60,8 +60,12 @@ def world(device: str | None = None) -> Generator[World]:
 def barrier() -> None:
     """Wait for all processes; raises where another one ended, as the first one does for data that it refuses."""
     if dist.is_initialized():
-        with explaining("Another process of this training ended", "read what it says", "process-ended", RuntimeError):
+        try:
             dist.barrier()
+        except RuntimeError as error:  # gloo's and nccl's words are about connections
+            raise DiagnosticsError(
+                "Another process of this training ended: read what it says.", code="process-ended"
+            ) from error
 
 
 def over_processes(values: Tensor, least: bool = False) -> Tensor:

@@ -335,21 +335,20 @@ class Finite:
         loss, gradient = over_processes(self.first, least=True).tolist()
         if (step := min(loss, gradient)) > done:
             return
-        out = saver.folder
         saver.wait()
-        kept = about_checkpoint(out)
-        last = f"step {kept['step']:,} is the last in {out / FILE}" if kept else "no checkpoint was written"
+        kept = about_checkpoint(saver.folder)
+        last = f"step {kept['step']:,} is the last in {saver.folder / FILE}" if kept else "no checkpoint was written"
         raise DiagnosticsError(
             f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
             f"{f' (batch of {_few(ids(step - 1, 0, 1))})' if ids else ''}, and {last}: "
-            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than {out}.",
+            f"{'look at those samples, or ' if ids else ''}train with a smaller --lr, into another folder than "
+            f"{saver.folder}.",
             code="diverged",
         )
 
 
 def _few(ids: Sequence[str]) -> str:
-    shown, more = ids[:SHOWN], len(ids) - SHOWN
-    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(ids[:SHOWN]) + (f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else "")
 
 
 @contextlib.contextmanager

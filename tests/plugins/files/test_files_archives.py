@@ -17,7 +17,7 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
-from diagnostics import build
+from diagnostics import DiagnosticsError, build
 from diagnostics.cli.app import guard
 from tests.support.refusals import refusal
 
@@ -143,7 +143,9 @@ def test_indexing_that_was_killed_goes_on_after_the_last_whole_index(
 
 
 @pytest.mark.parametrize("decoded", [False, True])
-def test_pairs_that_are_not_clean_are_counted_and_listed(tmp_path: Path, decoded: bool) -> None:
+def test_pairs_that_are_not_clean_are_counted_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: bool
+) -> None:
     folder = unclean(tmp_path / "data")
     with refusal("bad-sample", "lonely"):
         build("dataset", f"captions:{folder}?features=0")
@@ -154,8 +156,11 @@ def test_pairs_that_are_not_clean_are_counted_and_listed(tmp_path: Path, decoded
     assert found["broken"].keys() >= {f"0.tar: Sample {key} of {folder}/0.tar" for key in BROKEN}
     skipped = build("dataset", f"captions:{folder}?features=0&on_error=skip")
     assert skipped.left_out.keys() == {*(f"0/{key}" for key in BROKEN), "1/torn"}
-    assert list(skipped.texts) == [f"number {i}" for i in range(12)]
-    assert [int(skipped[i][0, 0, 0]) for i in range(12)] == list(range(12))
+    capsys.readouterr()
+    trained_on = build("dataset", f"captions:{folder}?features=0&on_error=replace")
+    told = capsys.readouterr().err
+    for counted in ("1 of 19 left out as damaged", "5 of 19 left out"):
+        assert counted in trained_on.about and counted in told
 
 
 def test_a_training_reads_the_same_samples_and_splits_with_nothing_held(tmp_path: Path) -> None:
@@ -194,9 +199,22 @@ def test_patterns_name_archives(tmp_path: Path) -> None:
         archives_at(f"{tmp_path}/{{0..1}}/c.tar")
 
 
+@pytest.mark.parametrize("content", [b"", bytes(20 * tarfile.BLOCKSIZE), b"no tar" * 2000])
+def test_an_archive_of_nothing_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    for how in ("stop", "skip", "replace"):
+        with pytest.raises(DiagnosticsError):
+            build("dataset", f"captions:{tmp_path / 'a.tar'}?on_error={how}")
+    assert not capsys.readouterr().err
+    refused = command(tmp_path / "a.tar")
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
+
+
 def test_archives_that_are_cut_or_climb(tmp_path: Path) -> None:
     whole = tar(tmp_path / "a.tar", pairs(range(4))).read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2 - 5000])
+    (tmp_path / "a.tar").write_bytes(whole[:5000])
     shown = command(tmp_path / "a.tar", "--json")
     assert shown.exit_code == 0 and json.loads(shown.stdout)["cut"].keys() == {"a.tar"}
     tar(tmp_path / "b.tar", [("../a.png", png(0)), ("../a.txt", b"x")])
