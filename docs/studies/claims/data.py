@@ -7,7 +7,10 @@ own, so that scores of several draws are independent.
 from __future__ import annotations
 
 import ctypes
-import functools
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,10 +217,8 @@ class Speaker:
     """espeak-ng through ctypes."""
 
     def __post_init__(self) -> None:
-        from diagnostics.plugin import importing
+        import espeakng_loader
 
-        with importing("Dataset spoken needs", "pip install --no-deps espeakng-loader"):
-            import espeakng_loader
         self.library = ctypes.CDLL(str(Path(espeakng_loader.get_library_path())))
         self.rate = self.library.espeak_Initialize(SYNCHRONOUS, 200, espeakng_loader.get_data_path().encode(), 0)
         self.heard: list[np.ndarray] = []
@@ -235,6 +236,8 @@ class Speaker:
         from scipy.signal import resample_poly
 
         self.heard.clear()
+        # It starts from the clock otherwise, and each build of a draw would be another.
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(FIRST_SEED))
         self.library.espeak_SetVoiceByName(VOICE_OF.format(voice).encode())
         self.library.espeak_SetParameter(PITCH, pitch, 0)
         self.library.espeak_SetParameter(RATE_OF_SPEECH, rate, 0)
@@ -245,21 +248,32 @@ class Speaker:
         return sound / np.abs(sound).max()
 
 
-@functools.cache
-def _speaker() -> Speaker:
-    """The one of a process: a second initialisation breaks the library's tables of phonemes."""
-    return Speaker()
+def speak(asked: Sequence[tuple[str, str, int, int]]) -> list[np.ndarray]:
+    """What a new process says to each word, voice, pitch and rate.
+
+    The library cannot be opened twice, and says a word otherwise after others.
+    """
+    from diagnostics.plugin import importing
+
+    with importing("Dataset spoken needs", "pip install --no-deps espeakng-loader"):
+        import espeakng_loader  # noqa: F401  (as the other process does)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "said.npz")
+        subprocess.run([sys.executable, __file__, out], input=json.dumps(asked), text=True, check=True)
+        with np.load(out) as said:
+            return [said[str(i)] for i in range(len(asked))]
 
 
 def spoken(draw: int = 1, n: int = 200, seconds: float = 0.8) -> dx.Dataset:
     """Digits spoken by eight voices at a random pitch, rate and place, in noise of 5 to 15 dB less; half are test."""
-    rng, speaker = np.random.default_rng(FIRST_SEED + draw), _speaker()
+    rng = np.random.default_rng(FIRST_SEED + draw)
     length = int(seconds * RATE)
     samples = np.zeros((n, length), np.float32)
     word, voice = rng.integers(len(WORDS), size=n), rng.integers(len(VOICES), size=n)
     pitch, rate = rng.integers(20, 81, size=n), rng.integers(150, 221, size=n)
-    for i in range(n):
-        sound = speaker.say(WORDS[word[i]], VOICES[voice[i]], int(pitch[i]), int(rate[i]))[:length]
+    asked = [(WORDS[word[i]], VOICES[voice[i]], int(pitch[i]), int(rate[i])) for i in range(n)]
+    for i, said in enumerate(speak(asked)):
+        sound = said[:length]
         start = int(rng.integers(length - len(sound) + 1))
         samples[i, start : start + len(sound)] = sound
         power = np.sqrt((sound**2).mean()) * 10 ** (-rng.uniform(5, 15) / 20)
@@ -272,5 +286,10 @@ def spoken(draw: int = 1, n: int = 200, seconds: float = 0.8) -> dx.Dataset:
     }
     return dx.Dataset(
         "spoken", "audio", samples, ids, splits(ids, draw, n // 2, n - n // 2), targets, rate=RATE,
-        fingerprint=f"claims spoken draw={draw} n={n} seconds={seconds}", exchangeable=True, about="digits spoken by a synthesiser",
+        fingerprint=f"claims spoken alone draw={draw} n={n} seconds={seconds}", exchangeable=True, about="digits spoken by a synthesiser",
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    speaker = Speaker()
+    np.savez(sys.argv[1], **{str(i): speaker.say(*each) for i, each in enumerate(json.load(sys.stdin))})
