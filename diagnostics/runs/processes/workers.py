@@ -290,10 +290,13 @@ class Workers:
                 state.notify_all()
 
         def work(process: _Process) -> None:
+            nonlocal kept
             try:
                 while not over and begun < len(items):
                     if process.has_started():
                         process.hold(kept)
+                        if all(each.holds for each in self.processes):
+                            kept = None  # up to a gigabyte
                         with state:
                             if (index := begin()) is None:
                                 state.wait(0.1)
