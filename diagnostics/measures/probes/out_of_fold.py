@@ -65,7 +65,7 @@ class RidgeOutOfFold:
             one = None if given is None else torch.as_tensor(given, device=x.device)
             stack = RidgeStack.from_data(x, y) if one is None else RidgeStack.at_one(x, y, one)
             errors = left_out_errors(stack, x, y, self.part, grid)
-            root = np.sqrt(upper_factor(stack, grid))
+            root = np.sqrt(upper_factor(stack, grid)) if one is None else root  # nothing is chosen from one
         else:
             grid = self._near(x, y) if given is None else grid
             errors = self._in_folds(x, y, grid)
@@ -113,7 +113,7 @@ def upper_factor(stack: RidgeStack, grid: np.ndarray) -> np.ndarray:
     With H the hat matrix about the mean, the residual has tr(I - H)^2 / tr((I - H)^2) effective dimensions (Satterthwaite
     1946). A mean over few is small by chance: of 64 rows of 60 features the best penalty read R2 -16 of new rows, in one
     draw of fifty. So it is raised to its upper limit, by chi-square of these dimensions, relative to that of `FEW`; of as
-    many or more it stays.
+    many or more it stays. Dimensions are those of rows: of few groups of many rows they are more than what is independent.
     """
     from scipy.special import chdtri
 
