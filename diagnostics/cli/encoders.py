@@ -86,11 +86,13 @@ def inspect_encoder(
 def _spread(batch: Any) -> dict[str, float] | None:
     """Mean and standard deviation of what enters the first layer.
 
-    None of what is no array of floats, as tokens of texts.
+    Of a batch by name it is the one array of floats. None where there is none, as with tokens of texts, or several.
     """
-    if not isinstance(batch, torch.Tensor) or not batch.is_floating_point():
+    arrays = batch.values() if isinstance(batch, dict) else [batch]
+    floats = [one for one in arrays if isinstance(one, torch.Tensor) and one.is_floating_point()]
+    if len(floats) != 1:
         return None
-    numbers = batch[0].double()
+    numbers = floats[0][0].double()
     return {"mean": float(numbers.mean()), "std": float(numbers.std(correction=0))}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import diagnostics
 import diagnostics.activations.extract
@@ -24,6 +25,7 @@ import diagnostics.runs.job
 import diagnostics.runs.pages.run
 import diagnostics.runs.processes.workers
 from diagnostics.activations.folder import Folder
+from diagnostics.cli.encoders import _spread
 from tests.support.commands import diagnose, refused
 from tests.support.tiny import tiny_image_encoder
 
@@ -215,6 +217,13 @@ def test_inspect_shows_taps_and_cost(mine: Callable[[str], str]) -> None:
     assert "first layer" in table
     assert "norm (output)" in table
     assert "4 x 4 (y, x) + 2 prefix" in table
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(torch.bool, {"mean": 2, "std": 1}), (torch.float32, None)])
+def test_inspect_reads_what_enters_by_name_where_it_is_the_one_array_of_floats(
+    mask: torch.dtype, expected: Any
+) -> None:
+    assert _spread({"values": torch.tensor([[1.0, 3.0]]), "mask": torch.ones(1, 2).to(mask)}) == expected
 
 
 def test_inspect_prints_the_configuration_and_with_it_a_licence(mine: Callable[[str], str]) -> None:
