@@ -53,7 +53,7 @@ from diagnostics.errors import importing as importing
 from diagnostics.errors import join_names as join_names
 from diagnostics.errors import name_error as name_error
 from diagnostics.errors import refuse_values as refuse_values
-from diagnostics.measures.arrays import svdvals as svdvals
+from diagnostics.measures.geometry import effective_rank as effective_rank
 from diagnostics.measures.probes.nearest import recall_hits as recall_hits
 from diagnostics.measures.probes.protocol import Probe as Probe
 from diagnostics.measures.regret_rules import Evidence as Evidence

@@ -180,6 +180,10 @@ class Index:
     ) -> None:
         self.archive, self.about, self.arrays, self._release = archive, about, arrays, release
         self.kinds, self.places, self.ends = arrays["kinds"], arrays["places"], arrays["ends"]
+        self.broken, self.undecodable = self._faults("broken"), self._faults("undecodable")
+        """Faults of pairs that are no samples, by key, and of images that cannot be decoded, by number."""
+        self.cut = Unusable(str(archive), about["cut"], COPY, damage=True) if about["cut"] else None
+        """The fault of an archive that ends early."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -200,16 +204,11 @@ class Index:
         offset, size = self.places[i, 2 * part : 2 * part + 2].tolist()
         return Member(self.archive, f"{self.key(i)}{of_json if part else PICTURES[self.kinds[i, 0]]}", offset, size)
 
-    def faults(self, kind: str) -> dict[str, Unusable]:
-        """Faults of the `broken`, by key, or of the `undecodable`, by number."""
+    def _faults(self, kind: str) -> dict[str, Unusable]:
         return {
             key: Unusable(name, why, "repair or remove it", damage=damage)
             for key, (name, why, damage) in self.about[kind].items()
         }
-
-    def cut(self) -> Unusable | None:
-        """The fault of an archive that ends early."""
-        return Unusable(str(self.archive), self.about["cut"], COPY, damage=True) if self.about["cut"] else None
 
 
 def index_path(archive: Path) -> Path:
@@ -309,10 +308,8 @@ def _scan(archive: Path, caption: str, decode: bool) -> Index:
             image = next((m for extension, m in of_key.items() if f".{extension}" in PICTURES and m.size), None)
             is_json = "txt" not in of_key
             text = of_key.get("json" if is_json else "txt")
-            data = b""
-            if text is not None:
-                file.seek(text.offset)
-                data = file.read(text.size)
+            file.seek(text.offset if text else 0)
+            data = file.read(text.size if text else 0)
             why = ""
             try:
                 if key in twice:
@@ -385,13 +382,12 @@ def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
     broken = {
         f"{part.archive.name}: {error.name}": error.why
         for part in parts
-        for kind in ("broken", "undecodable")
-        for error in part.faults(kind).values()
+        for error in (*part.broken.values(), *part.undecodable.values())
     }
-    cut = {part.archive.name: error.why for part in parts if (error := part.cut())}
+    cut = {part.archive.name: part.cut.why for part in parts if part.cut}
     found = {"archives": len(parts), "samples": sum(map(len, parts)), "broken": broken, "cut": cut}
     if not broken:
-        refuse_nothing(parts)
+        check_parts(parts)
     lines = [f"{len(parts):,} archive{'s' * (len(parts) > 1)}: {found['samples']:,} pairs, {len(broken):,} broken"]
     lines += [f"  {name} {why}" for name, why in [*cut.items(), *broken.items()][:LISTED]]
     if (more := len(cut) + len(broken) - LISTED) > 0:
@@ -399,12 +395,17 @@ def describe_index(parts: Sequence[Index]) -> tuple[dict[str, Any], list[str]]:
     return found, lines
 
 
-def refuse_nothing(parts: Sequence[Index]) -> None:
-    """Raise where there is no sample at all, with what is wrong with the first archive or pair."""
-    if not any(map(len, parts)):
-        nothing = DiagnosticsError(f"{parts[0].archive} holds no samples: give other archives.", code="too-few")
-        faults = (fault for part in parts for fault in (part.cut(), *part.faults("broken").values()) if fault)
-        raise next(faults, nothing)
+def check_parts(parts: Sequence[Index], stop: bool = False) -> None:
+    """Raise where there is no sample at all; with `stop` also for an archive that is cut, or a pair that is no sample.
+
+    Says what is wrong with the first one.
+    """
+    faults = [fault for part in parts for fault in (part.cut, *part.broken.values()) if fault]
+    empty = not any(map(len, parts))
+    if faults and (empty or stop):
+        raise faults[0]
+    if empty:
+        raise DiagnosticsError(f"{parts[0].archive} holds no samples: give other archives.", code="too-few")
 
 
 # Samples of several archives.
@@ -429,18 +430,14 @@ class Archives:
         if new > 1:
             warn(f"indexes {new:,} archives, once")
         self.parts = [index_of(archive, caption, decode=on_error == "skip") for archive in archives]
-        self.broken = {
-            self._id(part, key): error for part in self.parts for key, error in part.faults("broken").items()
-        }
-        self.cut = {part.archive.name: error for part in self.parts if (error := part.cut())}
+        check_parts(self.parts, stop=on_error == "stop")
+        self.broken = {self._prefix(part) + key: error for part in self.parts for key, error in part.broken.items()}
+        self.cut = {part.archive.name: part.cut for part in self.parts if part.cut}
         """Name of an archive -> what is wrong with it."""
-        if on_error == "stop":
-            self._refuse_broken()
         self._starts = np.cumsum([0, *map(len, self.parts)])
-        refuse_nothing(self.parts)
         for part in self.parts:
-            if error := self.cut.get(part.archive.name):
-                warn(f"{error.name} {error.why}: {len(part)} samples before that are read.")
+            if part.cut:
+                warn(f"{part.cut.name} {part.cut.why}: {len(part)} samples before that are read.")
         tell(f"captions:{archives[0].parent}", sentence(self.broken, len(self) + len(self.broken)))
         self.shards = np.repeat(np.arange(len(archives), dtype=np.int32), [len(part) for part in self.parts])
         """Which archive each sample lies in, int32 [sample]."""
@@ -454,28 +451,18 @@ class Archives:
     def check(self, i: int) -> None:
         """Raise where the image of a sample is known not to be decodable."""
         part, at = self._at(i)
-        if error := part.faults("undecodable").get(str(at)):
+        if error := part.undecodable.get(str(at)):
             raise error
 
-    def _refuse_broken(self) -> None:
-        for part in self.parts:
-            if error := part.cut():
-                raise error
-            for key, error in part.faults("broken").items():
-                code = "duplicate" if "two files" in error.why else "unreadable" if error.damage else "bad-sample"
-                raise DiagnosticsError(
-                    f"Sample {key} of {part.archive} cannot be used, as it {error.why}: repair or "
-                    f"remove it, or leave such pairs out with ?on_error=skip.",
-                    code=code,
-                )
-
-    def _id(self, part: Index, key: str) -> str:
+    def _prefix(self, part: Index) -> str:
         # The name of a single archive is the user's to change; of several it tells their samples apart.
-        return f"{part.archive.stem}/{key}" if len(self.parts) > 1 else key
+        return f"{part.archive.stem}/" if len(self.parts) > 1 else ""
 
     def __iter__(self) -> Iterator[str]:
         """The ids of all samples; those of one archive are held at a time."""
-        return (self._id(part, key) for part in self.parts for key in part.list_keys())
+        for part in self.parts:
+            prefix = self._prefix(part)
+            yield from (prefix + key for key in part.list_keys())
 
     def _at(self, i: int) -> tuple[Index, int]:
         shard = int(np.searchsorted(self._starts, i, "right")) - 1
@@ -484,7 +471,7 @@ class Archives:
     def id(self, i: int) -> str:
         """Of one sample."""
         part, at = self._at(i)
-        return self._id(part, part.key(at))
+        return self._prefix(part) + part.key(at)
 
     def picture(self, i: int) -> np.ndarray:
         """The image of a sample, decoded; see `decode.picture`."""

@@ -83,11 +83,6 @@ def clip_places(batch: int, share: float) -> np.ndarray:
     return np.diff(np.arange(batch + 1) * round(share * batch) // batch) > 0
 
 
-def frames_seen(clip: np.ndarray, count: int) -> list[np.ndarray]:
-    """The first frame of each of `count` equal parts of a clip [t, y, x, channel]; a single one is its first frame."""
-    return [clip[frame] for frame in sample_frames(len(clip), count, "floor")]
-
-
 def flattened(batch: Batch) -> Tensor:
     """All images of a batch as the image tower reads them, float32 [image, 3, size, size] from -1 to 1.
 
@@ -164,8 +159,8 @@ class Samples:
 class Feed:
     """`feed(step, rank, world)`: a process's part of a step's batch.
 
-    `pixels` uint8 [image, 3, size, size] and `tokens` int64 [sample, context]; with clips also `frames` uint8 [clip,
-    frame, 3, size, size], and samples are the images, then the clips; with changes `colour`.
+    `pixels` uint8 [image, 3, size, size] and `tokens` int64 [sample, token], cut behind the longest text; with clips
+    also `frames` uint8 [clip, frame, 3, size, size], and samples are the images, then the clips; with changes `colour`.
 
     Parameters
     ----------
@@ -271,10 +266,11 @@ class Feed:
     def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
         """Tensors of these samples, as the part of the step's batch that they are."""
         raw, places = samples.raw, samples.places
+        seen: list[Sequence[np.ndarray]] = [[sample] for sample in raw]
         if self.dataset.modality == "video":
-            seen = [frames_seen(s, self.frames if self.clips[at] else 1) for s, at in zip(raw, places, strict=True)]
-        else:
-            seen = [[sample] for sample in raw]
+            # The first frame of each equal part of a clip; of a single part its first one.
+            counts = np.where(self.clips[places], self.frames, 1).tolist()
+            seen = [clip[sample_frames(len(clip), n, "floor")] for clip, n in zip(raw, counts, strict=True)]
         size, images = self.stage(step).size, int((~self.clips[places]).sum())
         of_image = np.repeat(places, [len(frames) for frames in seen])
         drawn = self._drawn(step, of_image)
@@ -284,7 +280,7 @@ class Feed:
             batch[COLOUR] = torch.from_numpy(drawn["colour"]).float()
         if self.clips.any():
             batch[FRAMES] = pixels[images:].unflatten(0, (len(raw) - images, self.frames))
-        return batch | {"tokens": self.vocabulary.encode(samples.texts)[0]}
+        return batch | {"tokens": cut_padding(self.vocabulary.encode(samples.texts)[0])}
 
     def _part(self, step: int, rank: int, world: int) -> list[tuple[int, int]]:
         """Samples of a process's part of the batch, and the place of each in the whole batch: images first."""
@@ -325,9 +321,7 @@ def check_masks(batch: int, processes: int, share: float) -> None:
 
 
 class Batches:
-    """Batches of a feed, with texts cut behind the longest one.
-
-    Where a share of the images is seen again they hold `hidden`.
+    """Batches of a feed, which hold `hidden` where a share of the images is seen again.
 
     Those are the images 0, n, 2 n, ... of a batch for a share of 1/n, from step `first` on. Their patches are drawn for
     the batch over all processes and then dealt out, so that how many there are changes nothing.
@@ -339,7 +333,6 @@ class Batches:
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         batch = self.feed(step, rank, world)
-        batch["tokens"] = cut_padding(batch["tokens"])
         if self.share and step >= self.first:
             batch[HIDDEN] = torch.from_numpy(self._hidden(step).reshape(world, -1, self._patches(step))[rank])
         return batch
@@ -532,6 +525,5 @@ class TaughtBatches:
         # Read once for both: decoding an image may take longer than all that follows.
         samples = self.feed.samples(step, rank, world)
         batch = self.feed.collate(samples, step)
-        batch["tokens"] = cut_padding(batch["tokens"])
         images = [clip[0] for clip in samples.raw] if self.feed.dataset.modality == "video" else samples.raw
         return batch | self.teacher.prepared(images, samples.texts)

@@ -100,13 +100,13 @@ class Broken:
         self._read_until = 0
         self.read()
 
-    def read(self) -> None:
-        """Take in what other processes found since."""
-        if not self.path.is_file():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._read_until)
-            whole = file.read().rpartition(b"\n")[0]
+    def read(self) -> dict[int, str]:
+        """All that are known, with what other processes found since: row -> why."""
+        whole = b""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                file.seek(self._read_until)
+                whole = file.read().rpartition(b"\n")[0]
         self._read_until += len(whole)
         for line in whole.splitlines():
             # What a kill cut short is found again when its turn comes.
@@ -114,6 +114,7 @@ class Broken:
                 found = json.loads(line)
                 if found["data"] == self.data:
                     self.rows[int(found["row"])] = str(found["why"])
+        return self.rows
 
     def note(self, row: int, error: DiagnosticsError) -> None:
         """List a pair that could not be read; raises that error where it is not the pair's fault."""

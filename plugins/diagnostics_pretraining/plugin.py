@@ -9,6 +9,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from json import dumps, loads
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,9 @@ def zeroshot(job: ZeroshotJob, json: Json = False) -> None:
     from diagnostics_pretraining.zeroshot import zeroshot
 
     result = zeroshot(job)
-    show(_plain(asdict(result)), zeroshot_lines(result), json)
+    # What is no number, as the end of an interval over a single group, is null.
+    plain = loads(dumps(asdict(result)), parse_constant=lambda _: None)
+    show(plain, zeroshot_lines(result), json)
 
 
 @options_of(ExportJob)
@@ -170,14 +173,6 @@ def zeroshot_lines(result: Result) -> list[str]:
 def _spell(score: Score) -> str:
     ends = "" if math.isnan(score.low) else f" [{score.low:.3f}, {score.high:.3f}]"
     return f"{score.value:.3f}{ends}, chance {score.chance:.3f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 # What this plugin offers; importing it imports nothing heavy.

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,12 +51,6 @@ from diagnostics_pretraining.recipe import RecaptionJob
 
 
 COLUMNS = ("video_caption", "frame_captions", "caption")
-
-
-def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as JSON lines, there as a whole or not at all."""
-    with whole_file(out) as written:
-        written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def recaptioned(table: str, data: str, caption: str) -> Dataset:
@@ -424,7 +418,8 @@ def recaption(job: RecaptionJob) -> Captioned:
             watch(Progress("captioning", row, len(dataset), clip.id))
             rows.append(columns.row_of(clip))
         watch(Progress("captioning", len(dataset), len(dataset)))
-        write_table(job.out, rows)
+        with whole_file(job.out) as written:
+            written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     empty = {name: count for name in COLUMNS if (count := sum(_lacks(row[name]) for row in rows))}
     return Captioned(
         out=str(job.out),

@@ -413,6 +413,7 @@ class PretrainJob(Computation, Pairs):
     """A training of `diagnostics train pe`."""
 
     def __post_init__(self) -> None:
+        check_known("split to train on", self.split, ("train", "all"))
         refuse_values(
             (
                 (self.recipe is None) == (self.config is None),

@@ -302,7 +302,7 @@ def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: V
         output_tap="norm",
         preprocess=texts,
         example=np.asarray(_example(vocabulary)),
-        forward=_forward,
+        forward=lambda module, batch: module(batch["tokens"]),
         fresh=lambda: initial_text(size, vocabulary, int(torch.randint(2**31, ()))),
         valid=texts.valid,
         configuration=f"{rows}, {vocabulary.context} tokens",
@@ -348,10 +348,6 @@ def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
         return _description(encoder.files[0].parent)
     module: Any = encoder.module
     return rest.partition("?")[0], Vocabulary(module.context_length)
-
-
-def _forward(module: nn.Module, batch: Mapping[str, Tensor]) -> None:
-    module(batch["tokens"])
 
 
 def _taps(size: str, context: int) -> list[Tap]:

@@ -145,32 +145,23 @@ def changes_in(changes: PictureChanges) -> frozenset[str]:
     )
 
 
-def survivable(changes: PictureChanges, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
+def survivable(
+    changes: PictureChanges, dataset: Dataset, asked: bool = False
+) -> tuple[PictureChanges | None, tuple[str, ...]]:
     """The rest of an augmentation without changes that the dataset's texts do not survive.
 
-    None for nothing; and the names of those changes.
+    None for nothing; and the names of those changes. Raises for any where changes are asked for by name.
     """
-    left_out = tuple(sorted(changes_in(changes) - harmless_changes(dataset)))
-    kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
-    return (kept if changes_in(kept) else None), left_out
-
-
-def explain_left_out(left_out: tuple[str, ...], dataset: Dataset) -> str:
-    """One line for people; "" where nothing is left out."""
-    if not left_out:
-        return ""
-    return f"leaves {join_names(left_out)} of the augmentation out, under which texts of {dataset.name} would be false"
-
-
-def check_survives(changes: PictureChanges, dataset: Dataset) -> None:
-    """Raise where one of the changes, asked for by name, would make the dataset's texts false."""
-    if false := sorted(changes_in(changes) - harmless_changes(dataset)):
-        left = sorted(harmless_changes(dataset))
+    harmless = harmless_changes(dataset)
+    left_out = tuple(sorted(changes_in(changes) - harmless))
+    if asked and left_out:
         raise DiagnosticsError(
-            f"Texts of {dataset.name} would be false under a change of {join_names(false)}: "
-            f"{f'augment by {join_names(left)}, or not at all' if left else 'leave augmentation out'}.",
+            f"Texts of {dataset.name} would be false under a change of {join_names(left_out)}: "
+            f"{f'augment by {join_names(sorted(harmless))}, or not at all' if harmless else 'leave augmentation out'}.",
             code="conflict",
         )
+    kept = replace(changes, **{key: value for name in left_out for key, value in UNCHANGED[name].items()})
+    return (kept if changes_in(kept) else None), left_out
 
 
 SMALL = ("nano", "micro")
@@ -293,15 +284,21 @@ def plan_of(job: PretrainJob, processes: int = 1) -> Plan:
         frames=recipe.frames,
         broken=broken,
     )
+    first = round(recipe.mask_from * settings.steps)
     notes = [
         f"sees {settings.steps * settings.batch:,} pairs ({settings.steps * settings.batch / len(rows):.2g} epochs) in "
         f"batches of {settings.batch:,} at a rate of {settings.lr:g}, which scale with neither size nor data: set "
         f"--samples, --batch and --lr yourself",
+        f"hides patches at the weight that large towers have, beside which {size} hardly learns the contrast: begin "
+        f"with --recipe 1, or weaken it by mask_weight and mask_from in a recipe of your own (--config)"
+        if size in SMALL and recipe.mask and recipe.mask_weight == 1 and not first
+        else "",
         f"trains on {len(rows):,} of {len(dataset):,} samples, {'the train split' if job.split == 'train' else 'all'}",
-        explain_left_out(left_out, dataset),
+        f"leaves {join_names(left_out)} of the augmentation out, under which texts of {dataset.name} would be false"
+        if left_out
+        else "",
         *describe_texts(dataset, rows, feed.order.part(0, 0, processes)[0], vocabulary),
     ]
-    first = round(recipe.mask_from * settings.steps)
     batches = TaughtBatches(feed, teacher) if teacher else Batches(feed, one.patch, recipe.mask, recipe.hidden, first)
     return Plan(
         size=size,
@@ -337,7 +334,7 @@ def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
     """Raise where towers are of another make than the recipe's, with all differences."""
     one = towers.architecture
     different = [
-        f"{name} {_plain(kept)}, not {_plain(wanted)}"
+        f"{name} {kept}, not {wanted}".lower()
         for name, kept, wanted in (
             ("rope", one.rope, recipe.rope),
             ("pool", one.pool, recipe.pool),
@@ -353,10 +350,6 @@ def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
         )
 
 
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
     """The random changes of images, and those that are left out.
 
@@ -364,10 +357,7 @@ def _changes(job: PretrainJob, recipe: Recipe, dataset: Dataset) -> tuple[Pictur
     """
     if recipe.augment is None:
         return None, ()
-    changes = changes_of(recipe.augment)
-    if job.config is not None:
-        check_survives(changes, dataset)
-    return survivable(changes, dataset)
+    return survivable(changes_of(recipe.augment), dataset, asked=job.config is not None)
 
 
 def changes_of(augment: Augmentation) -> PictureChanges:
@@ -452,7 +442,7 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
         **outcome,
         "samples": samples,
         "left_out": list(plan.left_out),
-        "broken": _count_broken(plan),
+        "broken": 0 if plan.broken is None else len(plan.broken.read()),
         "data": data,
         "run_data": plain(job.data),
         "target": _target(plan.dataset),
@@ -465,14 +455,6 @@ def _carry_out(job: PretrainJob, plan: Plan, where: World, watch: Watch) -> dict
         finish(job.out / FINISHED, pair.image, pair.image.lineage, row, plan.identity)
     barrier()
     return row
-
-
-def _count_broken(plan: Plan) -> int:
-    """The number of pairs that could not be read and were replaced."""
-    if plan.broken is None:
-        return 0
-    plan.broken.read()
-    return len(plan.broken.rows)
 
 
 def _target(dataset: Dataset) -> str | None:

@@ -19,10 +19,10 @@ from diagnostics.plugin import (
     Encoder,
     Progress,
     digest_of_json,
+    effective_rank,
     explaining,
     printable,
     save_encoder,
-    svdvals,
     whole_file,
 )
 from diagnostics_training.trainer.checkpoint import (
@@ -186,23 +186,15 @@ def look(step: int, output_BF: Tensor, tokens_BTF: Tensor | None = None) -> Look
     tokens = None if tokens_BTF is None or tokens_BTF.shape[1] < 2 else _spread(tokens_BTF.detach().double(), 1)
     if not bool(output.isfinite().all()):
         return Look(step, 0.0, 0.0, tokens)
-    return Look(step, effective_rank(output - output.mean(0)), _spread(output, 0), tokens)
+    # Of an output that is the same for all there is none.
+    rank = effective_rank((output - output.mean(0)).cpu())
+    return Look(step, 0.0 if math.isnan(rank) else rank, _spread(output, 0), tokens)
 
 
 def _spread(values: Tensor, axis: int) -> float:
     """The size of what differs along an axis, as a share of the whole; 0 where it is not finite."""
     share = (values - values.mean(axis, keepdim=True)).square().mean().sqrt() / values.square().mean().sqrt()
     return float(share.nan_to_num(0.0))
-
-
-def effective_rank(centred_BF: Tensor) -> float:
-    """exp(entropy) of the singular values' shares; 0 of a matrix of zeros."""
-    values = svdvals(centred_BF.cpu())
-    total = values.sum()
-    if not float(total) > 0:
-        return 0.0
-    shares = values / total
-    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
 
 
 # Warnings of heads whose attention has become very sharp, read from what was logged.

@@ -147,7 +147,7 @@ def test_pairs_that_are_not_clean_are_counted_and_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: bool
 ) -> None:
     folder = unclean(tmp_path / "data")
-    with refusal("bad-sample", "lonely"):
+    with refusal("bad-data", "lonely"):
         build("dataset", f"captions:{folder}?features=0")
     done = command(folder, "--json", *(["--decode"] if decoded else []))
     found = json.loads(done.stdout)

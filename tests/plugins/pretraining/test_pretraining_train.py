@@ -211,6 +211,12 @@ def test_a_recipe_that_is_here_leaves_out_what_texts_do_not_survive(tmp_path: Pa
     assert any("leaves crop and mirror of the augmentation out" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize(("row", "told"), [("9", True), ("8", False)])
+def test_a_small_size_is_told_that_masks_hinder_it(tmp_path: Path, row: str, told: bool) -> None:
+    plan = plan_of(PretrainJob(data="shapes?n=450&size=32&objects=1", out=tmp_path, size="micro", recipe=row))
+    assert any("mask_from" in note for note in plan.notes) == told
+
+
 def test_a_loss_that_is_not_finite_names_step_samples_and_checkpoint(tmp_path: Path, recipe: Path) -> None:
     plan = plan_of(job(recipe, tmp_path))
 

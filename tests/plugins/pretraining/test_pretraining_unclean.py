@@ -180,6 +180,9 @@ def test_a_loss_that_is_not_finite_names_the_last_whole_checkpoint(data: Path, t
 def test_a_pair_that_all_are_trained_on_leaves_none_to_score(tmp_path: Path) -> None:
     with refusal("conflict", "--eval"):
         PretrainJob(data="shapes", evaluation="shapes", split="all", out=tmp_path, size="micro", recipe="1")
+    asked: dict[str, Any] = {"data": "shapes", "out": tmp_path, "size": "micro", "recipe": "1"}
+    with refusal("unknown-name", "test"):
+        PretrainJob(**asked, split="test")
 
 
 def test_tokens_that_all_agree_are_a_collapse() -> None:

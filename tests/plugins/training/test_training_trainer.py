@@ -482,19 +482,6 @@ def test_a_process_whose_first_one_ended_says_so(monkeypatch: pytest.MonkeyPatch
 # Collapse
 
 
-@pytest.mark.parametrize("rank", [1, 3, 8])
-def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
-    left, right = (torch.linalg.qr(torch.randn(n, 8, dtype=torch.float64)).Q[:, :rank] for n in (20, 8))
-    assert record.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
-
-
-def test_effective_rank_by_hand() -> None:
-    shares = np.array([4.0, 3.0, 1.0]) / 8
-    expected = math.exp(-(shares * np.log(shares)).sum())
-    assert record.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
-    assert record.effective_rank(torch.zeros(4, 3)) == 0.0
-
-
 def test_what_is_seen_of_an_output() -> None:
     healthy = torch.randn(64, 16)
     assert not record.look(1, healthy).collapsed
