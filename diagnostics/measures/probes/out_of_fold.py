@@ -108,7 +108,7 @@ def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
 
 
 def upper_factor(stack: RidgeStack, grid: np.ndarray) -> np.ndarray:
-    """What squared errors of rows left out are multiplied by before penalties are compared, [tap, penalty].
+    """Factors [tap, penalty] of squared errors of rows left out, by which penalties are compared.
 
     With H the hat matrix about the mean, the residual has tr(I - H)^2 / tr((I - H)^2) effective dimensions (Satterthwaite
     1946). A mean over few is small by chance: of 64 rows of 60 features the best penalty read R2 -16 of new rows, in one
