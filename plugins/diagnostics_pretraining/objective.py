@@ -266,7 +266,7 @@ class Feed:
     def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
         """Tensors of these samples, as the part of the step's batch that they are."""
         raw, places = samples.raw, samples.places
-        seen: list[Sequence[np.ndarray]] = [[sample] for sample in raw]
+        seen = [sample[None] for sample in raw]
         if self.dataset.modality == "video":
             # The first frame of each equal part of a clip; of a single part its first one.
             counts = np.where(self.clips[places], self.frames, 1).tolist()
