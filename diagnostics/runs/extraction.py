@@ -52,6 +52,8 @@ LOG = logging.getLogger("diagnostics")
 MOST_PARTS = 10**6
 WORTH = 0.9
 """Share of the time from which on another number format is not worth telling of."""
+LONG_BYTES = 2**26
+"""Of an encoder's activations from which its measures take so long that other processes start at once."""
 AHEAD_BYTES = 2**30
 """Tokens of batches that other processes have passed and this one has not taken."""
 
@@ -384,6 +386,8 @@ class Extraction:
         if there and there.plan.samples == samples and token_samples is None and setup.token_budget is None:
             # An earlier call may have kept more, of which measures without a probe read as many.
             planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
+        if announced and self.workers and (planned if with_tokens else planned.without_tokens).bytes >= LONG_BYTES:
+            self.workers.start()
 
         def before_first_byte(seconds: float, again: int, dense: OnGrids) -> None:
             if announced:
