@@ -192,6 +192,8 @@ class Extraction:
         """An observation that was made along with the last extraction."""
         self.held: HeldTokens | None = None
         """Tokens of the last extraction, until they are judged."""
+        self.memory = np.empty(0, dtype=np.float32)
+        """That of the tokens that were held last, for the next."""
         request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
@@ -414,7 +416,7 @@ class Extraction:
             return self._targets(new, announced=announced)
 
         summed = measures if setup.dense == "streamed" else ()
-        along = AlongExtraction(encoder, summed, streamed, self.version, shared=self.share is not None)
+        along = AlongExtraction(encoder, summed, streamed, self.version, self.share is not None, self.memory)
         compute: Compute = request.compute if computed else "float32"
         self.in_pass = self.held = None
         with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
@@ -453,6 +455,7 @@ class Extraction:
                     store = extracted()
                 along.write()
                 self.held = along.held
+                self.memory = along.held.memory if along.held else self.memory
         if request.exact and not self.launched:
             refuse_mixture(store)
         if isinstance(place, Folder) and store.path != place.path:

@@ -300,13 +300,15 @@ class _Job(Extraction):
             except NoControlError as error:
                 self.held = None
                 omissions.append(Omission(str(error), control=name))
+        self.memory = self.memory[:0].copy()
         if setup.draws:
             probes = [m for m in self.measures if m.kinds and m.of_controls]
             made["shuffled_labels"] = _Control(probes, store, view, shuffle(store, readable), unshuffled=readable)
         # All at once: other processes start while controls are made, and nobody waits in between.
         together = [*([] if main else [own]), *made.values()]
         self.measure_ahead(
-            [each for control in together for each in control.parts], f"{setup.encoder.name} and controls"
+            [each for control in together for each in control.parts],
+            f"{setup.encoder.name}{' and controls' * bool(made)}",
         )
         main = main or self._measure_own(own, targets)
         measured = {name: self._measure_control(name, control) for name, control in made.items()}
@@ -330,6 +332,7 @@ class _Job(Extraction):
     def _measure_own(self, own: _Control, targets: Mapping[str, StoredTarget]) -> Measured:
         """The measures of the encoder; raises DiagnosticsError where some were named and none gives anything."""
         setup, name = self.setup, self.setup.encoder.name
+        self.memory = self.memory[:0].copy()
         main = self._measure(own, name, asked=setup.named)
         measure_nonlinear(main, own.store, own.targets, name, self.measure_all)
         for result in main.results.values() if self.request.margin is not None else ():

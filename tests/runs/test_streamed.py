@@ -281,12 +281,14 @@ def test_tokens_that_memory_holds_are_judged_without_a_pass(
 
 
 def test_tokens_are_held_for_what_is_read_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, kept = list[weakref.ref[Any]](), list[int]()
+    held, kept, memory = list[weakref.ref[Any]](), list[int](), list[weakref.ref[Any]]()
 
     class Watched(block_sums.HeldTokens):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             held.append(weakref.ref(self))
+            memory.append(weakref.ref(self.memory))
+            assert memory[0]() is self.memory  # that of the encoder serves its controls
             kept.append(len(self.values))
 
     def refuse(self: Any, encoder: Any, *given: Any) -> None:
@@ -295,7 +297,7 @@ def test_tokens_are_held_for_what_is_read_and_no_longer(tmp_path: Path, monkeypa
 
     def write(self: Any, *given: Any) -> None:
         gc.collect()
-        assert [ref() for ref in held] == [None] * len(held)
+        assert [ref() for ref in held + memory] == [None] * 2 * len(held)
         written(self, *given)
 
     written = _Job._write

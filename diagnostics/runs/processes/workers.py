@@ -316,7 +316,7 @@ class Workers:
                             kept = None  # up to a gigabyte
                         if not opened:
                             # Of no item yet, for which all others would wait.
-                            process.find(sent(items[-1])[0], Opening())
+                            process.find(sent(items[0])[0], Opening())
                             opened = True
                         with state:
                             if (index := begin()) is None:
