@@ -20,7 +20,7 @@ from diagnostics.activations.batches import Along
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.metadata import observation_names
 from diagnostics.activations.parts import Left
-from diagnostics.activations.plan import ranges_of
+from diagnostics.activations.plan import Plan, ranges_of
 from diagnostics.activations.store import Store
 from diagnostics.datasets.target import resample
 from diagnostics.encoders.encoder import Encoder
@@ -153,7 +153,7 @@ class GridTokens:
 
 
 class HeldTokens:
-    """Tokens of an extraction on the grids of targets, in memory until they are judged: those of the first samples.
+    """Tokens of an extraction on the grids of targets, in memory until they are judged: of the first that none stores.
 
     Of as many as fit; where these are fewer than half, of none. `memory`: another encoder's, used again, as new one is
     dear.
@@ -162,6 +162,7 @@ class HeldTokens:
     def __init__(self, store: Store, reads: Sequence[Read], memory: np.ndarray) -> None:
         judged = np.isin(block_of(store), [*held_out(store), FOLDS])
         wanted = np.flatnonzero(judged & np.any([read.dense.known.any(axis=1) for read in reads], axis=0))
+        wanted = wanted[wanted >= stored_of(store)]
         self.places, width = dict[tuple[str, tuple[int, ...]], slice](), 0
         for read in reads:
             for tap in store.taps:
@@ -198,6 +199,16 @@ class HeldTokens:
         of = {shape: self.values[slots, place] for (name, shape), place in self.places.items() if name == tap.name}
         shaped = {shape: values.reshape(len(slots), -1, tap.features) for shape, values in of.items()}
         return GridTokens(tap, None, {shape: torch.as_tensor(x, device=device) for shape, x in shaped.items()})
+
+
+def tokens_read(plan: Plan) -> int:
+    """Number of samples, the first, whose stored tokens are read as a pass gives them."""
+    return plan.token_samples if plan.precision == "float32" else 0
+
+
+def stored_of(store: Store) -> int:
+    """`tokens_read`, of those that the store has."""
+    return min(store.token_samples, tokens_read(store.plan))
 
 
 def held_of(samples: int, bytes_of_each: int, free: float) -> int:

@@ -24,7 +24,7 @@ from diagnostics.activations.batches import Passed
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import Deal, batches_of
 from diagnostics.activations.parts import Left, Share
-from diagnostics.activations.plan import Plan, ranges_of
+from diagnostics.activations.plan import ranges_of
 from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -56,6 +56,7 @@ from diagnostics.runs.streaming.block_sums import (
     origins_of,
     products_name,
     reads_of,
+    stored_of,
 )
 from diagnostics.vocabulary import ChooseOn
 
@@ -215,11 +216,6 @@ def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool, store
     return float(passed[stored:].sum() / len(split))
 
 
-def tokens_read(plan: Plan) -> int:
-    """Number of samples, the first, whose stored tokens are read as a pass gives them."""
-    return plan.token_samples if plan.precision == "float32" else 0
-
-
 PHASES = ("val", "rest")
 """Of the samples that are judged: those on which variants are chosen, and the others."""
 
@@ -248,7 +244,7 @@ class _Passes:
         self.reads, self.version, self.left = reads, version, Left(store, version)
         self.parts = ranges_of(store.plan.parts)
         self.ranges, self.block = len(self.parts), block_of(store)
-        self.stored = min(store.token_samples, tokens_read(store.plan))
+        self.stored = stored_of(store)
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
