@@ -44,7 +44,7 @@ from diagnostics.runs.processes.passes import Batch, Held, Passing, by_names, ou
 from diagnostics.runs.processes.workers import Submits, Workers
 from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
-from diagnostics.runs.streaming.block_sums import AlongExtraction, HeldTokens
+from diagnostics.runs.streaming.block_sums import AlongExtraction, HeldTokens, tokens_read
 from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
 
@@ -416,7 +416,15 @@ class Extraction:
             return self._targets(new, announced=announced)
 
         summed = measures if setup.dense == "streamed" else ()
-        along = AlongExtraction(encoder, summed, streamed, self.version, self.share is not None, self.memory)
+        along = AlongExtraction(
+            encoder,
+            summed,
+            streamed,
+            self.version,
+            shared=self.share is not None,
+            memory=self.memory,
+            stored=tokens_read(planned) if with_tokens else 0,
+        )
         compute: Compute = request.compute if computed else "float32"
         self.in_pass = self.held = None
         with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):

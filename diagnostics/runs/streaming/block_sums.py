@@ -159,10 +159,10 @@ class HeldTokens:
     dear.
     """
 
-    def __init__(self, store: Store, reads: Sequence[Read], memory: np.ndarray) -> None:
+    def __init__(self, store: Store, reads: Sequence[Read], memory: np.ndarray, stored: int) -> None:
         judged = np.isin(block_of(store), [*held_out(store), FOLDS])
         wanted = np.flatnonzero(judged & np.any([read.dense.known.any(axis=1) for read in reads], axis=0))
-        wanted = wanted[wanted >= stored_of(store)]
+        wanted = wanted[wanted >= stored]
         self.places, width = dict[tuple[str, tuple[int, ...]], slice](), 0
         for read in reads:
             for tap in store.taps:
@@ -206,11 +206,6 @@ def tokens_read(plan: Plan) -> int:
     return plan.token_samples if plan.precision == "float32" else 0
 
 
-def stored_of(store: Store) -> int:
-    """`tokens_read`, of those that the store has."""
-    return min(store.token_samples, tokens_read(store.plan))
-
-
 def held_of(samples: int, bytes_of_each: int, free: float) -> int:
     """The number of so many samples whose tokens are held: in a quarter of what is free, at most."""
     most = ALL_BYTES if samples * bytes_of_each <= ALL_BYTES else HELD_BYTES
@@ -235,9 +230,10 @@ class AlongExtraction:
         version: str,
         shared: bool,
         memory: np.ndarray,
+        stored: int,
     ) -> None:
         self.encoder, self.measures, self.targets, self.version = encoder, measures, targets, version
-        self.shared, self.at, self.passed, self.memory = shared, -1, 0, memory
+        self.shared, self.at, self.passed, self.memory, self.stored = shared, -1, 0, memory, stored
         self.sums: BlockSums | None = None
         self.held: HeldTokens | None = None
         self.left: Left | None = None
@@ -252,7 +248,7 @@ class AlongExtraction:
         self.sums, sums.origins = sums, origins_of(self.encoder, store, reads, self.left)
         self.visit = Joining(reads, sums.add)
         self.range = range_of(store)
-        self.held = None if self.shared else HeldTokens(store, reads, self.memory)
+        self.held = None if self.shared else HeldTokens(store, reads, self.memory, self.stored)
         return self._add
 
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:

@@ -56,7 +56,7 @@ from diagnostics.runs.streaming.block_sums import (
     origins_of,
     products_name,
     reads_of,
-    stored_of,
+    tokens_read,
 )
 from diagnostics.vocabulary import ChooseOn
 
@@ -244,7 +244,7 @@ class _Passes:
         self.reads, self.version, self.left = reads, version, Left(store, version)
         self.parts = ranges_of(store.plan.parts)
         self.ranges, self.block = len(self.parts), block_of(store)
-        self.stored = stored_of(store)
+        self.stored = min(store.token_samples, tokens_read(store.plan))
         self.known = np.any([read.dense.known.any(axis=1) for read in reads], axis=0)
 
     def each(self, batches: Sequence[np.ndarray], reads: Sequence[Read], step: str, visit: _Visit) -> None:
