@@ -5,6 +5,7 @@ each pass makes a tensor of is not seen: it cannot be told from a constant.
 """
 
 import copy
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -270,11 +271,17 @@ class HiddenReads(TorchDispatchMode):
         super().__init__()
         self.weights: dict[str, Tensor] = {}
         self._known = set(_places([module.state_dict(keep_vars=True), [*module.parameters()], given]))
+        self._module = module
+
+    @functools.cached_property
+    def _names(self) -> dict[int, str]:
+        """Names of all that parts of the module keep, by their memory."""
         parts = {
-            name: {**vars(part), **dict(part.named_buffers(recurse=False))} for name, part in module.named_modules()
+            name: {**vars(part), **dict(part.named_buffers(recurse=False))}
+            for name, part in self._module.named_modules()
         }
         names = {f"{name}.{key}".lstrip("."): value for name, kept in parts.items() for key, value in kept.items()}
-        self._names = {place: name for name, value in names.items() for place in _places(value)}
+        return {place: name for name, value in names.items() for place in _places(value)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # A constant that the pass makes is given to one function, which lifts it.

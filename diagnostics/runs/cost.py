@@ -24,9 +24,10 @@ from diagnostics.progress import Cost, duration
 from diagnostics.report.html import PAGE_BYTES
 from diagnostics.runs.controls.kinds import plan_taps
 from diagnostics.runs.controls.names import INPUTS, control_of
+from diagnostics.runs.machine import free_bytes
 from diagnostics.runs.setup import Setup, targets_to_stream
-from diagnostics.runs.streaming.block_sums import block_bytes, fits_along, held_of
-from diagnostics.runs.streaming.stream import passes_over, tokens_read
+from diagnostics.runs.streaming.block_sums import block_bytes, fits_along, held_of, tokens_read
+from diagnostics.runs.streaming.stream import passes_over
 from diagnostics.vocabulary import BOXED, SPLITS
 
 # As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
@@ -72,7 +73,8 @@ def cost_of(
     if any(sums):
         in_order, along = dataset.split[row_order(len(dataset))], fits_along(max(sums))
         judged = np.flatnonzero((in_order != "train") | (setup.choose_on == "fit"))
-        held = held_of(len(judged), _held_bytes(planned)) if along else 0
+        judged = judged[judged >= tokens_read(planned)]
+        held = held_of(len(judged), _held_bytes(planned), free_bytes()) if along else 0
         # Up to the first that is not held.
         stored = max(tokens_read(planned), [*judged, len(in_order)][held] if held else 0)
         passes = passes_over(in_order, setup.choose_on, gathered=along, stored=stored)

@@ -44,7 +44,7 @@ from diagnostics.runs.processes.passes import Batch, Held, Passing, by_names, ou
 from diagnostics.runs.processes.workers import Submits, Workers
 from diagnostics.runs.results.record import Call, Provenance, refuse_other_seed
 from diagnostics.runs.setup import Setup, read_tokens, targets_to_stream
-from diagnostics.runs.streaming.block_sums import AlongExtraction, HeldTokens
+from diagnostics.runs.streaming.block_sums import AlongExtraction, HeldTokens, tokens_read
 from diagnostics.runs.streaming.stream import stream_share
 from diagnostics.vocabulary import Compute
 
@@ -52,6 +52,8 @@ LOG = logging.getLogger("diagnostics")
 MOST_PARTS = 10**6
 WORTH = 0.9
 """Share of the time from which on another number format is not worth telling of."""
+LONG_BYTES = 2**26
+"""Of an encoder's activations from which its measures take so long that other processes start at once."""
 AHEAD_BYTES = 2**30
 """Tokens of batches that other processes have passed and this one has not taken."""
 
@@ -190,6 +192,8 @@ class Extraction:
         """An observation that was made along with the last extraction."""
         self.held: HeldTokens | None = None
         """Tokens of the last extraction, until they are judged."""
+        self.memory = np.empty(0, dtype=np.float32)
+        """That of the tokens that were held last, for the next."""
         request, there = setup.request, self._store_there(folder)
         if request.dense is None and there and there.plan.token_samples == len(setup.dataset):
             setup.dense = "stored"  # of an earlier call with a larger budget
@@ -384,6 +388,8 @@ class Extraction:
         if there and there.plan.samples == samples and token_samples is None and setup.token_budget is None:
             # An earlier call may have kept more, of which measures without a probe read as many.
             planned = plan(*rule, max(planned.token_samples, there.plan.token_samples))
+        if announced and self.workers and (planned if with_tokens else planned.without_tokens).bytes >= LONG_BYTES:
+            self.workers.start()
 
         def before_first_byte(seconds: float, again: int, dense: OnGrids) -> None:
             if announced:
@@ -410,7 +416,15 @@ class Extraction:
             return self._targets(new, announced=announced)
 
         summed = measures if setup.dense == "streamed" else ()
-        along = AlongExtraction(encoder, summed, streamed, self.version, shared=self.share is not None)
+        along = AlongExtraction(
+            encoder,
+            summed,
+            streamed,
+            self.version,
+            shared=self.share is not None,
+            memory=self.memory,
+            stored=tokens_read(planned) if with_tokens else 0,
+        )
         compute: Compute = request.compute if computed else "float32"
         self.in_pass = self.held = None
         with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
@@ -449,6 +463,7 @@ class Extraction:
                     store = extracted()
                 along.write()
                 self.held = along.held
+                self.memory = along.held.memory if along.held else self.memory
         if request.exact and not self.launched:
             refuse_mixture(store)
         if isinstance(place, Folder) and store.path != place.path:

@@ -288,18 +288,9 @@ class _Job(Extraction):
         permuted = shuffle(store, readable).values() if setup.draws else ()
         view = self._stream(setup.encoder, store, self.measures, [*readable.values(), *permuted], ENCODER)
         self.views = store, view
-        main = self._measure(_Control(self.measures, store, view, readable), name, asked=setup.named)
-        measure_nonlinear(main, store, readable, name, self.measure_all)
-        for result in main.results.values() if request.margin is not None else ():
-            result.attrs[attribute.MARGIN] = request.margin
-        self._state_skipped(main, targets)
-        if setup.named and not main.results:
-            nothing = f"gives nothing for {name} on {setup.dataset.name}"
-            raise DiagnosticsError(
-                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named)),
-                code="not-measured",
-            )
-        self._redraw(main, store, readable)
+        own = _Control(self.measures, store, view, readable)
+        # What is named may give nothing, which is said before controls are passed.
+        main = self._measure_own(own, targets) if setup.named else None
         made: dict[str, _Control] = {}
         omissions: list[Omission] = []
         for name in self.controls:
@@ -309,10 +300,17 @@ class _Job(Extraction):
             except NoControlError as error:
                 self.held = None
                 omissions.append(Omission(str(error), control=name))
+        self.memory = self.memory[:0].copy()
         if setup.draws:
             probes = [m for m in self.measures if m.kinds and m.of_controls]
             made["shuffled_labels"] = _Control(probes, store, view, shuffle(store, readable), unshuffled=readable)
-        self.measure_ahead([each for control in made.values() for each in control.parts], "controls")
+        # All at once: other processes start while controls are made, and nobody waits in between.
+        together = [*([] if main else [own]), *made.values()]
+        self.measure_ahead(
+            [each for control in together for each in control.parts],
+            f"{setup.encoder.name}{' and controls' * bool(made)}",
+        )
+        main = main or self._measure_own(own, targets)
         measured = {name: self._measure_control(name, control) for name, control in made.items()}
         skipped = {**main.skipped, **setup.unusable}
         omissions += [Omission(why, key, failed=key in main.failed) for key, why in skipped.items()]
@@ -330,6 +328,24 @@ class _Job(Extraction):
             replace(place)
         for store in self.joined:
             remove_left(store)
+
+    def _measure_own(self, own: _Control, targets: Mapping[str, StoredTarget]) -> Measured:
+        """The measures of the encoder; raises DiagnosticsError where some were named and none gives anything."""
+        setup, name = self.setup, self.setup.encoder.name
+        self.memory = self.memory[:0].copy()
+        main = self._measure(own, name, asked=setup.named)
+        measure_nonlinear(main, own.store, own.targets, name, self.measure_all)
+        for result in main.results.values() if self.request.margin is not None else ():
+            result.attrs[attribute.MARGIN] = self.request.margin
+        self._state_skipped(main, targets)
+        if setup.named and not main.results:
+            nothing = f"gives nothing for {name} on {setup.dataset.name}"
+            raise DiagnosticsError(
+                " ".join(f"{each} {nothing}: {_reasons(main, each)}" for each in sorted(setup.named)),
+                code="not-measured",
+            )
+        self._redraw(main, own.store, own.targets)
+        return main
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Add the reasons for what was not tried.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,10 @@ from diagnostics.measures.apply import measure_all
 from diagnostics.measures.base import Arrays, Measure, normal
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.similarity.kernels import Cka
-from diagnostics.runs import machine
+from diagnostics.runs import extraction, machine
 from diagnostics.runs.processes import workers
 from diagnostics.runs.processes.passes import Batch, threads
-from diagnostics.runs.processes.workers import tasks_of
+from diagnostics.runs.processes.workers import Opening, Workers, tasks_of
 from diagnostics.runs.setup import select_measures
 from tests.runs.test_token_probes import images
 from tests.support.planted import planted_series, planted_series_encoder
@@ -78,6 +82,8 @@ def started(warm_processes: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             every.append(self)
 
         def find(self, source: Any, task: Any) -> Any:
+            if type(task) is Opening:
+                return []  # an item opens it too, and is taken before this process has done all
             found = super().find(source, task)
             if isinstance(task, Batch):
                 self.batches += isinstance(found[0][1], Passed)
@@ -94,6 +100,57 @@ def started(warm_processes: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_no_process_starts_for_less_work_than_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_Process", None)
     assert measured(tmp_path, 2, controls=False).results
+
+
+def test_an_item_is_taken_by_a_process_that_has_opened_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, opened = list[Any](), threading.Event()
+
+    class Slow:
+        holds = True
+
+        def has_started(self) -> bool:
+            return True
+
+        def hold(self, _: Any) -> None:
+            pass
+
+        def end(self) -> None:
+            pass
+
+        def find(self, source: str, task: Any) -> Any:
+            asked.append((source, task))
+            assert type(task) is Opening or opened.is_set()
+            assert opened.wait(60)  # nobody waits for it meanwhile
+            return task
+
+    monkeypatch.setattr(workers, "_Process", Slow)
+
+    def here(item: int) -> int:
+        if item == 7:
+            opened.set()
+            assert wait_until(lambda: len(asked) > 1)
+        return item
+
+    with contextlib.closing(Workers(2, dx.silent)) as both:
+        both.start()
+        both.worth = True
+        assert [*both.deal(range(20), here, lambda item: ("it", item), 2)] == [*range(20)]
+    assert isinstance(asked[0][1], Opening)
+    assert {source for source, _ in asked} == {"it"}
+
+
+def wait_until(true: Callable[[], bool]) -> bool:
+    return any(true() or time.sleep(0.01) for _ in range(6000))
+
+
+def test_long_work_has_processes_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = list[int]()
+    monkeypatch.setattr(Workers, "start", lambda self: begun.append(self.jobs))
+    measured(tmp_path, 2, controls=False)
+    assert not begun
+    monkeypatch.setattr(extraction, "LONG_BYTES", 1)
+    measured(tmp_path, 2, controls=False)
+    assert begun == [2]
 
 
 def test_any_number_of_processes_finds_the_same_to_the_last_digit(tmp_path: Path, started: list[Any]) -> None:

@@ -281,12 +281,15 @@ def test_tokens_that_memory_holds_are_judged_without_a_pass(
 
 
 def test_tokens_are_held_for_what_is_read_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, kept = list[weakref.ref[Any]](), list[int]()
+    held, kept, memory = list[weakref.ref[Any]](), list[int](), list[weakref.ref[Any]]()
 
     class Watched(block_sums.HeldTokens):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             held.append(weakref.ref(self))
+            memory.append(weakref.ref(self.memory))
+            # What was named is measured before controls: that of the first then serves the others.
+            assert memory[:2][-1]() is self.memory
             kept.append(len(self.values))
 
     def refuse(self: Any, encoder: Any, *given: Any) -> None:
@@ -295,7 +298,7 @@ def test_tokens_are_held_for_what_is_read_and_no_longer(tmp_path: Path, monkeypa
 
     def write(self: Any, *given: Any) -> None:
         gc.collect()
-        assert [ref() for ref in held] == [None] * len(held)
+        assert [ref() for ref in held + memory] == [None] * 2 * len(held)
         written(self, *given)
 
     written = _Job._write
@@ -667,12 +670,20 @@ def test_samples_whose_tokens_are_stored_are_not_passed_again(
     monkeypatch.setattr(block_sums, "HELD_BYTES", 0)
     monkeypatch.setattr(block_sums, "ALL_BYTES", 0)
     each = sum(tap.tokens * tap.features for tap in tiny_image_encoder().taps) * 4
-    again = measure(tmp_path, measures=[*MEASURES, "self_similarity"], token_budget=f"{20 * each}B")
+    options: dict[str, Any] = {"measures": [*MEASURES, "self_similarity"], "token_budget": f"{20 * each}B"}
+    again = measure(tmp_path / "passed", **options)
     kept = again.store.token_samples
     assert 8 <= kept < len(again.store.ids)
-    assert sum(sizes) == int((again.store.split[kept:] != "train").sum())
-    for name in (HEIGHT, SCENE):
-        np.testing.assert_allclose(again.profile(name).data["score"], run.profile(name).data["score"], atol=1e-6)
+    left = int((again.store.split[kept:] != "train").sum())
+    assert sum(sizes) == left
+    sizes.clear()
+    # Nor held: memory for those that are left is enough.
+    monkeypatch.setattr(block_sums, "ALL_BYTES", left * sum(t.grid.tokens * t.features for t in again.store.taps) * 4)
+    held = measure(tmp_path / "held", **options)
+    assert not sizes
+    for each in (again, held):
+        for name in (HEIGHT, SCENE):
+            np.testing.assert_allclose(each.profile(name).data["score"], run.profile(name).data["score"], atol=1e-6)
 
 
 def test_token_measures_of_a_streamed_kind_keep_their_tokens(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from diagnostics.runs.controls.kinds import control_encoders
 from diagnostics.runs.controls.names import WEIGHTS, control_of
 from diagnostics.runs.machine import usable_cores
 from diagnostics.runs.options import Request
-from diagnostics.runs.processes.workers import measure_named
+from diagnostics.runs.processes.workers import Opening, measure_named
 from diagnostics.runs.setup import Setup
 
 
@@ -58,8 +58,8 @@ _HELD = dict[Any, Dataset]()
 
 
 @dataclass(frozen=True)
-class Held:
-    """A dataset that other processes hold then by its name, packed; a source and a task, which finds nothing."""
+class Held(Opening):
+    """A dataset that other processes hold then by its name, packed; a source and its own task."""
 
     name: Any
     packed: bytes
@@ -79,10 +79,6 @@ class Held:
         # Of this run's own process.
         _HELD[self.name] = pickle.loads(self.packed)  # noqa: S301
         return ()
-
-    def find(self) -> Iterator[Any]:
-        """Nothing."""
-        return iter(())
 
 
 @functools.lru_cache(maxsize=1)

@@ -134,6 +134,15 @@ class Solving(Task):
             yield ("", self.tap), solve_at(view, reads, tap)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A task that opens a source, and finds nothing."""
+
+    def find(self, *_: Any) -> Iterator[_Found]:
+        """Nothing."""
+        return iter(())
+
+
 @functools.cache
 def measure_named(name: str) -> Measure:
     """The measure of a plugin, the same object each time."""
@@ -188,12 +197,18 @@ class Workers:
         self.spent = 0.0
         """CPU seconds of work so far, in this process."""
         self.processes = list[_Process]()
+        self.worth = False
+        """True once work was worth their time, which opens what it needs there."""
         self.threads = ThreadPoolExecutor(jobs)
 
     def close(self) -> None:
         """End the others at once, whatever they do."""
         self._end()
         self.threads.shutdown()
+
+    def start(self) -> None:
+        """Start the others, which takes seconds, unless they are there."""
+        self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
 
     def measure_all(
         self,
@@ -242,6 +257,7 @@ class Workers:
             self._submit(self.executor, items, sets, found)
             return found
         sources, done = [each.source for each in sets], 0
+        self.worth |= bool(self.processes)  # a store is soon opened
 
         def here(item: tuple[int, Task]) -> list[_Found]:
             of, task = item
@@ -291,12 +307,17 @@ class Workers:
 
         def work(process: _Process) -> None:
             nonlocal kept
+            opened = False
             try:
                 while not over and begun < len(items):
                     if process.has_started():
                         process.hold(kept)
                         if all(each.holds for each in self.processes):
                             kept = None  # up to a gigabyte
+                        if not opened:
+                            # Of no item yet, for which all others would wait.
+                            process.find(sent(items[0])[0], Opening())
+                            opened = True
                         with state:
                             if (index := begin()) is None:
                                 state.wait(0.1)
@@ -323,8 +344,9 @@ class Workers:
                             continue
                     # Those ahead are taken to last as long as those that are done.
                     ahead_of_all = self.spent + seconds * len(items) / max(1, own)
-                    if not others and (self.processes or ahead_of_all >= WORTH):
-                        self.processes = self.processes or [_Process() for _ in range(self.jobs - 1)]
+                    if not others and (self.worth or ahead_of_all >= WORTH):
+                        self.worth = True
+                        self.start()
                         kept = None if all(process.holds for process in self.processes) else first()
                         others = [self.threads.submit(work, process) for process in self.processes]
                     start = time.thread_time()
@@ -342,7 +364,7 @@ class Workers:
     def _end(self) -> None:
         for process in self.processes:
             process.end()
-        self.processes = []
+        self.processes, self.worth = [], False
 
     def _submit(
         self,

@@ -20,7 +20,7 @@ from diagnostics.activations.batches import Along
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.metadata import observation_names
 from diagnostics.activations.parts import Left
-from diagnostics.activations.plan import ranges_of
+from diagnostics.activations.plan import Plan, ranges_of
 from diagnostics.activations.store import Store
 from diagnostics.datasets.target import resample
 from diagnostics.encoders.encoder import Encoder
@@ -153,24 +153,27 @@ class GridTokens:
 
 
 class HeldTokens:
-    """Tokens of an extraction on the grids of targets, in memory until they are judged: those of the first samples.
+    """Tokens of an extraction on the grids of targets, in memory until they are judged: of the first that none stores.
 
-    Of as many as fit; where these are fewer than half, of none.
+    Of as many as fit; where these are fewer than half, of none. `memory`: another encoder's, used again, as new one is
+    dear.
     """
 
-    def __init__(self, store: Store, reads: Sequence[Read]) -> None:
+    def __init__(self, store: Store, reads: Sequence[Read], memory: np.ndarray, stored: int) -> None:
         judged = np.isin(block_of(store), [*held_out(store), FOLDS])
         wanted = np.flatnonzero(judged & np.any([read.dense.known.any(axis=1) for read in reads], axis=0))
+        wanted = wanted[wanted >= stored]
         self.places, width = dict[tuple[str, tuple[int, ...]], slice](), 0
         for read in reads:
             for tap in store.taps:
                 if tap.name in read.dense.reads and (key := (tap.name, read.dense.grid.shape)) not in self.places:
                     self.places[key] = slice(width, width + read.dense.grid.tokens * tap.features)
                     width = self.places[key].stop
-        count = held_of(len(wanted), 4 * width)
+        count = held_of(len(wanted), 4 * width, free_bytes() + memory.nbytes)
         self.slots = np.full(len(store.ids), -1)
         self.slots[wanted[:count]] = np.arange(count)
-        self.values = np.empty((count, width), dtype=np.float32)
+        self.memory = memory if len(memory) >= count * width else np.empty(count * width, dtype=np.float32)
+        self.values = self.memory[: count * width].reshape(count, width)
 
     def put(self, positions: np.ndarray, tokens: GridTokens) -> None:
         """Take in those samples of a batch that are held."""
@@ -198,10 +201,15 @@ class HeldTokens:
         return GridTokens(tap, None, {shape: torch.as_tensor(x, device=device) for shape, x in shaped.items()})
 
 
-def held_of(samples: int, bytes_of_each: int) -> int:
+def tokens_read(plan: Plan) -> int:
+    """Number of samples, the first, whose stored tokens are read as a pass gives them."""
+    return plan.token_samples if plan.precision == "float32" else 0
+
+
+def held_of(samples: int, bytes_of_each: int, free: float) -> int:
     """The number of so many samples whose tokens are held: in a quarter of what is free, at most."""
     most = ALL_BYTES if samples * bytes_of_each <= ALL_BYTES else HELD_BYTES
-    count = min(samples, int(min(most, free_bytes() / 4) / max(1, bytes_of_each)))
+    count = min(samples, int(min(most, free / 4) / max(1, bytes_of_each)))
     return count if 2 * count >= samples else 0
 
 
@@ -221,9 +229,11 @@ class AlongExtraction:
         targets: Callable[[Store], Sequence[StoredTarget]],
         version: str,
         shared: bool,
+        memory: np.ndarray,
+        stored: int,
     ) -> None:
         self.encoder, self.measures, self.targets, self.version = encoder, measures, targets, version
-        self.shared, self.at, self.passed = shared, -1, 0
+        self.shared, self.at, self.passed, self.memory, self.stored = shared, -1, 0, memory, stored
         self.sums: BlockSums | None = None
         self.held: HeldTokens | None = None
         self.left: Left | None = None
@@ -238,7 +248,7 @@ class AlongExtraction:
         self.sums, sums.origins = sums, origins_of(self.encoder, store, reads, self.left)
         self.visit = Joining(reads, sums.add)
         self.range = range_of(store)
-        self.held = None if self.shared else HeldTokens(store, reads)
+        self.held = None if self.shared else HeldTokens(store, reads, self.memory, self.stored)
         return self._add
 
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:

@@ -24,7 +24,7 @@ from diagnostics.activations.batches import Passed
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.extract import Deal, batches_of
 from diagnostics.activations.parts import Left, Share
-from diagnostics.activations.plan import Plan, ranges_of
+from diagnostics.activations.plan import ranges_of
 from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -56,6 +56,7 @@ from diagnostics.runs.streaming.block_sums import (
     origins_of,
     products_name,
     reads_of,
+    tokens_read,
 )
 from diagnostics.vocabulary import ChooseOn
 
@@ -213,11 +214,6 @@ def passes_over(split: np.ndarray, choose_on: ChooseOn, *, gathered: bool, store
     judged = split != "train" if choose_on == "val" else np.ones(len(split), dtype=bool)
     passed = judged + (0 if gathered else 1) * (split != "test")
     return float(passed[stored:].sum() / len(split))
-
-
-def tokens_read(plan: Plan) -> int:
-    """Number of samples, the first, whose stored tokens are read as a pass gives them."""
-    return plan.token_samples if plan.precision == "float32" else 0
 
 
 PHASES = ("val", "rest")
