@@ -20,9 +20,11 @@ from study import (
     count_of,
     deeper,
     gaps,
+    is_control,
     kind_of,
     readable,
     shuffled,
+    targets_of,
     trainings,
 )
 
@@ -55,7 +57,7 @@ def outcome_of(values: np.ndarray) -> Outcome:
 def asked() -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
     """Claim, where, target, and what computes its values."""
     for cell in cells():
-        if not complete(cell):
+        if not complete(cell) or is_control(cell):
             continue
         there = trainings(cell)
         read = [target for target in kind_of(cell)["targets"] if readable(cell, target)]
@@ -117,6 +119,27 @@ def gap_table(found: list[Value]) -> str:
     return table(["trained by", *kinds], rows)
 
 
+def read_table() -> str:
+    """How well each encoder of clips reads each target in order, with frames shuffled, and what a guess is."""
+    rows = []
+    for cell in (cell for cell in cells() if cell.startswith("video-") and complete(cell)):
+        for target in targets_of(cell):
+            each = [
+                np.array([one[target][key] for one in trainings(cell, which) if one[target]["best"] is not None], dtype=float)
+                for key, which in (("best", "ordered"), ("best", "shuffled"), ("guess", "ordered"))
+            ]  # fmt: skip
+            told = [
+                f"{number(one.mean(), 2, sign=False)} ± {number(one.std(ddof=1), 2, sign=False)}"
+                if len(one) > 1
+                else "–"
+                for one in each
+            ]
+            rows.append([cell.removeprefix("video-"), target, *told])
+    return (
+        table(["reader", "target", "in order", "frames shuffled", "guess"], rows) if rows else "None is measured yet."
+    )
+
+
 def power_seen(found: list[Value]) -> float:
     """Share of gaps of .05 that the spreads seen over trainings show at the first step of Holm's correction, mean over gaps."""
     own = [one.outcome for one in found if one.claim == "gap" and np.isfinite(one.outcome.error)]
@@ -171,7 +194,7 @@ def places() -> dict[str, str]:
         rows.append([says, str(len(own)), *count, number(float(np.mean(each))) if each else "–"])
     unread = [
         f"{cell}: {', '.join(left)}" for cell in cells()
-        if complete(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
+        if complete(cell) and not is_control(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
     ]  # fmt: skip
     missing = [
         f"- {cell}: {kept.get('failed', '') or f'{len(trainings(cell))} of {count_of(cell)} trainings'}, some {minutes_of(cell):.0f} CPU minutes: "
@@ -180,7 +203,7 @@ def places() -> dict[str, str]:
     ]  # fmt: skip
     left = [cell for cell in cells() if not complete(cell)]
     return {
-        **known(found), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
+        **known(found), "read": read_table(), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
         "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
         "values": table(
             ["claim", "where", "target", "mean [95 % for it alone]", "verdict"],
