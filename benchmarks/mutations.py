@@ -40,7 +40,7 @@ NEAREST = {
     "measures/verdict.py": "tests/measures/test_tap_choice.py tests/measures/test_statistics.py tests/runs/test_verdict.py",
     "measures/apply.py": "tests/measures/test_tap_choice.py tests/measures/test_misfits.py tests/runs/test_verdict.py",
     "measures/result.py": "tests/measures/test_result.py tests/measures/test_tap_choice.py",
-    "measures/probes/least_squares.py": "tests/measures/test_out_of_fold.py",
+    "measures/probes/out_of_fold.py": "tests/measures/test_out_of_fold.py",
     "measures/probes/softmax.py": "tests/measures/test_out_of_fold.py tests/measures/test_probes.py",
     "runs/results/profile.py": "tests/runs/test_verdict.py tests/runs/test_runs.py tests/runs/test_overview.py",
     "runs/results/recommendation.py": "tests/runs/test_recommendation.py tests/runs/test_verdict.py",
@@ -51,7 +51,6 @@ NEAREST = {
 """The files of statistics, choice, verdict and comparison, each with the tests nearest to it."""
 FILES = tuple(NEAREST)
 WITHIN = {
-    "measures/probes/least_squares.py": {"folds", "mean_of_others", "RidgeOutOfFold", "choose_index", "left_out_errors", "_blocks"},
     "measures/probes/softmax.py": {
         "choose_logistic", "OutOfFold", "choose_out_of_fold", "start_of_last", "last_fits", "_of_taps", "_path", "_best",
     },

@@ -131,7 +131,7 @@ BROKEN = [
     ("measures.tap_choice", "stdtrit(units - 1, COVERAGE)", "stdtrit(units - 1, 0.8)"),
     ("measures.verdict", "(first - second).T", "(first - second[::-1]).T"),
     ("measures.apply", " and depth[tap] <= depth[output]]", "]"),
-    ("measures.probes.least_squares", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
+    ("measures.probes.out_of_fold", "y - mean_of_others(y, self.part)", "y - y.mean(axis=0)"),
     ("measures.probes.softmax", "short.mean(dim=2) <= error / 2", "short.mean(dim=2) <= error"),
     ("runs.results.profile", "self.gap_bound < self.margin", "gap and gap.value < self.margin"),
     ("runs.results.recommendation", "if profile.few or at_output", "if at_output"),

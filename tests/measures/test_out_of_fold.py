@@ -10,21 +10,16 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.dynamics import ForecastProbe
-from diagnostics.measures.probes.least_squares import (
-    PENALTIES,
-    RidgeStack,
-    folds,
-    left_out_errors,
-    mean_of_others,
-    ridge,
-)
+from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, ridge
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe, knn
-from diagnostics.measures.probes.protocol import Probe, Rows
+from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold, left_out_errors, mean_of_others, upper_factor
+from diagnostics.measures.probes.protocol import Probe, Rows, folds
 from diagnostics.measures.probes.softmax import LogisticRows, choose_out_of_fold, last_fits, start_of_last
 from diagnostics.measures.result import CHOSEN_ON
 from diagnostics.measures.statistics import Losses
@@ -47,6 +42,14 @@ def refitted(x: np.ndarray, y: np.ndarray, part: np.ndarray, penalty: float) -> 
         dual = np.linalg.solve(near @ near.T + len(x) * penalty * np.eye(fit.sum()), y[fit] - about)
         errors[left] = (z[left] - mean) @ (near.T @ dual) + about - y[left]
     return -errors
+
+
+def upper(x: np.ndarray, penalty: float) -> float:
+    """What a mean squared error is raised by: the residual's hat matrix, row by row, and scipy's chi-square."""
+    n, z = len(x), standardised(x)
+    rest = np.eye(n) - 1 / n - z @ z.T @ np.linalg.inv(z @ z.T + n * penalty * np.eye(n))
+    few = min(np.trace(rest) ** 2 / np.sum(rest**2), 32.0)
+    return (few / chi2.ppf(0.01, few)) / (32 / chi2.ppf(0.01, 32))
 
 
 def groups_of(sizes: Sequence[int], seed: int = 0) -> np.ndarray:
@@ -154,7 +157,8 @@ def test_ridge_chooses_and_reports_what_fits_without_each_group_lose(sizes: list
     away = add((wanted - mean) ** 2)
     for tap, x in taps.items():
         losses = np.stack([add(refitted(x[rows.fit], wanted, part, penalty) ** 2) for penalty in PENALTIES])
-        best = int((losses.sum(axis=1) / away.sum(axis=0)).mean(axis=1).argmin())
+        raised = np.array([upper(x[rows.fit], penalty) for penalty in PENALTIES])[:, None]
+        best = int((raised * losses.sum(axis=1) / away.sum(axis=0)).mean(axis=1).argmin())
         at = result.sel(tap=tap)
         assert float(at["penalty"]) == PENALTIES[best]
         kept, reference = (at[name].values.reshape(len(at["fit_unit"]), -1) for name in ("oof_loss", "oof_reference"))
@@ -165,6 +169,35 @@ def test_ridge_chooses_and_reports_what_fits_without_each_group_lose(sizes: list
         for name, where, fit in (("loss", rows.test, rows.fit), ("val_loss", rows.val, rows.train)):
             guess = ridge(x[fit], y[fit]).predict(x[where], PENALTIES[best])[0]
             assert float(at[name].sum()) == pytest.approx(float(((guess - y[where]) ** 2).sum()), rel=1e-7)
+
+
+@pytest.mark.parametrize("d", [3, 30, 39, 40, 200])
+def test_few_dimensions_of_the_residual_raise_an_error_to_its_upper_limit(d: int) -> None:
+    rng = np.random.default_rng(d)
+    x = rng.normal(size=(2, 40, d)) * np.linspace(0.01, 3, d) + 7
+    x[1, :, 0] = 4  # constant
+    stack = RidgeStack.from_data(torch.from_numpy(x), torch.zeros(40, 1, dtype=torch.float64))
+    factor = upper_factor(stack, np.tile(PENALTIES, (2, 1)))
+    np.testing.assert_allclose(factor, [[upper(each, penalty) for penalty in PENALTIES] for each in x], rtol=1e-6)
+    assert (factor == 1).all() == (d == 3)
+
+
+@pytest.mark.parametrize(("noise", "least"), [(1.0, -0.5), (0.0, 0.999)])
+def test_rows_about_as_many_as_features_do_not_choose_a_penalty_by_chance(noise: float, least: float) -> None:
+    """Without the limit the worst of these 60 draws reads R2 -8 of new rows; and what is exact is read as such."""
+    worst = np.inf
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x, weights = rng.normal(size=(564, 60)), rng.normal(size=(60, 1)) / 60**0.5
+        y = x @ weights + noise * rng.normal(size=(564, 1))
+        rows = Rows.of({"train": np.arange(64), "val": np.arange(0), "test": np.arange(64, 564)}, np.arange(564))
+        penalty, _, fits = RidgeOutOfFold(rows, y[:64], lambda errors: errors**2, 0).choose(
+            torch.from_numpy(x[None, :64])
+        )
+        assert fits is not None
+        read = fits.at(penalty)(torch.from_numpy(x[None, 64:]))[0]
+        worst = min(worst, 1 - float(np.square(read - y[64:]).mean()) / y[64:].var())
+    assert worst > least
 
 
 def test_a_constant_scores_0_out_of_fold() -> None:
@@ -188,8 +221,9 @@ def test_forecasts_are_chosen_by_their_skill_out_of_fold() -> None:
     rows = fit_rows(data)
     part, wanted, off = data.groups[rows.fit], values[rows.fit], np.abs(naive - values)[rows.fit]
     losses = np.stack([np.abs(refitted(x[rows.fit], wanted, part, penalty)) for penalty in PENALTIES])
+    raised = np.sqrt([upper(x[rows.fit], penalty) for penalty in PENALTIES])[:, None]  # of absolute errors
     # The last naive forecast is right: no score there.
-    best = int((losses.sum(axis=1) / off.sum(axis=0).clip(1e-300))[:, :2].mean(axis=1).argmin())
+    best = int((raised * losses.sum(axis=1) / off.sum(axis=0).clip(1e-300))[:, :2].mean(axis=1).argmin())
     assert float(result["penalty"]) == PENALTIES[best]
     for column in range(3):
         np.testing.assert_allclose(

@@ -418,7 +418,7 @@ def ridge_left_out(x: np.ndarray, y: np.ndarray, part: np.ndarray, folds: bool) 
     Without a group, features keep the mean and scale of all rows, and the penalty their number; without a fold they have their own, and
     of all penalties those near the best one on the first fold are tried.
     """
-    lost, whole = np.zeros((len(PENALTIES), *y.shape)), np.zeros(y.shape)
+    lost, whole, z0 = np.zeros((len(PENALTIES), *y.shape)), np.zeros(y.shape), (x - x.mean(axis=0)) / x.std(axis=0)
     for out in (part == each for each in np.unique(part)):
         base = ~out if folds else np.ones(len(x), dtype=bool)
         z = (x - x[base].mean(axis=0)) / x[base].std(axis=0)
@@ -429,6 +429,15 @@ def ridge_left_out(x: np.ndarray, y: np.ndarray, part: np.ndarray, folds: bool) 
             lost[i, out] = (y[out] - mean - (z[out] - z[~out].mean(axis=0)) @ w) ** 2
     first = part == 0 if folds else np.ones(len(x), dtype=bool)
     at, every = ((lost[:, of].sum(axis=1) / whole[of].sum(axis=0)).mean(axis=1) for of in (first, first | True))
+    if not folds:
+        # An error over few dimensions of the residual counts by its upper limit.
+        rest = [
+            np.eye(len(x)) - 1 / len(x) - z0 @ np.linalg.solve(z0.T @ z0 + len(x) * each * np.eye(x.shape[1]), z0.T)
+            for each in PENALTIES
+        ]
+        few = np.minimum([np.trace(each) ** 2 / np.sum(each**2) for each in rest], 32)
+        every = every * few / stats.chi2.ppf(0.01, few)
+        at = every
     best = int(np.where(np.abs(np.arange(len(at)) - at.argmin()) <= (1 if folds else len(at)), every, np.inf).argmin())
     return PENALTIES[best], lost[best], whole
 

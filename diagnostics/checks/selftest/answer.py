@@ -39,7 +39,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import apply, statistics, tap_choice, verdict
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Case
-from diagnostics.measures.probes import least_squares, protocol, softmax
+from diagnostics.measures.probes import out_of_fold, protocol, softmax
 from diagnostics.measures.statistics import Interval, Losses, interval
 from diagnostics.runs.comparison import estimates
 from diagnostics.runs.results import recommendation, redraws
@@ -342,7 +342,7 @@ def without_blocks(*sizes: int, logarithm: bool = False) -> tuple[float, float]:
 def left_out(most: int) -> list[Any]:
     """Ridge without each group, or in folds where one has more than 256 rows: penalties, losses and references."""
     rows, x, y = ridge_data(most)
-    made = least_squares.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
+    made = out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED)
     chosen = [made.choose(torch.tensor(x[i : i + 1])) for i in (0, 1)]
     sums = [
         [digest(protocol.sum_by_unit(each, rows, "fit")) for each in losses]
@@ -354,7 +354,7 @@ def left_out(most: int) -> list[Any]:
 def folds() -> list[Any]:
     """Groups whole, val in fold 0, groups and classes even over the others."""
     rows = rows_in_groups(3)
-    fold = least_squares.folds(rows, np.where(rows.unit_of_fit < 4, 0, 1), SEED)
+    fold = protocol.folds(rows, np.where(rows.unit_of_fit < 4, 0, 1), SEED)
     of_group = [sorted(set(fold[rows.unit_of_fit == group].tolist())) for group in range(18)]
     some = of_group[:4], of_group[4:12], of_group[12:]
     return [list(map(len, of_group)), [np.sort(np.bincount([of[0] for of in each], minlength=5)) for each in some]]
@@ -365,7 +365,7 @@ def several_classes() -> list[Any]:
     by_split = {"train": np.arange(24), "val": np.arange(24, 28), "test": np.arange(1)}
     rows = protocol.Rows.of(by_split, np.repeat([f"{group:02}" for group in range(14)], 2))
     labels = np.where(np.arange(28) % 2, np.repeat(np.arange(14) % 3, 2), 0)
-    dealt = [least_squares.folds(rows, labels, seed)[:24:2] for seed in range(4)]
+    dealt = [protocol.folds(rows, labels, seed)[:24:2] for seed in range(4)]
     return [[np.bincount(fold[np.arange(12) % 3 == rare]) for rare in range(3)] for fold in dealt]
 
 
@@ -513,12 +513,12 @@ ASKED: Mapping[str, Callable[[], Any]] = {
     ],
     "ends of parts": lambda: [statistics.subset_interval(2.0, np.array(of)) for of in ([1.0, 2.0, 4.0], [1.0, 4.0], [np.nan, 1.0, 2.0, 0.0], [1.0])] + [statistics.subset_interval(at, np.array([1.0, 4.0])) for at in (0.5, 0.0)],
     **{f"ridge without groups of {most}": partial(left_out, most) for most in (1, 2, 3, 256, 257)},
-    "ridge penalties at the ends": lambda: [least_squares.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED).choose(torch.tensor(x[1:]))[0] for rows, x, _ in [ridge_data(257)] for y in (x[1] @ np.ones((3, 1)), x[0, :, :1])],
-    "folds": folds, "folds of several classes": several_classes, "a class in two folds": lambda: [len(set(least_squares.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
+    "ridge penalties at the ends": lambda: [out_of_fold.RidgeOutOfFold(rows, y, lambda errors: errors**2, SEED).choose(torch.tensor(x[1:]))[0] for rows, x, _ in [ridge_data(257)] for y in (x[1] @ np.ones((3, 1)), x[0, :, :1])],
+    "folds": folds, "folds of several classes": several_classes, "a class in two folds": lambda: [len(set(protocol.folds(FOLDED, LABELS, seed)[[1, 9]])) == 2 for seed in range(8)],
     "penalty of several parts": lambda: [
-        least_squares.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]), ([[2, 1], [1, 9], [1.5, 9]], [1, 0]))
+        out_of_fold.choose_index(np.array(lost), np.array(whole)) for lost, whole in (([[2, 1], [1, 9], [1, 9]], [1, 0]), (np.ones((4, 2)), [0, 0]), ([[0.02, 0.9], [0.03, 0.3]], [0.1, 0.9]), ([[2, 1], [1, 9], [1.5, 9]], [1, 0]))
     ],
-    "mean of others": lambda: least_squares.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])),
+    "mean of others": lambda: out_of_fold.mean_of_others(np.array([[1.0], [2.0], [6.0], [7.0]]), np.array([0, 0, 1, 2])),
     "penalty within half an error": lambda: softmax._best(RIGHT, LEVEL),
     "paths": lambda: [path(*each) for each in PATHS], "classes out of fold": classes, "last fits of classes": last,
     **comparisons.ASKED,

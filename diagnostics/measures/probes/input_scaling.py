@@ -18,8 +18,8 @@ from diagnostics.encoders.modules import pool
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps
 from diagnostics.measures.base import Arrays, Case, normal
-from diagnostics.measures.probes.least_squares import RidgeOutOfFold
 from diagnostics.measures.probes.linear import OWN
+from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold
 from diagnostics.measures.probes.protocol import Probe, Rows, sum_by_unit, value_columns
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, SEED, N, store_interval
 from diagnostics.measures.statistics import LEVEL, Losses

@@ -29,10 +29,10 @@ from diagnostics.measures.probes.least_squares import (
     LinearMaps,
     RidgePath,
     RidgeStack,
-    choose_index,
     leave_one_out,
     refit,
 )
+from diagnostics.measures.probes.out_of_fold import choose_index
 from diagnostics.measures.probes.protocol import (
     ClassOrValueProbe,
     Readout,

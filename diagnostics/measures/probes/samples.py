@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.measures.probes.least_squares import RidgeOutOfFold
+from diagnostics.measures.probes.out_of_fold import RidgeOutOfFold
 from diagnostics.measures.probes.protocol import (
     Probe,
     Readout,
