@@ -171,9 +171,9 @@ def control_reads() -> str:
 
 
 def named(some: list[Value], name: Callable[[Value], str]) -> str:
-    """The three largest values by name, the first with its interval."""
-    first = [f"{name(one)}{f' ({one.outcome})' * (i == 0)}" for i, one in enumerate(some[:3])]
-    return ", ".join([*first, *[f"{len(some) - 3} more"] * (len(some) > 3)])
+    """The two largest values by name, the first with its interval."""
+    first = [f"{name(one)}{f' ({one.outcome})' * (i == 0)}" for i, one in enumerate(some[:2])]
+    return ", ".join([*first, *[f"{len(some) - 2} more"] * (len(some) > 2)])
 
 
 def known(found: list[Value]) -> dict[str, str]:
