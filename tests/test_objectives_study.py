@@ -48,7 +48,15 @@ def test_what_is_planted_is_shown_and_what_is_not_is_excluded(page: Any, tmp_pat
     written(tmp_path, "lorenz-forecast", ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"], gap=0.1, late=-0.1)
     written(tmp_path, "lorenz-jepa", ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"], gap=0.0)
     written(tmp_path, "video-dinov2", ["direction", "speed", "order", "event", "masks"], gap=0.0, shuffled=0.3)
+    written(tmp_path, "video-differences", ["direction", "speed", "order", "event"], gap=0.5, shuffled=0.3)
     found = {(one.claim, one.where, one.target): one.outcome.verdict for one in page.values()}
+    assert not any(where == "video-differences" for _, where, _ in found)
+    # Of the control the output counts, of an encoder the best layer before that.
+    scores = {
+        where: page.score_of(f"video-{where}", {"best": 0.6, "score": [0.1, 0.5]})
+        for where in ("differences", "dinov2")
+    }
+    assert scores == {"differences": 0.5, "dinov2": 0.6}
     assert found["gap", "lorenz-forecast", "rho"] == "shown" and found["gap", "lorenz-jepa", "rho"] == "excluded"
     assert found["deeper", "lorenz-forecast", "rho"] == "excluded"
     assert found["more", "lorenz-forecast − lorenz-jepa", "mean"] == "shown"
@@ -67,7 +75,7 @@ def test_a_target_that_no_layer_reads_is_counted_and_not_judged(page: Any, tmp_p
         each["ordered"]["rho"]["best"] = 0.21
     (tmp_path / "lorenz-jepa.json").write_text(json.dumps(kept))
     assert "rho" not in {one.target for one in page.values()}
-    assert "lorenz-jepa: rho" in page.render("index")
+    assert "lorenz-jepa: rho" in page.render("full")
 
 
 def test_power_grows_with_trainings_and_nothing_is_shown_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +102,18 @@ def test_clips_hold_what_their_targets_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert (ordered.targets["order"].values == shuffled.targets["order"].values).all()
 
 
+def test_what_is_made_by_hand_reads_motion_and_only_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module_in(FOLDER, "data", monkeypatch)
+    control, side = data.Differences(), data.SIDE
+    x = 2 * np.pi * np.arange(side) / 24
+    clip = np.stack([np.sin(x - 2 * np.pi * t / 24) + np.sin(x)[:, None] for t in range(data.FRAMES)])
+    clip = (128 + 60 * clip)[..., None].repeat(3, -1).astype(np.uint8)
+    forth, back, still = control.transform([clip, clip[::-1], clip[:1].repeat(data.FRAMES, 0)])
+    # One pixel to the right, a quarter of a cell, between frames; nothing down.
+    assert np.allclose(forth[:5], 0.25, atol=0.08) and np.allclose(back[:5], -0.25, atol=0.08)
+    assert np.allclose(forth[5:10], 0, atol=0.03) and not still[:20].any()
+
+
 def test_moments_stand_side_by_side_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("timm")
     data = module_in(FOLDER, "data", monkeypatch)
@@ -107,7 +127,8 @@ def test_moments_stand_side_by_side_in_their_order(monkeypatch: pytest.MonkeyPat
 
 def test_every_cell_has_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     study = module_in(FOLDER, "study", monkeypatch)
-    assert len(study.cells()) == 3 * 5 + 3
+    assert len(study.cells()) == 3 * 5 + 4
     shuffled = [line for line in study.commands("video-contrastive") if "shuffled=1" in line]
     assert len(shuffled) == 2 * 5 and sum("in_time?encoder=models/video/contrastive" in line for line in shuffled) == 5
+    assert len(study.commands("video-differences")) == 2 * 5
     assert study.commands("lorenz-jepa")[0].startswith("diagnostics train objectives --data 'lorenz?")

@@ -125,10 +125,11 @@ def costs() -> dict[str, float]:
 
 
 def lacking() -> str:
-    """The cells without results, with what is reckoned that they take."""
+    """The cells without results, with what is reckoned that they take, as the end of a sentence."""
     names = [name for name in cells() if not (RESULTS / f"{name}.json").is_file()]
     cost = {name: f" (some {cells()[name]['minutes']} CPU minutes)" for name in names if "minutes" in cells()[name]}
-    return ", ".join(f"`{name}`{cost.get(name, '')}" for name in names) or "none"
+    named = ", ".join(f"`{name}`{cost.get(name, '')}" for name in names)
+    return f", not {named}" if named else ""
 
 
 def cell_files() -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from common import EXCLUDED, LEVEL, MISSING, SHOWN, UNDECIDED, Outcome, fill, judge, number, read_json, table
@@ -20,9 +21,11 @@ from study import (
     count_of,
     deeper,
     gaps,
+    is_control,
     kind_of,
     readable,
     shuffled,
+    targets_of,
     trainings,
 )
 
@@ -55,7 +58,7 @@ def outcome_of(values: np.ndarray) -> Outcome:
 def asked() -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
     """Claim, where, target, and what computes its values."""
     for cell in cells():
-        if not complete(cell):
+        if not complete(cell) or is_control(cell):
             continue
         there = trainings(cell)
         read = [target for target in kind_of(cell)["targets"] if readable(cell, target)]
@@ -93,11 +96,13 @@ def values() -> list[Value]:
     return found
 
 
-def counted(some: list[Value]) -> str:
-    """How some values were judged, and their mean."""
+def counted(some: list[Value], brief: bool = False) -> str:
+    """How some values were judged, and their mean; `brief` gives numbers alone."""
     count = {verdict: sum(one.outcome.verdict == verdict for one in some) for verdict in (SHOWN, EXCLUDED)}
     known = [one.outcome.value for one in some if np.isfinite(one.outcome.value)]
     mean = number(float(np.mean(known))) if known else "–"
+    if brief:
+        return f"{mean} ({count[SHOWN]}, {count[EXCLUDED]} of {len(some)})"
     return f"{mean} ({count[SHOWN]} of {len(some)} shown, {count[EXCLUDED]} excluded)"
 
 
@@ -112,9 +117,35 @@ def gap_table(found: list[Value]) -> str:
         own = {kind: [one for one in gaps_of if one.where == cell] for kind, cell in cell_of.items()}
         rows.append([
             name,
-            *(counted(own[kind]) if own[kind] else "–" if cell in cells() and not complete(cell) else "" for kind, cell in cell_of.items()),
+            *(counted(own[kind], brief=True) if own[kind] else "–" if cell in cells() and not complete(cell) else "" for kind, cell in cell_of.items()),
         ])  # fmt: skip
     return table(["trained by", *kinds], rows)
+
+
+def score_of(cell: str, target: dict[str, Any]) -> float:
+    """Of an encoder the score at the best layer before its output; of a control that of its output."""
+    return target["score"][-1] if is_control(cell) else np.nan if target["best"] is None else target["best"]
+
+
+def read_table() -> str:
+    """How well each encoder of clips reads each target in order, with frames shuffled, and what a guess is."""
+    rows = []
+    for cell in (cell for cell in cells() if cell.startswith("video-") and complete(cell)):
+        for target in targets_of(cell):
+            each = [
+                np.array([score_of(cell, one[target]) if key == "best" else one[target][key] for one in trainings(cell, which)], dtype=float)
+                for key, which in (("best", "ordered"), ("best", "shuffled"), ("guess", "ordered"))
+            ]  # fmt: skip
+            shown = [
+                f"{number(one.mean(), 2, sign=False)} ± {number(one.std(ddof=1), 2, sign=False)}"
+                if len(one) > 1
+                else "–"
+                for one in each
+            ]
+            rows.append([cell.removeprefix("video-"), target, *shown])
+    return (
+        table(["reader", "target", "in order", "frames shuffled", "guess"], rows) if rows else "None is measured yet."
+    )
 
 
 def power_seen(found: list[Value]) -> float:
@@ -128,22 +159,47 @@ def power_seen(found: list[Value]) -> float:
     return float(np.mean(shown)) if shown else float("nan")
 
 
+def control_reads() -> str:
+    """What the control of clips reads in order, and with frames shuffled."""
+    cell = next(f"video-{name}" for name in PLAN["video"]["control"])
+    if not complete(cell):
+        return "their control is not measured"
+    ordered, mixed = (
+        np.mean([score_of(cell, one["direction"]) for one in trainings(cell, which)]) for which in ("ordered", "shuffled")
+    )  # fmt: skip
+    return f"a reader made by hand reads direction by {number(ordered, 2, sign=False)} ({number(mixed, 2, sign=False)} in shuffled frames)"
+
+
+def named(some: list[Value], name: Callable[[Value], str]) -> str:
+    """The two largest values by name, the first with its interval."""
+    first = [f"{name(one)}{f' ({one.outcome})' * (i == 0)}" for i, one in enumerate(some[:2])]
+    return ", ".join([*first, *[f"{len(some) - 2} more"] * (len(some) > 2)])
+
+
 def known(found: list[Value]) -> dict[str, str]:
     """The three sentences of what is known now."""
     gaps_of, more = ([one for one in found if one.claim == claim] for claim in ("gap", "more"))
-    shown = [f"{one.where} {one.outcome}" for one in more if one.outcome.verdict == SHOWN]
-    hidden = [f"{one.target} of {one.where} ({one.outcome})" for one in gaps_of if one.outcome.verdict == SHOWN]
+    shown, hidden = (
+        sorted((one for one in some if one.outcome.verdict == SHOWN), key=lambda one: -one.outcome.value) for some in (more, gaps_of)
+    )  # fmt: skip
     moved = [one for one in found if one.claim == "shuffled"]
+    clips = [cell for cell in cells() if cell.startswith("video-") and complete(cell) and not is_control(cell)]
+    unread, asked_of = (
+        sum(not readable(cell, target) for cell in clips for target in targets_of(cell)),
+        sum(len(targets_of(cell)) for cell in clips),
+    )
+    control = control_reads()
     needs = [f"{one.target} of {one.where.removeprefix('video-')}" for one in moved if one.outcome.verdict == SHOWN]
     return {
-        "known.gap": f"On the mean the best other layer beats the output by {counted(gaps_of)}: the output hides {'; '.join(hidden) or 'nothing that is shown'}.",
+        "known.gap": f"On the mean the best other layer beats the output by {counted(gaps_of)}: the output hides {named(hidden, lambda one: f'{one.target} of {one.where}') or 'nothing that is shown'}.",
         "known.more": (
-            f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{'; '.join(shown)}."
+            f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{named(shown, lambda one: one.where)}."
             if more else "No two objectives are measured on the same data yet."
         ),
         "known.video": (
-            f"On the mean the order of a clip's frames is worth {counted(moved)}: shown for {', '.join(needs) or 'no target'}."
-            if moved else "No encoder of clips is measured yet."
+            f"Of clips {unread} of {asked_of} targets are read by no layer of an encoder, though {control}; the order of frames is worth "
+            f"{counted(moved)}{': ' * bool(needs)}{', '.join(needs)}."
+            if moved else f"No encoder of clips is measured yet; {control}."
         ),
     }  # fmt: skip
 
@@ -171,7 +227,7 @@ def places() -> dict[str, str]:
         rows.append([says, str(len(own)), *count, number(float(np.mean(each))) if each else "–"])
     unread = [
         f"{cell}: {', '.join(left)}" for cell in cells()
-        if complete(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
+        if complete(cell) and not is_control(cell) and (left := [target for target in kind_of(cell)["targets"] if not readable(cell, target)])
     ]  # fmt: skip
     missing = [
         f"- {cell}: {kept.get('failed', '') or f'{len(trainings(cell))} of {count_of(cell)} trainings'}, some {minutes_of(cell):.0f} CPU minutes: "
@@ -180,7 +236,7 @@ def places() -> dict[str, str]:
     ]  # fmt: skip
     left = [cell for cell in cells() if not complete(cell)]
     return {
-        **known(found), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
+        **known(found), "read": read_table(), "gaps": gap_table(found), "power.seen": number(power_seen(found), 2, sign=False),
         "claims": table(["claim", "values", SHOWN, EXCLUDED, UNDECIDED, "mean"], rows),
         "values": table(
             ["claim", "where", "target", "mean [95 % for it alone]", "verdict"],
@@ -189,7 +245,7 @@ def places() -> dict[str, str]:
         "n": str(len(found)), **{f"n.{each}": str(verdicts.count(each)) for each in (SHOWN, EXCLUDED, UNDECIDED, MISSING)},
         "left": str(len(left)), "left.minutes": f"{sum(map(minutes_of, left)):.0f}", "video.trainings": str(PLAN["video"]["trainings"]),
         "video.units": str(PLAN["video"]["units"]), "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
-        "cells": str(len(cells())), "unread": "; ".join(unread) or "none",
+        "cells": str(len(cells())), "unread": "; ".join(unread) or "none", "n.unread": str(sum(one.count(",") + 1 for one in unread) or "No"),
         "there": str(sum(map(complete, cells()))), "missing": "\n".join(missing) or "None.",
         "minutes": f"{sum(one.get('cpu_seconds', 0) for one in there) / 60:.0f}",
         "commands": "\n".join(line for cell in cells() for line in commands(cell)[:2]),

@@ -35,7 +35,7 @@ def cells() -> list[str]:
     """Objectives on each kind of data, then encoders on clips."""
     return [
         *(f"{data}-{objective}" for data in PLAN["data"] for objective in PLAN["objectives"]),
-        *(f"video-{name}" for name in PLAN["video"]["encoders"]),
+        *(f"video-{name}" for name in PLAN["video"]["control"] | PLAN["video"]["encoders"]),
     ]  # fmt: skip
 
 
@@ -43,6 +43,16 @@ def kind_of(cell: str) -> dict[str, Any]:
     """Data, measures and targets of a cell."""
     data = cell.partition("-")[0]
     return PLAN["video"] if data == "video" else PLAN["data"][data]
+
+
+def is_control(cell: str) -> bool:
+    """Whether a cell shows that its clips' targets can be read, and is no encoder that claims are about."""
+    return cell.partition("-")[2] in kind_of(cell).get("control", {})
+
+
+def targets_of(cell: str) -> list[str]:
+    """Targets of a cell; a control has no tokens to track by."""
+    return [target for target in kind_of(cell)["targets"] if not (is_control(cell) and target in PROBES)]
 
 
 def count_of(cell: str) -> int:
@@ -53,7 +63,11 @@ def count_of(cell: str) -> int:
 def train_command(cell: str) -> str:
     """The command of a cell's trainings; "" where its encoder is not trained here."""
     data, _, name = cell.partition("-")
-    how = PLAN["video"]["encoders"][name] if data == "video" else f"{PLAN['data'][data]['train']} --objective {name}"
+    how = (
+        (PLAN["video"]["control"] | PLAN["video"]["encoders"])[name]
+        if data == "video"
+        else f"{PLAN['data'][data]['train']} --objective {name}"
+    )
     return (
         f"diagnostics train objectives {how} --seeds {count_of(cell)} --out models/{data}"
         if how.startswith("--")
@@ -72,6 +86,8 @@ def readings(cell: str, training: int, shuffled: bool) -> dict[str, tuple[str, s
 
     if data != "video":
         return {run: (model, spec("measured"), kind["measures"])}
+    if is_control(cell):
+        return {run: (f"{ROOM}/{kind['control'][name]}", spec("measured"), "linear_probe")}
     own = (model, model) if train_command(cell) else ("dinov2", f"{ROOM}/{kind['encoders'][name]}")
     return {
         run: (f"{ROOM}/data.py:in_time?encoder={own[0]}", spec("measured"), "linear_probe"),
@@ -102,7 +118,7 @@ def commands(cell: str) -> list[str]:
 def give(command: str, work: Path) -> None:
     """Carry out the trainings of a cell."""
     work.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", *shlex.split(command)]
+    words = [sys.executable, "-m", *shlex.split(command.replace(ROOM, str(HERE)))]
     done = subprocess.run(words, cwd=work, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [str(done.returncode)])[-1][:300])
@@ -121,7 +137,7 @@ def measured(cell: str, training: int, shuffled: bool, work: Path) -> dict[str, 
             dx.build("encoder", here(model)), dx.build("dataset", here(data)), out=work / "runs" / name, measures=measures,
             controls=False, token_budget=budget_of(measures), jobs=1, watch=dx.silent, report=False,
         )  # fmt: skip
-        for target in kind_of(cell)["targets"]:
+        for target in targets_of(cell):
             probe = PROBES.get(target, "linear_probe")
             if probe in measures.split(","):
                 kept[target] = kept_of(run, f"{probe}/{target}")

@@ -267,6 +267,13 @@ def ends(one: Json, at: str) -> dict[str, Any]:
     return {"value": one["score"][i], "low": one["low"][i], "high": one["high"][i]}
 
 
+def holds(fact: bool) -> str:
+    """Stands in a template beside words that state a fact, and fails the page where results no longer say so."""
+    if not fact:
+        raise ValueError("The words of a page state what its results do not say.")
+    return ""
+
+
 def render(found: Mapping[str, Json], name: str = "index") -> str:
     """A page's text: `index`, or `full` with all tables."""
     baselines = json.loads((HERE / "results" / "baselines.json").read_text())
@@ -275,6 +282,7 @@ def render(found: Mapping[str, Json], name: str = "index") -> str:
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(interval=interval, log=math.log)
+    environment.globals.update(holds=holds)
     page = environment.get_template(f"{name}.md.j2").render(
         found=found, rows=ROWS, more_data=MORE_DATA, prompted=[name for name, one in found.items() if "prompted" in one], prompts=PROMPTS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
         total=len(RUNS), baselines=baselines, above_trees=above(learned, "colour", baselines["trees"]["colour"]["value"]), missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],

@@ -265,7 +265,7 @@ def render_views(seed: int, index: int, size: int, objects: int = MOST_OBJECTS) 
     world = draw(seed, index, objects)
     other, seen = second_view(world, seed, index)
     planes = [surface.plane(0, world.camera) for surface in world.surfaces]
-    both = _rendered([world, other], [planes, [seen(plane) for plane in planes], planes], seed, index, size)
+    both = rendered([world, other], [planes, [seen(plane) for plane in planes], planes], seed, index, size)
     y, x = np.nonzero(both.masks[0])
     there = np.stack([y, x], axis=1) + 0.5 + both.flow[0, y, x]
     inside = ((there >= 0) & (there < size)).all(axis=1)
@@ -288,10 +288,10 @@ def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int 
     """
     world = draw(seed, index, objects)
     planes = [[surface.plane(t, world.camera) for surface in world.surfaces] for t in range(frames + 1)]
-    return _rendered([world] * frames, planes, seed, index, size)
+    return rendered([world] * frames, planes, seed, index, size)
 
 
-def _rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int) -> Scene:
+def rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int) -> Scene:
     """The scene of worlds that differ in their light alone, from where their surfaces are in each frame and after."""
     world, frames = worlds[0], len(worlds)
     shape, k = (frames, size, size), len(world.objects)
