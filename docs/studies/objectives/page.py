@@ -197,7 +197,7 @@ def known(found: list[Value]) -> dict[str, str]:
             if more else "No two objectives are measured on the same data yet."
         ),
         "known.video": (
-            f"Of clips {unread} of {asked_of} targets are read by no layer of an encoder, though {control}; the order of frames is worth "
+            f"Of clips no layer reads {unread} of {asked_of} targets, though {control}; the order of frames is worth "
             f"{counted(moved)}{': ' * bool(needs)}{', '.join(needs)}."
             if moved else f"No encoder of clips is measured yet; {control}."
         ),
