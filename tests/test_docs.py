@@ -364,7 +364,7 @@ def test_the_study_of_the_recipe_shows_other_results(monkeypatch: pytest.MonkeyP
     one["profiles"]["x"]["hidden_gap"]["low"] = 0.1
     assert name in study.above(changed, "shape")
     assert f"x of {name}" in study.shown(changed)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="do not say"):
         study.render(changed)
     one["zeroshot"] |= {"shape": found[name]["zeroshot"]["shape"]}
     for one in changed.values():
