@@ -193,7 +193,7 @@ def known(found: list[Value]) -> dict[str, str]:
     return {
         "known.gap": f"On the mean the best other layer beats the output by {counted(gaps_of)}: the output hides {named(hidden, lambda one: f'{one.target} of {one.where}') or 'nothing that is shown'}.",
         "known.more": (
-            f"Of {len(more)} pairs of objectives, one is shown to hide more than the other in {len(shown)}{': ' * bool(shown)}{named(shown, lambda one: one.where)}."
+            f"Of {len(more)} pairs of objectives {len(shown)} are shown to differ{': ' * bool(shown)}{named(shown, lambda one: one.where)}."
             if more else "No two objectives are measured on the same data yet."
         ),
         "known.video": (
@@ -243,7 +243,7 @@ def places() -> dict[str, str]:
             [[one.claim, one.where, one.target, str(one.outcome), one.outcome.verdict] for one in found],
         ),
         "n": str(len(found)), **{f"n.{each}": str(verdicts.count(each)) for each in (SHOWN, EXCLUDED, UNDECIDED, MISSING)},
-        "left": str(len(left)), "left.minutes": f"{sum(map(minutes_of, left)):.0f}", "video.trainings": str(PLAN["video"]["trainings"]),
+        "left": str(len(left)), "video.trainings": str(PLAN["video"]["trainings"]),
         "video.units": str(PLAN["video"]["units"]), "trainings": str(PLAN["trainings"]), "units": str(PLAN["units"]), "power": number(power["shown"], 2, sign=False),
         "cells": str(len(cells())), "unread": "; ".join(unread) or "none", "n.unread": str(sum(one.count(",") + 1 for one in unread) or "No"),
         "there": str(sum(map(complete, cells()))), "missing": "\n".join(missing) or "None.",
