@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.test_docs import module_in
 
@@ -129,6 +130,47 @@ def test_words_that_state_another_verdict_than_the_results_are_found(monkeypatch
     with pytest.raises(KeyError) as unknown:
         page.render(found, "index")
     assert unknown.value.args[0].split() == ["spatial-before-language", "is", "shown"]
+
+
+def test_sound_encoders_hold_what_the_wheels_networks_compute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Random weights in files as the wheels bring them; torch's own stack of LSTMs is the oracle."""
+    encoders = module_in(FOLDER, "encoders", monkeypatch)
+    monkeypatch.setattr(encoders, "_file", lambda package, _: tmp_path / package)
+    stack, linear = torch.nn.LSTM(40, 256, 3, batch_first=True), torch.nn.Linear(256, 256)
+    stored = {
+        f"{name}.{key}": value
+        for name, part in (("lstm", stack), ("linear", linear))
+        for key, value in part.state_dict().items()
+    }
+    torch.save({"model_state": stored}, tmp_path / "resemblyzer")
+    voice = encoders.resemblyzer()
+    mels = torch.randn(2, 81, 40)
+    held = voice.capture(mels)
+    with torch.inference_mode():
+        torch.testing.assert_close(held["lstm.2"], stack(mels)[0])
+    assert held["embedding"].shape == (2, 1, 256)
+
+    onnx, network = pytest.importorskip("onnx"), encoders.Detector()
+    theirs = {
+        "stft_conv.weight": "stft.forward_basis_buffer",
+        "lstm_cell": "decoder.rnn",
+        "final_conv": "decoder.decoder.2",
+    }
+    theirs |= {f"conv{i + 1}": f"encoder.{i}.reparam_conv" for i in range(4)}
+    weights = []
+    for name, value in network.state_dict().items():
+        own = next(each for each in theirs if name.startswith(each))
+        weights.append(onnx.numpy_helper.from_array(value.numpy(), f"model.{name.replace(own, theirs[own])}"))
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], weights)), tmp_path / "silero_vad")
+    detector = encoders.silero()
+    sound = torch.randn(2, 12800)
+    late, early = sound.clone(), sound.clone()
+    late[:, 5120:], early[:, :512] = 0, 0
+    of, of_late, of_early = (detector.capture(each)["lstm"] for each in (sound, late, early))
+    # A chunk reads those before it, and none behind.
+    torch.testing.assert_close(of[:, :10], of_late[:, :10])
+    assert not torch.allclose(of[:, 1], of_early[:, 1])
+    assert not torch.allclose(of[:, 10], of_late[:, 10])
 
 
 @pytest.fixture
