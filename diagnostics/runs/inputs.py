@@ -177,11 +177,11 @@ def _array(entry: Any) -> np.ndarray:
     if isinstance(entry, torch.Tensor):
         entry = entry.detach().cpu()
         return (entry.float() if entry.dtype == torch.bfloat16 else entry).numpy()
-    if hasattr(entry, "getbands"):
+    if hasattr(entry, "getbands"):  # an image; a memmap has a mode too
         entry = upright(entry)
-    mode = getattr(entry, "mode", "")
-    # Palettes hold numbers of colours.
-    return np.asarray(entry.convert("RGB") if isinstance(mode, str) and mode not in ("", "RGB", "L") else entry)
+        # Palettes hold numbers of colours.
+        entry = entry if entry.mode in ("RGB", "L") else entry.convert("RGB")
+    return np.asarray(entry)
 
 
 def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool]:

@@ -55,6 +55,12 @@ def values(data: dx.Dataset, name: str) -> list[Any]:
     return [target.classes[code] for code in target.values] if target.kind == "label" else target.values.tolist()
 
 
+def test_an_array_on_disk_is_one_in_memory(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", SERIES)
+    mapped = dx.dataset(np.load(tmp_path / "x.npy", mmap_mode="r"), SICK)
+    assert mapped.fingerprint == dx.dataset(SERIES, SICK).fingerprint
+
+
 def test_splits_of_arrays_are_drawn_by_group_and_exchangeable() -> None:
     data = dx.dataset(SERIES, SICK, MACHINES)
     assert data.modality == "series" and data.exchangeable is True and data.groups[4] == "1"
