@@ -60,6 +60,7 @@ def test_few_units_leave_everything_undecided(units: tuple[int, int], few: str) 
         assert recommend(hidden).confidence == "undecided"
     else:
         assert (hidden.verdict, noise.verdict) == (Verdict.SHOWN, Verdict.AT_CHANCE)
+        assert "linear_probe" in str(recommend(noise)), "another probe may read what this one does not"
 
 
 def test_what_counts_right_answers_is_readable_above_chance_and_above_shuffled_labels() -> None:

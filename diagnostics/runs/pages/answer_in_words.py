@@ -74,7 +74,7 @@ def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> F
     # After the verb: a target may have the name of a tap.
     link = f"use {recommendation.place}" if recommendation.tap else "nothing to recommend"
     if recommendation.confidence == "at chance":
-        link = "no layer is of use"
+        link = f"{recommendation.measure} finds no layer of use"
     return Finding(str(recommendation), profile.verdict, link, anchor)
 
 

@@ -86,7 +86,7 @@ class Recommendation:
             return f"For {self.target} there is nothing to recommend: no tap has a score by which to choose."
         if self.confidence == "at chance":
             at = f"{self.score_name} {format_interval(self.score)} at {self.place}"
-            return f"For {self.target} no layer is of use: {self.reading} ({at}, {self._pooled})."
+            return f"For {self.target} {self.measure} finds no layer of use: {self.reading} ({at}, {self._pooled})."
         text = f"For {self.target} use {self.place} ({self._pooled}): {self.score_name} {format_interval(self.score)}"
         if not self.at_output:
             text += f", output {format_interval(self.output)}"
