@@ -20,7 +20,9 @@ from diagnostics_data.shapes.world import (
     World,
     draw,
     level,
+    outline,
     reach,
+    scale,
     second_view,
 )
 
@@ -34,7 +36,7 @@ Crop = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Hits:
-    """Hits of the rays through a crop on a plane, each [y, x]: depth and plane coordinates."""
+    """Hits of rays on a plane: depth and plane coordinates."""
 
     z: np.ndarray
     p: np.ndarray
@@ -64,23 +66,15 @@ class View:
         first = min(max(0, math.floor(min(ends))), self.size)
         return slice(first, max(first, min(self.size, math.ceil(max(ends)))))
 
-    def depth(self, crop: Crop, points: int) -> np.ndarray:
-        """Depth [y, x] at `points` x `points` regular points of each pixel of a crop.
+    def nearness(self, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """One over the depth along rays with these y / z and x / z; not above 0 where the plane is not hit."""
+        return _along(self.plane.normal / (self.plane.origin @ self.plane.normal), v, u)
 
-        FAR where the plane is not hit.
-        """
-        towards = self._along(self.plane.normal, crop, points)
-        away = float(self.plane.origin @ self.plane.normal)
-        if away < 0:
-            towards, away = -towards, -away
-        return away / np.maximum(towards, away / FAR)
-
-    def hits(self, crop: Crop, points: int) -> Hits:
-        """Depth and plane coordinates at `points` x `points` regular points of each pixel of a crop."""
-        z, plane = self.depth(crop, points), self.plane
-        p = z * self._along(plane.right, crop, points) - float(plane.origin @ plane.right)
-        q = z * self._along(plane.down, crop, points) - float(plane.origin @ plane.down)
-        return Hits(z, p, q)
+    def hits(self, v: np.ndarray, u: np.ndarray, unit: float = 1.0) -> Hits:
+        """Depth, and plane coordinates in a unit, along rays with these y / z and x / z."""
+        z, origin = 1 / np.maximum(self.nearness(v, u), 1 / FAR), self.plane.origin
+        axes = self.plane.right / unit, self.plane.down / unit
+        return Hits(z, *(z * _along(axis, v, u) - float(origin @ axis) for axis in axes))
 
     def footprint(self, z: np.ndarray) -> np.ndarray:
         """Extent of a pixel on the plane at depth z, in the direction in which it spans most.
@@ -89,27 +83,21 @@ class View:
         """
         return (z * z) * (2 / (FOCAL * self.size * abs(float(self.plane.origin @ self.plane.normal))))
 
-    def flow(self, hits: Hits, after: Plane, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
-        """By how many pixels down and right what is hit at the pixels' centres moves until its plane is `after`."""
+    def flow(self, hits: Hits, after: Plane, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """By how many pixels down and right [2, ray] what rays hit moves until its plane is `after`."""
         x, y, z = after.point(hits.p, hits.q)
-        v, u = rays(crop, 1, self.size)
-        by = FOCAL * self.size / 2
-        return by * (y / z - v[:, None]), by * (x / z - u)
-
-    def _along(self, direction: np.ndarray, crop: Crop, points: int) -> np.ndarray:
-        """The rays' (with z = 1) parts along a direction, [y, x]."""
-        v, u = rays(crop, points, self.size)
-        dx, dy, dz = direction.tolist()
-        return (dy * v + dz)[:, None] + dx * u
+        return FOCAL * self.size / 2 * np.stack([y / z - v, x / z - u])
 
 
-def rays(crop: Crop, points: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """y / z of the rows and x / z of the columns of points."""
-    v, u = (
-        (np.arange(part.start * points, part.stop * points) + 0.5) * (2 / (points * size * FOCAL)) - 1 / FOCAL
-        for part in crop
-    )
-    return v, u
+def _along(direction: np.ndarray, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Parts along a direction of rays with these y / z and x / z, and z = 1."""
+    dx, dy, dz = direction.tolist()
+    return dy * v + dz + dx * u
+
+
+def slopes(count: int) -> np.ndarray:
+    """y / z of the rows, or x / z of the columns, of so many points a side."""
+    return (np.arange(count) + 0.5) * (2 / (count * FOCAL)) - 1 / FOCAL
 
 
 def on_screen(point: np.ndarray, size: int) -> tuple[float, float]:
@@ -120,7 +108,7 @@ def on_screen(point: np.ndarray, size: int) -> tuple[float, float]:
 
 # The light that comes from a surface: texture, one lamp, rounded rims, a highlight, shadows on the room, haze.
 #
-# Radiances [channel, y, x] add up; the square root shows them. All but the flat part of a surface is in the shading
+# Radiances [channel, ray] add up; the square root shows them. All but the flat part of a surface is in the shading
 # alone: the rim bends the light, not the depth.
 
 _RIM = 0.3
@@ -132,11 +120,11 @@ _PENUMBRA = 0.12
 """Width of a shadow's soft edge, in radii, beside what it gains with distance."""
 
 
-def radiance(world: World, view: View, hits: Hits, crop: Crop, casters: list[View]) -> np.ndarray:
-    """Light from a surface at the pixels' centres of a crop, [3, y, x]; `casters` throw shadows on wall and floor."""
+def radiance(world: World, view: View, hits: Hits, casters: list[View]) -> np.ndarray:
+    """Light from a surface where rays hit it, [3, ray]; `casters` throw shadows on wall and floor."""
     surface = view.surface
     share = surface.texture.share(hits.p, hits.q, view.footprint(hits.z))
-    first, second = surface.tones[:, :, None, None]
+    first, second = surface.tones[:, :, None]
     base = first + share * (second - first)
     if surface.shape:
         diffuse, highlight = _rounded(world, view, hits)
@@ -145,13 +133,13 @@ def radiance(world: World, view: View, hits: Hits, crop: Crop, casters: list[Vie
     else:
         away = float(view.plane.origin @ view.plane.normal)
         falls = max(0.0, -float(np.copysign(1, away)) * float(view.plane.normal @ world.light))
-        light = base * (world.ambient + world.lamp * falls * _lit(world, hits.z, crop, view.size, casters))
+        light = base * (world.ambient + world.lamp * falls * _lit(world, view.plane, hits, casters))
     clear = np.exp(-world.fading * hits.z)
-    return light * clear + world.haze[:, None, None] * (1 - clear)
+    return light * clear + world.haze[:, None] * (1 - clear)
 
 
 def _rounded(world: World, view: View, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
-    """Diffuse and mirrored share of the lamp's light on an object, [y, x]."""
+    """Diffuse and mirrored share of the lamp's light on an object, [ray]."""
     plane, p, q = view.plane, hits.p / view.surface.radius, hits.q / view.surface.radius
     shape, here = view.surface.shape, level(view.surface.shape, p, q)
     bend = _BEND * np.clip(1 + here / _RIM, 0, 1) / _STEP
@@ -173,23 +161,24 @@ def _rounded(world: World, view: View, hits: Hits) -> tuple[np.ndarray, np.ndarr
     return facing(world.light), mirrored * mirrored * mirrored
 
 
-def _lit(world: World, z: np.ndarray, crop: Crop, size: int, casters: list[View]) -> np.ndarray:
-    """Share of the lamp that no object hides from points of wall and floor at depth z, [y, x]."""
-    v, u = rays(crop, 1, size)
-    lit = np.ones_like(z)
+def _lit(world: World, plane: Plane, hits: Hits, casters: list[View]) -> np.ndarray:
+    """Share of the lamp that no object hides from points of wall or floor, [ray]."""
+    lit = np.ones_like(hits.z)
     for caster in casters:
-        plane, radius = caster.plane, caster.surface.radius
-        rise = float(plane.normal @ world.light)
+        thing, shape = caster.plane, caster.surface.shape
+        rise = float(thing.normal @ world.light)
         if abs(rise) < 0.2:  # light along a flat object throws a thin line, which pixels would break up
             continue
-        (a, oa), (b, ob), (n, on) = (
-            (axis.tolist(), float(plane.origin @ axis)) for axis in (plane.right, plane.down, plane.normal)
+        # How far light has come since the object's plane, and where it went through that: linear in p and q.
+        back = -thing.normal / rise
+        across = (
+            (axis + (axis @ world.light) * back) / (caster.surface.radius * scale(shape))
+            for axis in (thing.right, thing.down)
         )
-        way = (on - z * ((n[1] * v + n[2])[:, None] + n[0] * u)) / rise
-        p = z * ((a[1] * v + a[2])[:, None] + a[0] * u) - oa + way * float(plane.right @ world.light)
-        q = z * ((b[1] * v + b[2])[:, None] + b[0] * u) - ob + way * float(plane.down @ world.light)
-        edge = _PENUMBRA + 0.04 * np.maximum(way, 0)
-        hidden = np.clip(0.5 - level(caster.surface.shape, p / radius, q / radius) / edge, 0, 1)
+        by = np.array([back, *across]) @ np.array([plane.origin - thing.origin, plane.right, plane.down]).T
+        way, p, q = (first + of_p * hits.p + of_q * hits.q for first, of_p, of_q in by.tolist())
+        edge = (_PENUMBRA + 0.04 * np.maximum(way, 0)) / scale(shape)
+        hidden = np.clip(0.5 - outline(shape, p, q) / edge, 0, 1)
         lit = np.minimum(lit, np.where(way > 0, 1 - hidden, 1))
     return lit
 
@@ -201,7 +190,7 @@ RENDERER_VERSION = 1
 
 _POINTS = 3
 """Points along a pixel's side, odd so that one of them is the centre."""
-_NEAR = 2**15
+_NEAR = 2**14
 """Numbers in an array that stays in the cache of a core."""
 _NOISE = 2.5
 """Standard deviation of the sensor's noise, of 255."""
@@ -308,74 +297,60 @@ def rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: i
         whole=np.empty((frames, k), np.int64),
     )
     class_of = np.array([0, 0, *(1 + SHAPES.index(thing.shape) for thing in world.objects)], np.int8)
-    middle = (slice(_POINTS // 2, None, _POINTS),) * 2
+    middle, centres = (slice(_POINTS // 2, None, _POINTS),) * 2, slopes(size)
     for t in range(frames):
         views = [View(surface, plane, size) for surface, plane in zip(worlds[t].surfaces, planes[t], strict=True)]
-        seen, depth, scene.whole[t] = _visibility(views, size)
-        top = seen[middle]
-        scene.depth[t], scene.masks[t], scene.classes[t] = depth[middle], np.maximum(top - 1, 0), class_of[top]
+        seen, scene.whole[t] = _visibility(views, size)
+        top = seen[middle].copy()
+        scene.masks[t], scene.classes[t] = np.maximum(top - 1, 0), class_of[top]
         scene.visible[t] = np.bincount(top.ravel(), minlength=k + 2)[2:]
-        light = np.zeros((3, size, size))
+        parts = list[tuple[np.ndarray, np.ndarray]]()
         for i, (view, after) in enumerate(zip(views, planes[t + 1], strict=True)):
-            here = seen == i
-            crop = _bounds(here)
-            if crop is None:
-                continue
-            for part, _ in _strips(crop, 1):
-                hits = view.hits(part, 1)
-                light[:, *part] += _share(here, part) * radiance(worlds[t], view, hits, part, views[2:])
-                for axis, moved in enumerate(view.flow(hits, after, part)):
-                    np.copyto(scene.flow[t, *part, axis], moved, where=here[middle][part], casting="same_kind")
+            points = _points(seen == i)
+            for some in np.array_split(np.flatnonzero(points), size * size // _NEAR + 1):
+                v, u = (centres[place] for place in np.divmod(some, size))
+                hits = view.hits(v, u)
+                light = points.take(some) / _POINTS**2 * radiance(worlds[t], view, hits, views[2:])
+                there = np.where(top.take(some) == i, [hits.z, *view.flow(hits, after, v, u)], 0)
+                parts.append((some, np.concatenate([light, there])))
+        some, values = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        whole = np.stack([np.bincount(some, row).reshape(size, size) for row in values], axis=-1)
+        scene.depth[t], scene.flow[t] = whole[..., 3], whole[..., 4:]
         noise = np.random.default_rng([seed, index, t + 1]).standard_normal((size, size, 3), np.float32)
-        shown = np.sqrt(light).transpose(1, 2, 0) * 255 + _NOISE * noise
-        scene.pixels[t] = np.clip(np.rint(shown), 0, 255)
+        scene.pixels[t] = np.clip(np.rint(np.sqrt(whole[..., :3]) * 255 + _NOISE * noise), 0, 255)
     return scene
 
 
-def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The nearest view, int8, and its depth, at all points [y, x].
-
-    And of objects the pixels if nothing hid them.
-    """
+def _visibility(views: list[View], size: int) -> tuple[np.ndarray, list[int]]:
+    """The nearest view at all points, int8 [y, x], and of objects the pixels if nothing hid them."""
     of_all, side = (slice(0, size), slice(0, size)), size * _POINTS
-    seen, depth, whole = np.empty((side, side), np.int8), np.empty((side, side)), [0] * (len(views) - 2)
-    for crop, points in _strips(of_all, _POINTS):
-        wall, floor = (view.depth(crop, _POINTS) for view in views[:2])
-        seen[points], depth[points] = floor < wall, np.minimum(wall, floor)
+    seen, nearest, whole = np.empty((side, side), np.int8), np.empty((side, side)), [0] * (len(views) - 2)
+    at = slopes(side)
+    for rows, columns in _strips(of_all):
+        wall, floor = (view.nearness(at[rows, None], at[columns]) for view in views[:2])
+        seen[rows], nearest[rows] = floor > wall, np.maximum(wall, floor)
     for i, view in enumerate(views[2:], start=2):
-        shape, radius = view.surface.shape, view.surface.radius
-        for crop, points in _strips(view.crop(), _POINTS):
-            hits = view.hits(crop, _POINTS)
-            inside = level(shape, hits.p / radius, hits.q / radius) <= 0
+        shape, unit = view.surface.shape, view.surface.radius * scale(view.surface.shape)
+        for points in _strips(view.crop()):
+            v, u = at[points[0], None], at[points[1]]
+            hits = view.hits(v, u, unit)
+            inside = outline(shape, hits.p, hits.q) <= 0
             whole[i - 2] += int(np.count_nonzero(inside[_POINTS // 2 :: _POINTS, _POINTS // 2 :: _POINTS]))
-            nearer = inside & (hits.z < depth[points])
-            np.copyto(depth[points], hits.z, where=nearer)
+            nearer = inside & (hits.z * nearest[points] < 1)
+            np.copyto(nearest[points], 1 / hits.z, where=nearer)
             np.copyto(seen[points], np.int8(i), where=nearer)
-    return seen, depth, whole
+    return seen, whole
 
 
-def _strips(crop: Crop, points: int) -> Iterator[tuple[Crop, Crop]]:
-    """Rows of a crop, and of its points, so few at once that arrays of them stay in the cache of a core."""
-    rows, columns = crop
-    step = max(1, _NEAR // max(1, points**2 * (columns.stop - columns.start)))
-    for start in range(rows.start, rows.stop, step):
-        part = slice(start, min(start + step, rows.stop))
-        first, second = (slice(each.start * points, each.stop * points) for each in (part, columns))
-        yield (part, columns), (first, second)
-
-
-def _bounds(here: np.ndarray) -> Crop | None:
-    """The pixels around all points where something is, None where there are none."""
-    rows, columns = np.flatnonzero(here.any(axis=1)), np.flatnonzero(here.any(axis=0))
-    if len(rows) == 0:
-        return None
-    first, last = (slice(int(ends[0]) // _POINTS, int(ends[-1]) // _POINTS + 1) for ends in (rows, columns))
-    return first, last
-
-
-def _share(here: np.ndarray, crop: Crop) -> np.ndarray:
-    """The share of each pixel's points where something is, [y, x] of a crop."""
+def _strips(crop: Crop) -> Iterator[Crop]:
+    """Rows and columns of points of a crop, so few rows at once that arrays of them stay in the cache of a core."""
     rows, columns = (slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)
-    part = here[rows, columns].view(np.uint8)
-    total = sum(part[i::_POINTS, j::_POINTS] for i in range(_POINTS) for j in range(_POINTS))
-    return np.asarray(total) / _POINTS**2
+    step = _POINTS * max(1, _NEAR // max(1, _POINTS * (columns.stop - columns.start)))
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop)), columns
+
+
+def _points(here: np.ndarray) -> np.ndarray:
+    """The number of each pixel's points where something is, uint8 [y, x]."""
+    rows = sum(here.view(np.uint8)[i::_POINTS] for i in range(_POINTS))
+    return np.asarray(sum(rows[:, i::_POINTS] for i in range(_POINTS)))

@@ -100,7 +100,12 @@ def reach(shape: str) -> float:
 def level(shape: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Below 0 inside the outline of an object of radius 1 around (0, 0), p to the right and q down."""
     by = scale(shape)
-    return by * _DRAWN[shape][0](p / by, q / by)
+    return by * outline(shape, p / by, q / by)
+
+
+def outline(shape: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """The level as drawn, of an object whose radius is 1 over its scale."""
+    return _DRAWN[shape][0](p, q)
 
 
 TEXTURES = ("plain", "striped", "checked", "spotted", "mottled", "graded")
