@@ -314,10 +314,13 @@ def rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: i
                 there = np.where(top.take(some) == i, [hits.z, *view.flow(hits, after, v, u)], 0)
                 parts.append((some, np.concatenate([light, there])))
         some, values = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        whole = np.stack([np.bincount(some, row).reshape(size, size) for row in values], axis=-1)
-        scene.depth[t], scene.flow[t] = whole[..., 3], whole[..., 4:]
+        *light, scene.depth[t], scene.flow[t, ..., 0], scene.flow[t, ..., 1] = (
+            np.bincount(some, row).reshape(size, size) for row in values
+        )
         noise = np.random.default_rng([seed, index, t + 1]).standard_normal((size, size, 3), np.float32)
-        scene.pixels[t] = np.clip(np.rint(np.sqrt(whole[..., :3]) * 255 + _NOISE * noise), 0, 255)
+        for channel, radiances in enumerate(light):
+            shown = np.sqrt(radiances) * 255 + _NOISE * noise[..., channel]
+            scene.pixels[t, ..., channel] = np.clip(np.rint(shown), 0, 255)
     return scene
 
 
