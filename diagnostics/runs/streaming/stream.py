@@ -362,21 +362,26 @@ class _Passes:
 
     def judge(self, reads: Sequence[Read], phase: str, ranges: Iterable[int]) -> None:
         """Judges the samples of a phase, each by the readouts that were fitted without its block."""
-        maps = dict[tuple[int, str, int], list[Tensor]]()
+        maps, means = dict[tuple[int, str, int], list[Tensor]](), dict[bytes, Tensor]()
 
         def visit(tap: Tap, positions: np.ndarray, tokens: GridTokens) -> None:
-            for i, read in enumerate(reads):
-                known = read.dense.known[positions].any(axis=1) & (tap.name in read.dense.reads)
-                for block in np.unique(self.block[positions[known]]).tolist():
-                    mask, on_grid = known & (self.block[positions] == block), tokens.on(read.dense)
-                    some = on_grid[torch.as_tensor(mask, device=on_grid.device)]
-                    for name in read.names_at(tap):
+            here = [(i, read) for i, read in enumerate(reads) if tap.name in read.dense.reads]
+            for block in np.unique(self.block[positions]).tolist():
+                kept, away = (0, 0, b""), torch.empty(0)
+                for i, read in here:
+                    mask = read.dense.known[positions].any(axis=1) & (self.block[positions] == block)
+                    for name in read.names_at(tap) if mask.any() else ():
                         readout = read.readouts[name][None if block == FOLDS else block]
+                        on_grid = tokens.on(read.dense)
                         if (i, name, block) not in maps:
                             parts = readout.mean, readout.weights, readout.bias
-                            maps[i, name, block] = [torch.as_tensor(x, device=on_grid.device).float() for x in parts]
+                            mean, *rest = (torch.as_tensor(x, device=on_grid.device).float() for x in parts)
+                            maps[i, name, block] = [means.setdefault(readout.mean.tobytes(), mean), *rest]
                         mean, weights, bias = maps[i, name, block]
-                        scores, rows = (some - mean) @ weights, positions[mask]
+                        # Most reads share it with the one before.
+                        if kept != (key := (id(mean), id(on_grid), mask.tobytes())):
+                            kept, away = key, on_grid[torch.as_tensor(mask, device=on_grid.device)] - mean
+                        scores, rows = away @ weights, positions[mask]
                         for tried, each in zip(read.judged.setdefault(name, [[] for _ in bias]), bias, strict=True):
                             tried.append((rows, read.sums.judge(read.dense, readout, scores + each, rows)))
 
