@@ -425,6 +425,7 @@ class Extraction:
             memory=self.memory,
             stored=tokens_read(planned) if with_tokens else 0,
         )
+        self.memory = self.memory[:0].copy()
         compute: Compute = request.compute if computed else "float32"
         self.in_pass = self.held = None
         with threads(self.threads), encoder.on(setup.device), computing(compute, setup.device):
@@ -463,7 +464,7 @@ class Extraction:
                     store = extracted()
                 along.write()
                 self.held = along.held
-                self.memory = along.held.memory if along.held else self.memory
+                self.memory = along.memory
         if request.exact and not self.launched:
             refuse_mixture(store)
         if isinstance(place, Folder) and store.path != place.path:

@@ -313,6 +313,14 @@ def test_tokens_are_held_for_what_is_read_and_no_longer(tmp_path: Path, monkeypa
     assert set(kept[1:]) == {len(data) // 2} and len(data) // 2 < kept[0] < len(data)
 
 
+def test_memory_that_is_too_small_is_not_kept_beside_the_new(run: Run) -> None:
+    small = np.empty(1, dtype=np.float32)
+    given = tiny_image_encoder(), [SegmentationProbe()], lambda store: [*store.targets().values()], "another version"
+    along = block_sums.AlongExtraction(*given, shared=False, memory=small, stored=0)
+    assert along(run.store) is not None and along.held is not None
+    assert along.memory is along.held.memory and along.memory is not small
+
+
 @pytest.mark.parametrize("short", ["free", "MemoryError", "RuntimeError"])
 def test_without_memory_for_all_sums_they_are_gathered_later(
     run: Run, tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch, short: str

@@ -248,7 +248,9 @@ class AlongExtraction:
         self.sums, sums.origins = sums, origins_of(self.encoder, store, reads, self.left)
         self.visit = Joining(reads, sums.add)
         self.range = range_of(store)
-        self.held = None if self.shared else HeldTokens(store, reads, self.memory, self.stored)
+        if not self.shared:
+            self.held = HeldTokens(store, reads, self.memory, self.stored)
+            self.memory = self.held.memory  # a smaller one is not kept beside it
         return self._add
 
     def _add(self, batch: Any, positions: np.ndarray, tap: Tap, tokens: Tensor) -> None:
