@@ -459,11 +459,7 @@ def strips(x: Tensor) -> Iterator[Tensor]:
     size = x.shape[1]
     step = size if size <= 2 * STRIP else STRIP
     for start in range(0, size, step):
-        if x.device.type == "cpu":
-            array = x.numpy()  # whose products of one matrix by itself take half the work
-            yield torch.from_numpy(array[:, start : start + step].T @ array[:, start:])
-        else:
-            yield x[:, start : start + step].T @ x[:, start:]
+        yield x[:, start : start + step].T @ x[:, start:]
 
 
 class GapsError(DiagnosticsError):
