@@ -18,6 +18,7 @@ from diagnostics.activations.folder import Folder, check_room, lock, reading
 from diagnostics.activations.parts import Launch, LeftGoneError, Share, remove_left
 from diagnostics.activations.place import Address
 from diagnostics.activations.plan import Precision
+from diagnostics.activations.prepare import keep_freed_memory
 from diagnostics.activations.run_files import (
     CONTROLS,
     ENCODER,
@@ -201,6 +202,7 @@ def run(
 @random_kept()
 def perform(request: Request, watch: Watch | None = None, executor: Submits | None = None) -> Run:
     """`run` of what is asked for."""
+    keep_freed_memory()  # samples may be made before any is passed
     setup = Setup(request)
     with contextlib.ExitStack() as held:
         with reading(setup.out):
