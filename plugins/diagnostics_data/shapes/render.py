@@ -355,5 +355,5 @@ def _strips(crop: Crop) -> Iterator[Crop]:
 
 def _points(here: np.ndarray) -> np.ndarray:
     """The number of each pixel's points where something is, uint8 [y, x]."""
-    rows = sum(here.view(np.uint8)[i::_POINTS] for i in range(_POINTS))
+    rows = np.asarray(sum(here.view(np.uint8)[i::_POINTS] for i in range(_POINTS)))
     return np.asarray(sum(rows[:, i::_POINTS] for i in range(_POINTS)))
