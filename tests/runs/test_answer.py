@@ -94,7 +94,7 @@ def test_the_legend_stands_on_the_full_page_alone(
     brief, full = (" ".join(page_at(80, capsys, monkeypatch, run, full).split()) for full in (False, True))
     for verdict in Verdict:
         assert f"{verdict.mark} {verdict.meaning}" in full
-        assert verdict.meaning not in brief.replace("hue is at chance at every layer.", "")
+        assert verdict.meaning not in brief
     assert "chosen without test (on val)" in full and "chosen without test" not in brief
 
 
@@ -178,10 +178,17 @@ def test_sentences_are_true_of_what_was_planted() -> None:
         "The output is as good as any layer for flat (gaps above 0.020 are excluded).",
         "With only 4 test units the layer is a guess for rare (0.20 to 0.60 over the layers): at least 10 are needed.",
         "Cannot tell whether the layer chosen reads vague (scores up to 0.09 are possible, 0.00 is chance).",
-        "hue is at chance at every layer.",
+        "A linear probe fitted to 320 samples finds hue at no layer.",
     ]
     noise = [planted(f"noise{i}", gap=0.0, score=0.0, width=0.04) for i in range(8)]
-    assert answer(noise) == ["noise0, noise1, noise2, noise3, noise4, noise5 and 2 more are at chance at every layer."]
+    names = "noise0, noise1, noise2, noise3, noise4, noise5 and 2 more"
+    assert answer(noise) == [f"A linear probe fitted to 320 samples finds {names} at no layer."]
+    noise = [planted(f"noise{n}", gap=0.0, score=0.0, width=0.04, units=(n, 80), n_features=160) for n in (160, 80, 40)]
+    assert answer(noise) == [
+        "Too few samples to say that no layer holds noise80 (80 samples for 160 features) and noise40 (40 samples for 160 "
+        "features).",
+        "A linear probe fitted to 160 samples finds noise160 at no layer.",
+    ]
     assert answer([]) == []
 
 

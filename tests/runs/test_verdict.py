@@ -29,6 +29,14 @@ def test_verdicts_are_those_planted(profile: Profile, verdict: Verdict) -> None:
     assert profile.verdict is verdict
 
 
+def test_nothing_is_at_chance_by_fewer_samples_than_features() -> None:
+    for n_features, verdict in ((320, Verdict.AT_CHANCE), (321, Verdict.UNDECIDED)):
+        noise = planted("y", gap=0.0, score=0.0, width=0.01, n_features=n_features)
+        assert noise.verdict is verdict and noise.readability == str(verdict)
+    sure = planted("y", gap=0.0, score=0.01, width=0.005, n_features=321)
+    assert sure.score is not None and sure.score.low > 0 and not sure.is_readable, "it is next to nothing"
+
+
 def test_the_gap_of_the_tap_chosen_excludes_nothing() -> None:
     # Its own upper end is below the margin of .03; that of another tap is above.
     one = planted("y", gap=-0.03, bound=0.2)

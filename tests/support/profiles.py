@@ -89,8 +89,8 @@ def planted(
         "gap_bound": interval.high if bound is None else bound,
         "chosen_tap": chosen,
         "tap_set": [chosen],
-        "units_train": train - train // 4,
-        "units_val": train // 4,
+        **{f"{of}_train": train - train // 4 for of in ("n", "units")},
+        **{f"{of}_val": train // 4 for of in ("n", "units")},
     }
     known: dict[str, xr.Dataset] = {}
     for control, (reached, low, *high) in (controls or {}).items():

@@ -218,6 +218,11 @@ def commonest(labels: np.ndarray, rows: Rows, taps: int) -> dict[str, np.ndarray
     return {"line_commonest": np.full(taps, (labels[rows.test] == np.bincount(labels[rows.fit]).argmax()).mean())}
 
 
+def widest(activations: Activations) -> int:
+    """The features of the widest tap, its poolings side by side."""
+    return max(tap.features for tap in activations.taps) * len(activations.poolings)
+
+
 def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, Tensor]]:
     """(taps, float64 [tap, row, feature]) through all taps in order, pooled activations on the device to compute on.
 
@@ -226,8 +231,7 @@ def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, 
     """
     device = activations.device if activations.device.startswith("cuda") else "cpu"
     rows = len(activations.ids)
-    widest = max(tap.features for tap in activations.taps) * len(activations.poolings)
-    most = 1 if device == "cpu" else max(1, MOST_VALUES // (rows * widest))
+    most = 1 if device == "cpu" else max(1, MOST_VALUES // (rows * widest(activations)))
     for start in range(0, len(activations.taps), most):
         taps = activations.taps[start : start + most]
         pooled = [samples(activations.pooled(tap.name), f"Tap {tap.name} for {measure}").to(device) for tap in taps]

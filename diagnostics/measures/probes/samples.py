@@ -27,7 +27,9 @@ from diagnostics.measures.probes.protocol import (
     sum_by_unit,
     tap_stacks,
     value_rows,
+    widest,
 )
+from diagnostics.measures.result import FEATURES
 from diagnostics.measures.statistics import Losses
 
 
@@ -224,5 +226,6 @@ class SampleProbe(Probe):
             extra,
             seed=seed,
             oof=losses.get("fit"),
+            **{FEATURES: widest(activations)},
             **self.attributes(task),
         )

@@ -70,8 +70,6 @@ class Logistic(ShortRepr):
         >>> (model,) = logistic(x, labels, 1e6)  # nearly no weight
         >>> np.exp(model.log_probability([[0.0]])).round(4).tolist()  # shares of classes
         [[0.3333, 0.6667]]
-        >>> round(model.log_loss(x, labels), 4)  # and their entropy
-        0.6365
     """
 
     penalty: float
@@ -94,16 +92,6 @@ class Logistic(ShortRepr):
     def predict(self, x: Any) -> np.ndarray:
         """[row], the most probable class of each row."""
         return self.classes[self.log_probability(x).argmax(axis=1)]
-
-    def log_loss(self, x: Any, labels: Any) -> float:
-        """Mean cross-entropy in nats; every label must be one of the classes."""
-        known = self.log_probability(x)
-        wanted = class_labels(labels, len(known))
-        if not set(wanted.tolist()) <= set(self.classes.tolist()):
-            raise DiagnosticsError(
-                f"labels hold classes that were not fitted: give some of {self.classes.tolist()}.", code="bad-value"
-            )
-        return -float(known[np.arange(len(known)), np.searchsorted(self.classes, wanted)].mean())
 
 
 @one_thread()

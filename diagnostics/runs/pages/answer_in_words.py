@@ -27,7 +27,7 @@ from diagnostics.report.page import (
     nonempty,
 )
 from diagnostics.runs.controls.names import NAMES, in_words
-from diagnostics.runs.results.cautions import FEW
+from diagnostics.runs.results.cautions import FEW, size_of_fit
 from diagnostics.runs.results.profile import INTERVALS, OLDER, Profile
 from diagnostics.runs.results.recommendation import (
     Recommendation,
@@ -233,8 +233,13 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
         ),
         *(_few([p for p in few if p.few == words]) for words in dict.fromkeys(p.few for p in few)),
         _named(
+            "Too few samples to say that no layer holds {}.",
+            [p for p in unread if p.lacks_samples],
+            lambda p: f"{p.target} ({p.lacks_samples})",
+        ),
+        _named(
             "Cannot tell whether the layer chosen reads {}.",
-            unread,
+            [p for p in unread if not p.lacks_samples],
             lambda p: (
                 f"{p.target} (scores up to {format_number(p.ceiling, SHORT)} are possible, "
                 f"{format_number(p.floor, SHORT)} is chance{_shuffled(p)})"
@@ -249,9 +254,16 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
         *_sets(profiles),
         SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
-        _named("{} is at chance at every layer.", groups[Verdict.AT_CHANCE], plural="{} are at chance at every layer."),
+        *(
+            _named(f"{fit} finds {{}} at no layer.", [p for p in groups[Verdict.AT_CHANCE] if _fit(p) == fit])
+            for fit in dict.fromkeys(map(_fit, groups[Verdict.AT_CHANCE]))
+        ),
     )
     return [sentence for sentence in sentences if sentence]
+
+
+def _fit(profile: Profile) -> str:
+    return " ".join(f"A {profile.readout} probe fitted to {size_of_fit(profile.data)[0]:,} samples".split())
 
 
 def _shuffled(profile: Profile) -> str:

@@ -8,12 +8,18 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.result import LOSSES, choosing_losses, losses_of
+from diagnostics.measures.result import FEATURES, LOSSES, choosing_losses, losses_of
 from diagnostics.measures.statistics import OUTLYING, heaviest_units
 from diagnostics.report.numbers import format_number
 
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
+
+
+def size_of_fit(data: xr.Dataset) -> tuple[int, int]:
+    """Samples of train and val, and features of the widest tap; 0 where a result does not state them."""
+    n_train, n_val, width = (int(data.attrs.get(name, 0)) for name in ("n_train", "n_val", FEATURES))
+    return n_train + n_val, width
 
 
 def skew_of(data: xr.Dataset, tap: str, name: str) -> str:

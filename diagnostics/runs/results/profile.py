@@ -21,7 +21,7 @@ from diagnostics.measures.verdict import MARGIN, Verdict, round_count, units_nee
 from diagnostics.report.numbers import SIGNIFICANT, format_interval, format_number, is_plain, nowrap, number, numbers
 from diagnostics.report.page import ControlCurve, Details, ProfileFigure, note, tap_table
 from diagnostics.runs.controls.names import INPUTS, NAMES, WEIGHTS, control_of, in_words
-from diagnostics.runs.results.cautions import FEW, outlier_of, skew_of
+from diagnostics.runs.results.cautions import FEW, outlier_of, size_of_fit, skew_of
 from diagnostics.runs.results.redraws import NO_REDRAWS, Redraws, redraws_of
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ class Profile:
         if self.few:
             return Verdict.UNDECIDED
         if self.is_at_chance:
-            return Verdict.AT_CHANCE
+            return Verdict.UNDECIDED if self.lacks_samples else Verdict.AT_CHANCE
         gap, best = self.hidden_gap, self.best
         if self.is_readable and self.gap_bound < self.margin:
             return Verdict.EXCLUDED
@@ -359,6 +359,15 @@ class Profile:
         """
         return self.ceiling < self.floor + MARGIN * (1.0 - self.floor)
 
+    @property
+    def lacks_samples(self) -> str:
+        """The samples of a target at chance, where they are fewer than the features, in words; or "".
+
+        Ridge then predicts the mean and scores 0, sure of it, also where the features hold a fifth of the target.
+        """
+        n, width = size_of_fit(self.data)
+        return f"{n:,} samples for {width:,} features" * (self.is_at_chance and n < width)
+
     @cached_property
     def ceiling(self) -> float:
         """The upper end of the best score over all taps up to the output; NaN without intervals."""
@@ -369,7 +378,8 @@ class Profile:
     @property
     def readability(self) -> str:
         """readable, at chance, or undecided."""
-        return "readable" if self.is_readable else "at chance" if self.is_at_chance else "undecided"
+        undecided = self.lacks_samples or not self.is_at_chance
+        return "readable" if self.is_readable else "undecided" if undecided else "at chance"
 
     @cached_property
     def floor(self) -> float:
@@ -471,7 +481,7 @@ class Profile:
         if verdict is Verdict.SHOWN:
             return f"hidden by the output ({format_interval(gap, signed=True)} at {self.best_tap})"
         if not self.is_readable:
-            return "not shown to be readable, nor to be at chance"
+            return ": ".join(filter(None, ("not shown to be readable, nor to be at chance", self.lacks_samples)))
         bound = self.gap_bound_text
         if verdict is Verdict.EXCLUDED:
             return f"gaps above {bound} are excluded"
