@@ -226,6 +226,5 @@ class SampleProbe(Probe):
             extra,
             seed=seed,
             oof=losses.get("fit"),
-            **{FEATURES: widest(activations)},
             **self.attributes(task),
-        )
+        ).assign_attrs({FEATURES: widest(activations)})
