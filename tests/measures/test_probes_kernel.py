@@ -126,7 +126,7 @@ def test_taps_do_not_depend_on_each_other_and_keep_their_places() -> None:
     np.testing.assert_array_equal(both["loss"][1], alone["loss"][0])
     assert both["tap"].values.tolist() == ["noise", "held"] and both["depth"].values.tolist() == [0, 1]
     assert both.attrs["n_train"] == 300 and "Gaussian kernel" in both.attrs["functional"]
-    assert both.attrs["pooling"] == "mean"
+    assert both.attrs["pooling"] == "mean" and both.attrs["n_features"] == X.shape[1], "of the tap, not of the kernel"
 
 
 def test_a_part_of_the_taps_is_measured_like_all_and_completed() -> None:

@@ -40,6 +40,7 @@ from diagnostics.measures.probes.protocol import (
     label_rows,
     sum_by_unit,
     value_rows,
+    widest,
 )
 from diagnostics.measures.probes.samples import Choice, SampleProbe, Task
 from diagnostics.measures.probes.softmax import (
@@ -53,7 +54,7 @@ from diagnostics.measures.probes.softmax import (
     logistic,
     start_of_last,
 )
-from diagnostics.measures.result import CENTRING, FUNCTIONAL
+from diagnostics.measures.result import CENTRING, FEATURES, FUNCTIONAL
 from diagnostics.measures.statistics import OUTLYING, Losses, heaviest_units, rank_correlation
 
 
@@ -413,6 +414,7 @@ class KernelProbe(ClassOrValueProbe):
             FUNCTIONAL: functional,
             CENTRING: "features standardised with the landmarks",
             "bandwidths": [*BANDWIDTHS],
+            FEATURES: widest(activations),
         }
         return xr.concat(results, "tap", combine_attrs="override").assign_attrs(stated)
 
@@ -428,9 +430,9 @@ class KernelProbe(ClassOrValueProbe):
         """The features of a tap's pooled activations as taps, one for each bandwidth, the widest first."""
         x = samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}").numpy()
         features = _features(x, x[activations.split == "train"], seed)
-        widest = dict(zip(map(str, BANDWIDTHS[::-1]), features[::-1], strict=True))
-        taps = [Tap(name, tap.depth, tap.part, features.shape[2], Grid((1,), ("t",))) for name in widest]
-        return activations.with_other(taps=taps, ready={}, pooled=lambda name: widest[name].astype(np.float64))
+        by_name = dict(zip(map(str, BANDWIDTHS[::-1]), features[::-1], strict=True))
+        taps = [Tap(name, tap.depth, tap.part, features.shape[2], Grid((1,), ("t",))) for name in by_name]
+        return activations.with_other(taps=taps, ready={}, pooled=lambda name: by_name[name].astype(np.float64))
 
     def at_tap(self, activations: Activations, target: StoredTarget, tap: Tap, seed: int) -> xr.Dataset:
         """The probe of one tap, at the bandwidth with the best score where penalties are chosen.
