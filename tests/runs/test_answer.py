@@ -192,6 +192,18 @@ def test_sentences_are_true_of_what_was_planted() -> None:
     assert answer([]) == []
 
 
+def test_what_a_kernel_reads_is_said_of_a_target_at_chance_by_the_linear_probe() -> None:
+    noise = planted("y", gap=0.0, score=0.0, width=0.04)
+    for score, gap, says in (
+        (0.6, 0.1, "reads 0.60 from blocks.0"),
+        (0.6, -0.1, "reads 0.70 from the output"),
+        (0.04, 0.0, ""),
+    ):
+        kernel = planted("y", gap=gap, score=score, name="kernel_probe", readout="kernel")
+        (sentence,) = answer([noise, kernel])
+        assert says in sentence and ("kernel" in sentence) == bool(says)
+
+
 def test_shuffled_labels_are_named_where_they_alone_make_a_target_unread() -> None:
     drawn = {"controls": {"shuffled_labels": (0.57, -0.1)}, "chance": None}
     lucky, vague = (planted("y", gap=0.2, score=score, **drawn) for score in (0.6, 0.04))

@@ -255,7 +255,11 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
         SPREAD if any(p.redraws for p in read) else "",
         _named(f"{{}}: the layer was chosen on {OLDER}.", [p for p in read if p.chosen_on == OLDER]),
         *(
-            _named(f"{fit} finds {{}} at no layer.", [p for p in groups[Verdict.AT_CHANCE] if _fit(p) == fit])
+            _named(
+                f"{fit} finds {{}} at no layer.",
+                [p for p in groups[Verdict.AT_CHANCE] if _fit(p) == fit],
+                lambda p: f"{p.target}{_nonlinear(p, profiles)}",
+            )
             for fit in dict.fromkeys(map(_fit, groups[Verdict.AT_CHANCE]))
         ),
     )
@@ -264,6 +268,15 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
 
 def _fit(profile: Profile) -> str:
     return " ".join(f"A {profile.readout} probe fitted to {size_of_fit(profile.data)[0]:,} samples".split())
+
+
+def _nonlinear(profile: Profile, every: Sequence[Profile]) -> str:
+    """The score of a kernel, in brackets; "" where it reads nothing either."""
+    reading = nonlinear_reading(every, str(profile.target))
+    if not reading or max(reading.output.low, reading.best.low) <= reading.floor:
+        return ""
+    tap, score = max(("the output", reading.output), (reading.tap, reading.best), key=lambda at: at[1].low)
+    return f" (a kernel reads {format_number(score.value, SHORT)} from {tap})"
 
 
 def _shuffled(profile: Profile) -> str:
