@@ -205,7 +205,7 @@ class Encoder(ABC):
             for start in range(0, len(given), size):
                 rows = range(start, min(start + size, len(given)))
                 batch = _batch(sized, [_check_sample(self, given, i) for i in rows], start, pinned)
-                values = _read(sized, batch, read, _grid_tokens if tokens else _pooling(sized, batch, names), rows)
+                values = _read(sized, batch, read, _grid_tokens if tokens else pool_batch(sized, batch, names), rows)
                 features[start : rows.stop] = values.reshape(len(rows), *shape).cpu().numpy()
         return features
 
@@ -545,7 +545,7 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int, pinned: 
         ) from error
 
 
-def _pooling(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
+def pool_batch(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
     """The function from a batch's tokens to float32 [sample, pooling, feature]."""
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.encoder import Encoder, Reduce, keep, pool_batch
 from diagnostics.encoders.hooks import tensors_in
-from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality
@@ -441,13 +440,7 @@ def padding(subject: EncoderUnderTest) -> Outcome:
     if other is None:
         return not_applicable("its prepared samples show no padding whose content could be changed")
     batch = default_collate([part, other])
-    names = encoder.poolings
-
-    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
-        mask = encoder.valid(batch, tap)
-        return pool(tap, tokens, names, None if mask is None else mask.to(tokens.device))
-
-    activations = subject.capture(batch, reduce)
+    activations = subject.capture(batch, pool_batch(encoder, batch, encoder.poolings))
     worst = 0.0
     for tap in encoder.taps:
         differs = difference(activations[tap.name][1], activations[tap.name][0])

@@ -76,7 +76,7 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
     for kind, text in (("star", "layer to use"), ("diamond", "output"), ("line-ew-open", "not shown to be worse")):
         add_key(figure, text, size=11, symbol=kind, color=LINE, line={"width": 5 if "line" in kind else 1})
     figure.update_yaxes(title_text="share of the best tap", zeroline=False)
-    figure.update_xaxes(zeroline=False, range=[-0.03, _deepest(every) + 0.03])
+    figure.update_xaxes(zeroline=False, range=[-0.03, max(float(curve.depth.max()) for curve in every) + 0.03])
     figure.update_xaxes(title_text="relative depth", row=count)
     return apply_style(figure).update_layout(
         # On a narrow screen each task has a line of the legend.
@@ -84,10 +84,6 @@ def draw_tasks(tasks: TasksFigure) -> go.Figure:
         margin={"l": 60, "r": 130, "t": 30, "b": BELOW},
         legend={"orientation": "h", "x": 0, "y": -BELOW / plots, "yanchor": "top"},
     )
-
-
-def _deepest(curves: list[TaskCurve]) -> float:
-    return max(float(curve.depth.max()) for curve in curves)
 
 
 def _hovers(curve: TaskCurve) -> list[str]:
