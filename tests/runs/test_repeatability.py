@@ -1,4 +1,4 @@
-"""Eight samples are prepared and passed twice before the first byte: a random encoder is said to be one, and no sample changes."""
+"""Samples are prepared and passed twice before the first byte: a random encoder is said to be one, and no sample changes."""
 
 from __future__ import annotations
 
