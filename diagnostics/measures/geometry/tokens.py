@@ -74,9 +74,14 @@ def curvature(tokens: Any) -> Any:
 
 
 def of_first_samples(activations: Activations, tap: Tap, n: int, measure: str) -> Iterator[Tensor]:
-    """Grid tokens of a tap for the first n samples, float64 [sample, token, feature] in blocks."""
+    """Grid tokens of a tap for the first n samples, float64 [sample, token, feature] in blocks.
+
+    A few samples at a time stay in the cache of a core.
+    """
+    some = max(1, _NEAR // (tap.grid.tokens * tap.features))
     for _, tokens in first_tokens(activations, tap.name, n):
-        yield token_samples(tokens, f"Tap {tap.name} for {measure}")[0]
+        for block in tokens.split(some):
+            yield token_samples(block, f"Tap {tap.name} for {measure}")[0]
 
 
 class _OfTokens(GeometryMeasure):
@@ -267,12 +272,9 @@ class MassiveActivations(_OfTokens):
     )
 
     def of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
-        # A few samples at a time stay in the cache of a core.
-        some = max(1, _NEAR // (tap.grid.tokens * tap.features))
         parts = [
-            (*_moments(part), _peaks(part), part[:, 0])
-            for tokens in of_first_samples(activations, tap, n, self.name)
-            for part in tokens.split(some)
+            (*_moments(part), _peaks(part), part[:, 0].clone())
+            for part in of_first_samples(activations, tap, n, self.name)
         ]
         means, variances, peaks, firsts = (torch.cat([part[i] for part in parts]) for i in range(4))
         groups = activations.groups[:n]

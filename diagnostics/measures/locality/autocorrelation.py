@@ -27,6 +27,7 @@ from diagnostics.measures.arrays import (
 from diagnostics.measures.base import Case, Measure, define, normal
 from diagnostics.measures.locality.blocks import (
     MOST_SAMPLES,
+    by_largest,
     cosines,
     deviations,
     directions,
@@ -39,6 +40,7 @@ from diagnostics.measures.locality.blocks import (
     rook_pairs,
     sample_blocks,
     scalar,
+    unit_tokens,
 )
 from diagnostics.measures.result import state_attributes
 from diagnostics.measures.statistics import bootstrap_mean_interval, mean_of_known, mean_with_interval
@@ -345,17 +347,25 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
         >>> likeness.lds, round(likeness.rmsc, 6)  # 0, and sqrt(1 - 1 / 256)
         (0.0, 0.998045)
     """
+    return _similarities(tokens, grid, (centred,))[0]
+
+
+def _similarities(tokens: Any, grid: Sequence[int], which: Sequence[bool]) -> list[TokenSimilarity]:
+    """Each `centred` or not, of tokens that are converted and scaled once."""
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
     # Elsewhere it may be still less: TF32 of a GPU, or the caller's autocast.
     short = isinstance(tokens, Tensor) and (tokens.dtype, tokens.device.type) == (torch.float32, "cpu")
     short = short and not torch.is_autocast_enabled("cpu")
     products = product_type(grid, x.shape[2], short)
-    blocks = sample_blocks(x, pairs=products is not None)
-    of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
-    *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
-    lds, cds, rmsc = (scalar(each, single) for each in values)
-    return TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy())
+    blocks = [by_largest(block) for block in sample_blocks(x, pairs=products is not None)]
+    results: list[TokenSimilarity] = []
+    for centred in which:
+        of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
+        *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
+        lds, cds, rmsc = (scalar(each, single) for each in values)
+        results.append(TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy()))
+    return results
 
 
 def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.ndarray:
@@ -416,7 +426,7 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
 def _similarity(
     x: Tensor, grid: tuple[int, ...], centred: bool, products: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    unit, directed = directions(x, centred)
+    unit, directed = unit_tokens(x, centred)
     reach = _farthest(grid)
     both = directed.to(x.dtype)
     # A token with itself is no pair.
@@ -566,14 +576,13 @@ class SelfSimilarity(Measure):
         self, activations: Activations, target: StoredTarget | None, tap: Tap, seed: int
     ) -> list[TokenSimilarity]:
         """As tokens are and centred."""
-        parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
+        parts: list[list[TokenSimilarity]] = []
         for _, tokens in first_tokens(activations, tap.name, token_count(activations, self.name, MOST_SAMPLES)):
             with naming(f"{self.name} at tap {tap.name}"):
-                for part, centre in zip(parts, (False, True), strict=True):
-                    part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
+                parts += [_similarities(block, tap.grid.shape, (False, True)) for block in sample_blocks(tokens)]
         return [
             TokenSimilarity(*(np.concatenate([vars(each)[kind] for each in part]) for kind in vars(part[0])))
-            for part in parts
+            for part in zip(*parts, strict=True)
         ]
 
 

@@ -90,14 +90,22 @@ def sample_blocks(x: Tensor, pairs: bool = True) -> tuple[Tensor, ...]:
     return x.split(max(1, _NEAR // (x.shape[1] * max(x.shape[1:] if pairs else x.shape[2:]))))
 
 
-def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
-    """Tokens of length 1 [S, T, F], and which tokens have a direction, bool [S, T]; the others become 0.
+def directions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of length 1 [S, T, F], and which tokens have a direction, bool [S, T]; the others become 0."""
+    return unit_tokens(by_largest(x), False)
+
+
+def by_largest(x: Tensor) -> Tensor:
+    """Tokens [S, T, F] as shares of their sample's largest value, so that no square over- or underflows."""
+    return x / _largest(x)
+
+
+def unit_tokens(x: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
+    """`directions` of tokens that are `by_largest`.
 
     `centred` removes each sample's mean token first. What is left of a token then is rounding error where it is shorter
     than 1e-13 of the sample's longest.
     """
-    # No square may over- or underflow.
-    x = x / _largest(x)
     norm = torch.linalg.vector_norm(x, dim=2)
     least = torch.zeros_like(norm[:, :1])
     if centred:

@@ -250,8 +250,8 @@ class OutlierTokenShare(Measure):
         norms, likeness = list[Tensor](), list[Tensor]()
         with naming(f"{self.name} at tap {tap.name}"):
             for _, tokens in first_tokens(activations, tap.name, n):
-                x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
-                for block in sample_blocks(x, pairs=False):
+                for block in sample_blocks(tokens, pairs=False):
+                    block, _ = token_samples(block, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                     norms.append(torch.linalg.vector_norm(block, dim=2))
                     likeness.append(_likeness(block, tap.grid.shape))
         return _judge(torch.cat(norms), torch.cat(likeness), BEYOND)
