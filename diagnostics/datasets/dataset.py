@@ -393,7 +393,7 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         if not rows[split == part].any():
             return f"Target {name} is known for no {part} sample: {remedy}."
     train = rows & (split == "train")
-    seen = values[train][known[train]]
+    seen = values[known & train[:, None]]
     if seen.min() == seen.max() and not (target.kind == "caption" and values.shape[1] > 1):
         constant = "only one class" if classes else f"the one value {seen.min():g}"
         return f"Target {name} has {constant} in its {int(train.sum())} train samples: {remedy}."

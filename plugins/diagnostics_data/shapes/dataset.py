@@ -225,7 +225,7 @@ def build(
             scene, seconds[i], points = render_views(seed, i, size, objects)
             matches.append(points)
         else:
-            scene = render(seed, i, size, frames, objects)
+            scene = render(seed, i, size, frames, objects, flow=frames > 1)
         known = len(scene.world.objects)
         pixels[i] = scene.pixels
         written = write(pixels[i, 0], seed, i) if words else {}
@@ -237,7 +237,7 @@ def build(
         asked.append((*questions(scene), *(_question(name, text) for name, text in written.items())))
         numbers.append(_numbers(scene))
         boxes.append(_boxes(scene))
-        named.append(phrases(scene))
+        named.append(phrases(scene, boxes[-1]))
         main = scene.world.objects[scene.main]
         pairs.append((main.shape, main.colour))
     if frames == 1:
@@ -314,13 +314,13 @@ def _boxes(scene: Scene) -> np.ndarray:
     return boxes[boxes[:, 6] > 0]
 
 
-def phrases(scene: Scene) -> list[tuple[str, np.ndarray]]:
+def phrases(scene: Scene, boxes: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Of each visible object colour and shape, with its texture where another has both, and its box; none of twins."""
     things = [scene.world.objects[i] for i in np.flatnonzero(scene.visible[0] >= scene.least)]
     ways = [(f"the {x.colour} {x.shape}", f"the {x.colour} {x.texture.kind} {x.shape}") for x in things]
     said = [text for each in ways for text in each]
     alone = [[text for text in each if said.count(text) == 1] for each in ways]
-    return [(each[0], box[:4]) for each, box in zip(alone, _boxes(scene), strict=True) if each]
+    return [(each[0], box[:4]) for each, box in zip(alone, boxes, strict=True) if each]
 
 
 def _targets(

@@ -269,18 +269,22 @@ def render_views(seed: int, index: int, size: int, objects: int = MOST_OBJECTS) 
     return first, both.pixels[1], points
 
 
-def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int = MOST_OBJECTS) -> Scene:
+def render(
+    seed: int, index: int, size: int = 64, frames: int = 1, objects: int = MOST_OBJECTS, flow: bool = True
+) -> Scene:
     """Scene `index` of a seed: the same world at any size, and the same first frames whatever their number.
 
     seed, index: 0 or more. size: pixels a side, 16 or more. objects: at most so many. It depends on nothing else, so
-    that workers may share indices out as they like.
+    that workers may share indices out as they like. Without `flow` that is empty.
     """
     world = draw(seed, index, objects)
     planes = [[surface.plane(t, world.camera) for surface in world.surfaces] for t in range(frames + 1)]
-    return rendered([world] * frames, planes, seed, index, size)
+    return rendered([world] * frames, planes, seed, index, size, flow)
 
 
-def rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int) -> Scene:
+def rendered(
+    worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: int, index: int, size: int, flow: bool = True
+) -> Scene:
     """The scene of worlds that differ in their light alone, from where their surfaces are in each frame and after."""
     world, frames = worlds[0], len(worlds)
     shape, k = (frames, size, size), len(world.objects)
@@ -290,7 +294,7 @@ def rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: i
         masks=np.empty(shape, np.int8),
         classes=np.empty(shape, np.int8),
         depth=np.empty(shape, np.float32),
-        flow=np.empty((*shape, 2), np.float32),
+        flow=np.empty((*shape, 2 * flow), np.float32),
         centres=np.array([[on_screen(plane.origin, size) for plane in at[2:]] for at in planes]),
         distance=np.array([[plane.origin[2] for plane in at[2:]] for at in planes[:-1]]),
         visible=np.empty((frames, k), np.int64),
@@ -311,14 +315,16 @@ def rendered(worlds: Sequence[World], planes: Sequence[Sequence[Plane]], seed: i
                 v, u = (centres[place] for place in np.divmod(some, size))
                 hits = view.hits(v, u)
                 light = points.take(some) / _POINTS**2 * radiance(worlds[t], view, hits, views[2:])
-                there = np.where(top.take(some) == i, [hits.z, *view.flow(hits, after, v, u)], 0)
+                moved = view.flow(hits, after, v, u) if flow else ()
+                there = np.where(top.take(some) == i, [hits.z, *moved], 0)
                 parts.append((some, np.concatenate([light, there])))
         some, values = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        *light, scene.depth[t], scene.flow[t, ..., 0], scene.flow[t, ..., 1] = (
-            np.bincount(some, row).reshape(size, size) for row in values
-        )
+        images = [np.bincount(some, row).reshape(size, size) for row in values]
+        scene.depth[t] = images[3]
+        for axis, by in enumerate(images[4:]):
+            scene.flow[t, ..., axis] = by
         noise = np.random.default_rng([seed, index, t + 1]).standard_normal((size, size, 3), np.float32)
-        for channel, radiances in enumerate(light):
+        for channel, radiances in enumerate(images[:3]):
             shown = np.sqrt(radiances) * 255 + _NOISE * noise[..., channel]
             scene.pixels[t, ..., channel] = np.clip(np.rint(shown), 0, 255)
     return scene
