@@ -273,6 +273,8 @@ def extract(
         nonlocal kept
         store.write(step, full.tokens, full.pooled)
         kept, full.rows = kept + full.rows, 0
+        if step.shard is not None and step is [each for each in todo if each.shard is not None][-1]:
+            full.tokens.clear()  # what is held from now on takes their memory
         if step is last[part := step.rows.start // plan.pooled_shard]:
             seal(store, part)
 

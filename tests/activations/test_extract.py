@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader
 from diagnostics import Dataset, Tap, Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import row_order
+from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import Store
 from tests.support.refusals import refusal
 from tests.support.stores import digests, planned
@@ -307,6 +310,22 @@ def test_a_first_batch_passes_again_only_where_its_tokens_are_too_many_to_hold(
         for block, stored in store.token_blocks(tap.name):
             grid = torch.stack([kept[row][tap.grid.prefix :] for row in range(block.start, block.stop)])
             np.testing.assert_array_equal(grid, stored)
+
+
+def test_memory_for_tokens_is_free_once_the_last_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, alive = list[weakref.ref[Any]](), list[int]()
+
+    def remembered(layout: Any) -> ShardBuffer:
+        made.append(weakref.ref(buffer := ShardBuffer(layout)))
+        return buffer
+
+    def look(_: Any, rows: np.ndarray, tap: Tap, tokens: torch.Tensor) -> None:
+        alive.append(sum(each() is not None for each in made))
+
+    monkeypatch.setattr("diagnostics.activations.batches.ShardBuffer", remembered)
+    plan = dataclasses.replace(planned(encoder := tiny_encoder(), N), token_samples=16)
+    extract(encoder, tiny_dataset(N), tmp_path / "run", plan, along=lambda store: look)
+    assert made and alive[0] == len(made) and alive[-1] == 0
 
 
 @pytest.mark.parametrize("in_pass", [False, True])
