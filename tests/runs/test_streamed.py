@@ -321,6 +321,14 @@ def test_memory_that_is_too_small_is_not_kept_beside_the_new(run: Run) -> None:
     assert along.memory is along.held.memory and along.memory is not small
 
 
+def test_memory_of_an_encoder_that_stores_tokens_is_enough_for_its_controls(run: Run) -> None:
+    view = run.store.with_other(token_samples=len(run.store.ids))
+    reads = list(block_sums.reads_of(view, [SegmentationProbe()], [*run.store.targets().values()]))
+    own = block_sums.HeldTokens(run.store, reads, np.empty(0, dtype=np.float32), stored=10)
+    control = block_sums.HeldTokens(run.store, reads, own.memory, stored=0)
+    assert len(own.values) < len(control.values) and control.memory is own.memory
+
+
 @pytest.mark.parametrize("short", ["free", "MemoryError", "RuntimeError"])
 def test_without_memory_for_all_sums_they_are_gathered_later(
     run: Run, tmp_path: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch, short: str

@@ -156,23 +156,24 @@ class HeldTokens:
     """Tokens of an extraction on the grids of targets, in memory until they are judged: of the first that none stores.
 
     Of as many as fit; where these are fewer than half, of none. `memory`: another encoder's, used again, as new one is
-    dear.
+    dear: it has room, not touched here, for a control that stores no tokens and holds those of all.
     """
 
     def __init__(self, store: Store, reads: Sequence[Read], memory: np.ndarray, stored: int) -> None:
         judged = np.isin(block_of(store), [*held_out(store), FOLDS])
         wanted = np.flatnonzero(judged & np.any([read.dense.known.any(axis=1) for read in reads], axis=0))
-        wanted = wanted[wanted >= stored]
+        later = wanted[wanted >= stored]
         self.places, width = dict[tuple[str, tuple[int, ...]], slice](), 0
         for read in reads:
             for tap in store.taps:
                 if tap.name in read.dense.reads and (key := (tap.name, read.dense.grid.shape)) not in self.places:
                     self.places[key] = slice(width, width + read.dense.grid.tokens * tap.features)
                     width = self.places[key].stop
-        count = held_of(len(wanted), 4 * width, free_bytes() + memory.nbytes)
+        free = free_bytes() + memory.nbytes
+        count, most = (held_of(len(rows), 4 * width, free) for rows in (later, wanted))
         self.slots = np.full(len(store.ids), -1)
-        self.slots[wanted[:count]] = np.arange(count)
-        self.memory = memory if len(memory) >= count * width else np.empty(count * width, dtype=np.float32)
+        self.slots[later[:count]] = np.arange(count)
+        self.memory = memory if len(memory) >= count * width else np.empty(max(count, most) * width, dtype=np.float32)
         self.values = self.memory[: count * width].reshape(count, width)
 
     def put(self, positions: np.ndarray, tokens: GridTokens) -> None:
