@@ -355,16 +355,15 @@ def _similarities(tokens: Any, grid: Sequence[int], which: Sequence[bool]) -> li
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
     # Elsewhere it may be still less: TF32 of a GPU, or the caller's autocast.
-    short = isinstance(tokens, Tensor) and (tokens.dtype, tokens.device.type) == (torch.float32, "cpu")
-    short = short and not torch.is_autocast_enabled("cpu")
-    products = product_type(grid, x.shape[2], short)
+    single_cpu = isinstance(tokens, Tensor) and (tokens.dtype, tokens.device.type) == (torch.float32, "cpu")
+    products = product_type(grid, x.shape[2], single_cpu and not torch.is_autocast_enabled("cpu"))
     blocks = [by_largest(block) for block in sample_blocks(x, pairs=products is not None)]
     results: list[TokenSimilarity] = []
     for centred in which:
         of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
         *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
-        lds, cds, rmsc = (scalar(each, single) for each in values)
-        results.append(TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy()))
+        numbers = (scalar(each, single) for each in values)
+        results.append(TokenSimilarity(*numbers, (curve[0] if single else curve).cpu().numpy()))
     return results
 
 

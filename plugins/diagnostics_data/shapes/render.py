@@ -315,14 +315,11 @@ def rendered(
                 v, u = (centres[place] for place in np.divmod(some, size))
                 hits = view.hits(v, u)
                 light = points.take(some) / _POINTS**2 * radiance(worlds[t], view, hits, views[2:])
-                moved = view.flow(hits, after, v, u) if flow else ()
-                there = np.where(top.take(some) == i, [hits.z, *moved], 0)
+                there = np.where(top.take(some) == i, [hits.z, *(view.flow(hits, after, v, u) if flow else ())], 0)
                 parts.append((some, np.concatenate([light, there])))
         some, values = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        images = [np.bincount(some, row).reshape(size, size) for row in values]
-        scene.depth[t] = images[3]
-        for axis, by in enumerate(images[4:]):
-            scene.flow[t, ..., axis] = by
+        images = np.array([np.bincount(some, row) for row in values]).reshape(-1, size, size)
+        scene.depth[t], scene.flow[t] = images[3], np.moveaxis(images[4:], 0, -1)
         noise = np.random.default_rng([seed, index, t + 1]).standard_normal((size, size, 3), np.float32)
         for channel, radiances in enumerate(images[:3]):
             shown = np.sqrt(radiances) * 255 + _NOISE * noise[..., channel]
