@@ -1,7 +1,10 @@
 """The threads that measures compute on: one, so that numbers are the same on any machine."""
 
 import contextlib
+import functools
+import sys
 from collections.abc import Generator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -11,12 +14,19 @@ def one_thread() -> Generator[None]:
     Threads gain nothing on many small products, and on a busy machine cost up to 50 times the CPU time by waiting.
     """
     import torch  # not by whoever reads what was measured
-    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with _libraries(len(sys.modules)).limit(limits=1):
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(modules: int) -> Any:
+    """Those loaded; looking for them takes 30 times as long as the rest, and an import of `modules` may bring more."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
