@@ -362,8 +362,8 @@ def _similarities(tokens: Any, grid: Sequence[int], which: Sequence[bool]) -> li
     for centred in which:
         of_blocks = [_similarity(block, grid, centred, products) for block in blocks]
         *values, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
-        numbers = (scalar(each, single) for each in values)
-        results.append(TokenSimilarity(*numbers, (curve[0] if single else curve).cpu().numpy()))
+        lds, cds, rmsc = (scalar(each, single) for each in values)
+        results.append(TokenSimilarity(lds, cds, rmsc, (curve[0] if single else curve).cpu().numpy()))
     return results
 
 

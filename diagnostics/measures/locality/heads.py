@@ -141,7 +141,8 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
             f"give one query and one key per cell, prefix tokens left out, on a grid of one to three axes.",
             code="bad-shape",
         )
-    return _array(of_matrix(weights, 0, _places(grid, cell, weights.device)).distance, single)
+    centres = places(grid, weights.device) * weights.new_tensor(lengths(cell, len(grid)), dtype=torch.float64)
+    return _array(of_matrix(weights, 0, centres).distance, single)
 
 
 def attention_entropy(attention: Any) -> np.ndarray:
@@ -205,11 +206,6 @@ def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -
         fixed = sum((d * length) ** 2 for d, length in zip(offsets, sizes, strict=False))
         total += count * float(np.sqrt(fixed + (along * sizes[-1]) ** 2) @ ((grid[-1] - along) * (1 + (along > 0))))
     return total / math.prod(grid) ** 2
-
-
-def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.device) -> Tensor:
-    """Centres of the cells in raster order, [token, axis]."""
-    return places(grid, device) * torch.tensor(lengths(cell, len(grid)), dtype=torch.float64, device=device)
 
 
 def _check(attention: Any) -> tuple[Tensor, bool]:

@@ -281,14 +281,6 @@ def _matches(*right: bool) -> Matches:
     return Matches(scores, np.zeros(len(right), dtype=int), bits, np.zeros_like(bits), np.array([[2]]))
 
 
-def _one_wrong_between() -> float:
-    return Curves([_matches(True, False, True)]).mean(np.ones(1))
-
-
-def _drawn_twice() -> float:
-    return Curves([_matches(True, True), _matches(False)]).mean(np.array([2.0, 0.0]))
-
-
 class BoxProbe(Probe):
     """A probe that reads stored tokens from sums, as `runs.streaming` reads those that are not stored."""
 
@@ -331,9 +323,14 @@ class DetectionProbe(BoxProbe):
             "AP where a wrong box stands between the two that are right",
             (51 + 50 * 2 / 3) / 101,
             COCO,
-            _one_wrong_between,
+            lambda: Curves([_matches(True, False, True)]).mean(np.ones(1)),
         ),
-        Case("AP where one of two images is drawn twice, and the other never", 1.0, COCO, _drawn_twice),
+        Case(
+            "AP where one of two images is drawn twice, and the other never",
+            1.0,
+            COCO,
+            lambda: Curves([_matches(True, True), _matches(False)]).mean(np.array([2.0, 0.0])),
+        ),
     )
     instead = "its boxes are decoded from all tokens of an image together"
 

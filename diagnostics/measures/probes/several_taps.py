@@ -105,7 +105,7 @@ class TapSet(ClassOrValueProbe):
             return self._nothing(activations, seed)
         alone = self.reader.read_out(activations, target, seed).assign_attrs(self.reader.declaration(target))
         at = self._choose_one(activations, target, alone)
-        features = {tap.name: self._features(activations, tap) for tap in upto}
+        features = {tap.name: samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}") for tap in upto}
         read, sets, reasons = self.read_sets(activations, target, features, activations.taps[at].name, seed)
         return self._result(activations, alone, at, read, sets=sets, reasons=reasons, seed=seed)
 
@@ -182,9 +182,6 @@ class TapSet(ClassOrValueProbe):
         reasons = store_reasons((tap.name, why) for tap in activations.taps)
         stated = {FUNCTIONAL: "", POOLING: activations.pooling, CENTRING: "", REASON: reasons, SEED: seed}
         return over_taps(activations, none, stated)
-
-    def _features(self, activations: Activations, tap: Tap) -> Tensor:
-        return samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}")
 
     def _result(
         self,

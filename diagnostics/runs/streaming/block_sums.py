@@ -169,8 +169,7 @@ class HeldTokens:
                 if tap.name in read.dense.reads and (key := (tap.name, read.dense.grid.shape)) not in self.places:
                     self.places[key] = slice(width, width + read.dense.grid.tokens * tap.features)
                     width = self.places[key].stop
-        free = free_bytes() + memory.nbytes
-        count, most = (held_of(len(rows), 4 * width, free) for rows in (later, wanted))
+        count, most = (held_of(len(rows), 4 * width, free_bytes() + memory.nbytes) for rows in (later, wanted))
         self.slots = np.full(len(store.ids), -1)
         self.slots[later[:count]] = np.arange(count)
         self.memory = memory if len(memory) >= count * width else np.empty(max(count, most) * width, dtype=np.float32)
