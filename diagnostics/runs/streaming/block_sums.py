@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.activations.batches import Along
 from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.folder import pages
 from diagnostics.activations.metadata import observation_names
 from diagnostics.activations.parts import Left
 from diagnostics.activations.plan import Plan, ranges_of
@@ -172,7 +173,9 @@ class HeldTokens:
         count, most = (held_of(len(rows), 4 * width, free_bytes() + memory.nbytes) for rows in (later, wanted))
         self.slots = np.full(len(store.ids), -1)
         self.slots[later[:count]] = np.arange(count)
-        self.memory = memory if len(memory) >= count * width else np.empty(max(count, most) * width, dtype=np.float32)
+        # Small pages may be those just freed; numpy asks for huge ones, which are new and have to be cleared.
+        new = 4 * max(1, count * width, most * width)
+        self.memory = memory if len(memory) >= count * width else pages(new).view(np.float32)
         self.values = self.memory[: count * width].reshape(count, width)
 
     def put(self, positions: np.ndarray, tokens: GridTokens) -> None:
