@@ -391,14 +391,11 @@ def _check_same(pair: Pair, folder: Path) -> None:
         texts = open_clip.get_tokenizer(f"local-dir:{folder}")([str(pair.text.example())])
         embeddings = model.encode_image(images), model.encode_text(texts)
     for encoder, given in zip((pair.image, pair.text), embeddings, strict=True):
-        expected = _embedding(encoder)
+        batch = default_collate([encoder.preprocess(encoder.example())])
+        expected = encoder.capture(batch, ["head"])["head"][:, 0]
         if float((given - expected).abs().max()) > _APART * float(expected.std()):
             raise DiagnosticsError(
                 f"open_clip gives other embeddings of {encoder.name} than it has here, so nothing is written: "
                 f"{_UPDATE}.",
                 code="irreproducible",
             )
-
-
-def _embedding(encoder: TorchEncoder) -> Tensor:
-    return encoder.capture(default_collate([encoder.preprocess(encoder.example())]), ["head"])["head"][:, 0]

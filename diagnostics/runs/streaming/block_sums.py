@@ -174,8 +174,8 @@ class HeldTokens:
         self.slots = np.full(len(store.ids), -1)
         self.slots[later[:count]] = np.arange(count)
         # Small pages may be those just freed; numpy asks for huge ones, which are new and have to be cleared.
-        new = 4 * max(1, count * width, most * width)
-        self.memory = memory if len(memory) >= count * width else pages(new).view(np.float32)
+        size = 4 * width * max(count, most)
+        self.memory = memory if len(memory) >= count * width else pages(size).view(np.float32)
         self.values = self.memory[: count * width].reshape(count, width)
 
     def put(self, positions: np.ndarray, tokens: GridTokens) -> None:
