@@ -14,7 +14,7 @@ from diagnostics.activations.plan import Plan, plan, row_order
 from diagnostics.activations.prepare import dense_targets
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.modules import BATCH
+from diagnostics.encoders.modules import BATCH, computing
 from diagnostics.encoders.taps import Tap
 
 
@@ -83,8 +83,9 @@ def read_into_memory(
     # In one part, whose rows lie by position.
     planned = replace(planned, pooled_shard=planned.samples)
     read = InMemory(planned, dataset, device)
-    for _, positions, batch in step_batches(encoder, dataset, planned, list(planned.steps(size)), size, 0):
-        capture_rows(encoder, batch, positions, planned, dataset, read)
+    with computing("float32", device):  # also within the autocast of a training
+        for _, positions, batch in step_batches(encoder, dataset, planned, list(planned.steps(size)), size, 0):
+            capture_rows(encoder, batch, positions, planned, dataset, read)
     return read, _targets(encoder, dataset, taps)
 
 

@@ -56,6 +56,13 @@ def test_nothing_is_written_and_the_module_stays_in_training(tmp_path: Path, mon
     assert os.listdir(tmp_path) == []
 
 
+def test_the_autocast_of_a_training_changes_no_number() -> None:
+    encoder, data = tiny_encoder(), tiny_dataset(40)
+    found = dx.measure(encoder, data)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dx.measure(encoder, data).equals(found)
+
+
 def test_taps_and_names_are_chosen_as_for_a_run() -> None:
     found = dx.measure(tiny_encoder(), tiny_dataset(40), taps="blocks.1", measures="rankme")
     assert list(found["tap"].values) == ["blocks.1", "norm"]
