@@ -17,7 +17,7 @@ from diagnostics.datasets.dataset import Dataset, complete_splits, pad_series
 from diagnostics.datasets.target import LazySamples, Target
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
-from diagnostics.encoders.pictures import upright
+from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, check_known, join_names, refuse_values
 from diagnostics.specs import build
@@ -177,10 +177,8 @@ def _array(entry: Any) -> np.ndarray:
     if isinstance(entry, torch.Tensor):
         entry = entry.detach().cpu()
         return (entry.float() if entry.dtype == torch.bfloat16 else entry).numpy()
-    if hasattr(entry, "getbands"):  # an image; a memmap has a mode too
-        entry = upright(entry)
-        # Palettes hold numbers of colours.
-        entry = entry if entry.mode in ("RGB", "L") else entry.convert("RGB")
+    if hasattr(entry, "getbands"):  # an image; a memmap has a mode too, and texts are no paths here
+        entry = to_pixels(entry, grey=entry.mode == "L")
     return np.asarray(entry)
 
 

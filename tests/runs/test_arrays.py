@@ -137,6 +137,12 @@ def test_the_samples_say_their_modality() -> None:
     assert dx.dataset(SERIES, modality="audio").modality == "audio"
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_8_bits_are_not_cut_to_white(kind: type) -> None:
+    with refusal("bad-sample"):
+        dx.dataset([Image.fromarray(each[..., 0].astype(kind) * 100) for each in PIXELS])
+
+
 @pytest.mark.parametrize("odd", [300, -3])
 def test_whole_numbers_beyond_a_byte_are_refused_and_not_wrapped(odd: int) -> None:
     pixels = PIXELS.astype(np.int64)
