@@ -17,7 +17,7 @@ from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.encoder import Captured, Encoder, why_not_finite
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
@@ -130,11 +130,7 @@ def capture_rows(
     # On a GPU the answer also waits for the copies of pooled values, which were asked for before on the same stream.
     for name, finite in finite_by_tap.items():
         if not finite.all():
-            raise SampleError(
-                f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
-                "look at that sample, or at the precision the model runs in.",
-                code="not-finite",
-            )
+            raise SampleError(why_not_finite(encoder, name, ids, batch, finite), code="not-finite")
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
             overflows = ~np.isfinite(buffers.recent(tap, len(positions))).all(axis=(1, 2))

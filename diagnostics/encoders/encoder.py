@@ -570,9 +570,23 @@ def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor]
         )
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        raise DiagnosticsError(
-            f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: "
-            f"look at that sample, which may be empty, or at the precision the model runs in.",
-            code="not-finite",
-        )
+        raise DiagnosticsError(why_not_finite(encoder, tap.name, rows, batch, finite), code="not-finite")
     return values
+
+
+def why_not_finite(encoder: Encoder, tap: str, samples: Sequence[object], batch: Any, finite: Tensor) -> str:
+    """The sentence about activations that are not finite in some rows of a batch of these samples.
+
+    What was NaN before the pass is not the model's, and what is NaN of every sample is none of a sample.
+    """
+    row = int(finite.int().argmin())
+    if not all(bool(part[row].isfinite().all()) for part in by_name(batch).values() if isinstance(part, Tensor)):
+        return (
+            f"Sample {samples[row]} holds NaN or infinity as {encoder.name} takes it: fill its gaps, or leave it out."
+        )
+    every = len(finite) > 1 and not bool(finite.any())
+    of = f"all {len(finite)} samples from {samples[0]} on" if every else f"sample {samples[row]}"
+    look = "its weights" if every else "that sample, which may be empty"
+    return (
+        f"{encoder.name} gives NaN or infinity at tap {tap} for {of}: look at {look}, or at the precision of the pass."
+    )

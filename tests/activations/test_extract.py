@@ -163,12 +163,19 @@ def test_a_slow_first_batch_is_not_taken_for_all(tmp_path: Path, monkeypatch: py
     assert digests(tmp_path / "long") == digests(tmp_path / "short")
 
 
-def test_nan_names_tap_and_sample_and_leaves_nothing(tmp_path: Path) -> None:
-    dataset = tiny_dataset(N)
-    dataset.samples[7, 3] = np.nan
-    encoder = tiny_encoder()
-    with refusal("not-finite", "embed", "s7"):
-        extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=N)
+def test_nan_names_what_it_comes_from_and_leaves_nothing(tmp_path: Path) -> None:
+    encoder, gap, large = tiny_encoder(), tiny_dataset(N), tiny_dataset(N)
+    gap.samples[7, 3] = np.nan
+    large.samples[7, 3] = 3e38
+    with refusal("not-finite", "s7") as of_sample:
+        extract(encoder, gap, tmp_path / "run", planned(encoder, N), batch_size=N)
+    assert "embed" not in str(of_sample.value), "the model is not to blame"
+    with refusal("not-finite", "s7", "tap"):
+        extract(encoder, large, tmp_path / "run", planned(encoder, N), batch_size=N)
+    with torch.no_grad():
+        encoder.module.blocks[1].outer.bias[:] = torch.nan
+    with refusal("not-finite", "blocks.1", "for all", "its weights"):
+        extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=N)
     assert list(tmp_path.iterdir()) == []
 
 
