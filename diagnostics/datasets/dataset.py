@@ -345,7 +345,9 @@ def split_groups(
     unique, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(unique) < 3:
         raise DiagnosticsError(
-            f"{len(unique)} group(s) cannot fill train, val and test: give at least 3.", code="too-few"
+            f"{len(unique)} group(s) cannot fill train, val and test: give at least 3 (samples of one file, and equal "
+            f"texts, are one group).",
+            code="too-few",
         )
     order = np.random.default_rng(seed).permutation(len(unique))
     bounds = np.cumsum(fractions)[:2] * len(unique)

@@ -55,8 +55,9 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
     named = [None] * n if given.splits is None else _entries(given.splits, "splits", n)[0].tolist()
     if given.splits is None and len(set(groups)) < FEWEST:
         raise DiagnosticsError(
-            f"X has {n} samples of {len(set(groups))} groups, of which train, val and test cannot be drawn: the first "
-            f"axis of X is its samples, give {FEWEST} groups or more.",
+            f"X has {n} samples of {len(set(groups))} groups, of which train, val and test cannot be drawn: "
+            f"{'equal texts are one group' if kind == 'text' else 'the first axis of X is its samples'}, give {FEWEST} "
+            f"groups or more.",
             code="bad-sample",
         )
     split, how, exchangeable = complete_splits(named, groups, 0, "X")
@@ -437,7 +438,14 @@ def resolve_inputs(
     Raises DiagnosticsError for what is neither a name, nor one, nor a torch module, nor samples.
     """
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    inner = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
     refuse_values(
+        (
+            inner == "_orig_mod" or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
+            f"{caller} was given a {type(model).__name__}, which wraps the module: give the one inside, model.{inner}, "
+            f"which has the same weights.",
+            "bad-type",
+        ),
         (
             not isinstance(model, Encoder | nn.Module),
             f"{caller} was given a {type(model).__name__}: give a name or a diagnostics.Encoder, or a torch module.",

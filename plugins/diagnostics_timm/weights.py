@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,4 +103,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     items = loaded.items() if isinstance(loaded, Mapping) else ()
-    return {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in items if isinstance(value, Tensor)}
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in tensors.items()}

@@ -137,6 +137,13 @@ def test_the_samples_say_their_modality() -> None:
     assert dx.dataset(SERIES, modality="audio").modality == "audio"
 
 
+def test_equal_texts_are_said_to_be_one_group() -> None:
+    with refusal("bad-sample", "equal texts"):
+        dx.dataset(["one", "other"] * 30)
+    with refusal("too-few", "equal texts"):
+        dx.split_groups(["one", "other"] * 30, seed=0)
+
+
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
 def test_images_of_more_than_8_bits_are_not_cut_to_white(kind: type) -> None:
     with refusal("bad-sample"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import diagnostics as dx
@@ -43,6 +46,12 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize(("wrap", "inner"), [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")])
+def test_what_wraps_a_module_is_refused_with_where_it_is(wrap: Callable[[nn.Module], nn.Module], inner: str) -> None:
+    with refusal("bad-type", f"model.{inner}"):
+        dx.measure(wrap(tiny_encoder().module), tiny_dataset(40))
+
+
 def test_a_run_takes_the_module_itself(tmp_path: Path) -> None:
     encoder, data = tiny_encoder(spread=1.0), tiny_dataset(40)
     options = {"measures": "linear_probe", "controls": False, "report": False}
@@ -51,12 +60,20 @@ def test_a_run_takes_the_module_itself(tmp_path: Path) -> None:
     assert bare.encoder_name == "Trunk"
     for one, other in zip(declared.profiles(), bare.profiles(), strict=True):
         np.testing.assert_array_equal(one.data["score"], other.data["score"])
+    with refusal("unclear", "is a run"):
+        dx.build("encoder", str(tmp_path / "bare"))
     images = tiny_dataset(40, "image")
     with refusal("unclear", "mean=", "std="):
         dx.run(tiny_image_encoder().module, images, out=tmp_path / "images", **options)
     assert not (tmp_path / "images").exists()
     fed = {"mean": 0.5, "std": 0.25}
     assert dx.run(tiny_image_encoder().module, images, out=tmp_path / "images", **fed, **options).profiles()
+
+
+def test_the_command_that_lists_taps_can_be_pasted(file: str) -> None:
+    name = f"{file}:series?modality=series&length={LENGTH}"
+    with refusal("unknown-name", f"inspect {shlex.quote(name)}"):
+        dx.build("encoder", name).tap("nowhere")
 
 
 def test_a_folder_of_its_own_is_named_after_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

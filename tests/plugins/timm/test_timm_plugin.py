@@ -183,7 +183,9 @@ def test_checkpoint_round_trip(kind: str, tmp_path: Path) -> None:
     if kind == ".safetensors":
         save_file(state, path)
     else:
-        torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}} if "nested" in kind else state, path)
+        torch.save(
+            {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}} if "nested" in kind else state, path
+        )
     loaded = build("test_vit", checkpoint=str(path), img_size=32)
     assert loaded.identity["weights"] == original.identity["weights"]
     assert loaded.identity["weights"] != _build("test_vit", img_size=32).identity["weights"]
