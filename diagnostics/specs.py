@@ -290,6 +290,11 @@ def _no_saved_encoder(path: str, file: Path) -> DiagnosticsError:
             f"Folder {path} holds several encoders: name one of {', '.join(encoders[:6])}{more} in it.",
             code="unclear",
         )
+    elif Path(path, "zarr.json").is_file():
+        return DiagnosticsError(
+            f"{path} is a run: give the name of an encoder, as in the run's command (`diagnostics show --full`).",
+            code="unclear",
+        )
     else:
         sentence = f"Folder {path} holds no {file.name}, so it is no saved encoder"
     hints: list[str] = []

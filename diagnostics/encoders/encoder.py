@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -364,7 +365,8 @@ class Encoder(ABC):
             if tap.name == name:
                 return tap
         raise name_error(
-            "tap", name, [tap.name for tap in self.taps], f"See `diagnostics inspect {self.spec}`." if self.spec else ""
+            *("tap", name, [tap.name for tap in self.taps]),
+            f"See `diagnostics inspect {shlex.quote(self.spec)}`." if self.spec else "",
         )
 
     def __repr__(self) -> str:

@@ -123,7 +123,8 @@ def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
         return create(name, img_size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
     except Exception as error:
         raise DiagnosticsError(
-            f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from.",
+            f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from, or, "
+            f"if its head is another, return it from a function, file.py:function.",
             code="other-weights",
         ) from error
 

@@ -94,7 +94,10 @@ def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copie
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
     cases = {
+        str(tmp_path / "lora"): "only an adapter",
         str(tmp_path / "nowhere"): "There is no directory",
         str(tmp_path): "has no config.json",
         str(copied / "config.json"): "is a file",
