@@ -176,3 +176,15 @@ def test_what_cannot_be_known_is_refused(
 ) -> None:
     with pytest.raises(DiagnosticsError, match=sentence):
         wrap(module, modality, sample, **more)
+
+
+@pytest.mark.parametrize(("shape", "first"), [((WIDTH,), nn.Identity()), ((4, 4, 3), nn.Flatten())])
+def test_a_network_of_vectors_has_its_activations_as_taps(shape: tuple[int, ...], first: nn.Module) -> None:
+    wide = int(np.prod(shape))
+    layers = [layer for n in (wide, WIDTH, WIDTH) for layer in (nn.Linear(n, WIDTH), nn.ReLU())]
+    module = nn.Sequential(first, *layers, nn.Linear(WIDTH, 2))
+    samples = np.random.default_rng(0).standard_normal((5, *shape)).astype(np.float32)
+    bare = wrap(module, "series" if len(shape) == 1 else "image", samples[0])
+    assert [(tap.name, tap.tokens) for tap in bare.taps] == [("embed", 1), ("2", 1), ("4", 1), ("6", 1), ("7", 1)]
+    by_hand = module[:5](torch.stack([bare.preprocess(sample) for sample in samples]))
+    torch.testing.assert_close(activations(bare, samples)["4"][:, 0], by_hand)

@@ -311,7 +311,7 @@ def test_branches_that_a_block_changes_have_a_tap_each() -> None:
     [
         (nn.Linear(8, 8), "no stack of blocks"),
         (
-            nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)]),
+            nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.Flatten(0)) for _ in range(3)]),
             "a tensor of activations first",
         ),
         (Wrong(), "does not run on an example"),

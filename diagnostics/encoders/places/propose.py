@@ -47,8 +47,9 @@ def axis_order(
     None where it cannot be told: no image or video, no axis of the input to change, or nothing that moves. Raises
     DiagnosticsError where no order of the axes explains what moves.
     """
-    given = _input(batch, extents, grid.axes)
-    if given is None or not {"y", "x"} <= set(grid.axes) or grid.axes != tuple(extents):
+    pictures = {"y", "x"} <= set(grid.axes) and grid.axes == tuple(extents)
+    given = _input(batch, extents, grid.axes) if pictures else None
+    if given is None:
         return None
     rest = tokens(batch)
     if rest is None:
@@ -398,7 +399,8 @@ def _add_heads(
     """Taps of the heads, and of the first vector that stands for a sample where no head gives just that."""
     heads = [step for step in tail if _is_head(step, tail, parts)]
     candidates = [(_call_name(trace, step), step, step.gave, "after") for step in heads]
-    pooled = _pooled(tail, heads)
+    # A trunk of vectors has its own at its end.
+    pooled = _pooled(tail, heads) if trace.blocks[-1].gave.ndim > 2 else None
     if pooled is not None:
         step, tensor, when = pooled
         candidates.insert(sum(tail.index(head) < tail.index(step) for head in heads), ("pooled", step, tensor, when))

@@ -486,7 +486,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
                 code="no-trunk",
             )
         # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
-        if not trace.blocks and (took is None or took.ndim < 3):
+        if not trace.blocks and not _holds_features(took, samples):
             raise _several(encoder, name)
         # Cloned, as a later operation may work in place.
         every = [tensor.clone() for tensor in tensors_in(given)]
@@ -532,7 +532,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
 def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samples: int) -> dict[int, Tensor]:
     """The activations among what a block gives: its first tensor, and its like that it changed (no recurrent state)."""
     first = first_tensor(value)
-    if not isinstance(first, Tensor) or first.ndim < 3:
+    if not _holds_features(first, samples):
         raise _several(encoder, name)
     beside: list[Any] = list(value) if isinstance(value, (tuple, list)) else []
     branches = {
@@ -546,6 +546,12 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
             i: t for i, t in branches.items() if not any(t.shape == u.shape and torch.equal(t, u) for u in taken)
         }
     return branches or {0: first}
+
+
+def _holds_features(value: Any, samples: int) -> bool:
+    """True of activations: tokens or a map, or of a network without places a vector for each sample."""
+    vector = isinstance(value, Tensor) and value.ndim == 2 and len(value) == samples and value.is_floating_point()
+    return vector or (isinstance(value, Tensor) and value.ndim > 2)
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:
