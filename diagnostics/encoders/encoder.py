@@ -588,7 +588,5 @@ def why_not_finite(encoder: Encoder, tap: str, samples: Sequence[object], batch:
         )
     every = len(finite) > 1 and not bool(finite.any())
     of = f"all {len(finite)} samples from {samples[0]} on" if every else f"sample {samples[row]}"
-    look = "its weights" if every else "that sample, which may be empty"
-    return (
-        f"{encoder.name} gives NaN or infinity at tap {tap} for {of}: look at {look}, or at the precision of the pass."
-    )
+    look = f"look at {'its weights' if every else 'that sample'}, or at the precision of the pass"
+    return f"{encoder.name} gives NaN or infinity at tap {tap} for {of}: {look}."

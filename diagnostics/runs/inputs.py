@@ -438,12 +438,11 @@ def resolve_inputs(
     Raises DiagnosticsError for what is neither a name, nor one, nor a torch module, nor samples.
     """
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
-    inner = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
     refuse_values(
         (
-            inner == "_orig_mod" or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
-            f"{caller} was given a {type(model).__name__}, which wraps the module: give the one inside, model.{inner}, "
-            f"which has the same weights.",
+            hasattr(model, "_orig_mod") or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
+            f"{caller} was given a {type(model).__name__}, which wraps the module: give the one inside, with the same "
+            f"weights, model.{'_orig_mod' if hasattr(model, '_orig_mod') else 'module'}.",
             "bad-type",
         ),
         (

@@ -115,12 +115,9 @@ def _source(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            adapter = (path / "adapter_config.json").is_file()
-            first = (
-                ", only an adapter: merge it into its base (merge_and_unload of peft) first, and" if adapter else ":"
-            )
+            what = "an adapter and its base, merged" if (path / "adapter_config.json").is_file() else "a model"
             raise DiagnosticsError(
-                f"Directory {name} has no config.json{first} give one that was written by transformers' save_pretrained.",
+                f"Directory {name} has no config.json: give one where save_pretrained of transformers wrote {what}.",
                 code="missing-file",
             )
         return str(path)

@@ -97,7 +97,7 @@ def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copie
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "adapter_config.json").write_text("{}")
     cases = {
-        str(tmp_path / "lora"): "only an adapter",
+        str(tmp_path / "lora"): "an adapter and its base, merged",
         str(tmp_path / "nowhere"): "There is no directory",
         str(tmp_path): "has no config.json",
         str(copied / "config.json"): "is a file",
