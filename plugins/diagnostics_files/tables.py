@@ -35,12 +35,15 @@ Columns = dict[str, list[Any]]
 """Name -> an entry for each row; None where it is not known."""
 
 _WHOLE = re.compile(r"[+-]?\d+")
+_MISSING = ("na", "n/a", "#n/a", "null", "?")
+"""What R, spreadsheets and archives write among numbers for one that is not known."""
 
 
 def read_table(path: Path) -> Columns:
     """The columns of a table: `.csv` and `.tsv` with a header, `.jsonl` of one object a line, `.parquet`.
 
-    Empty cells, null and NaN are None. CSV has no types: a column of whole numbers becomes int, of other numbers float.
+    Empty cells, null and NaN are None, and so is `_MISSING` among the numbers of CSV. CSV has no types: a column of
+    whole numbers becomes int, of other numbers float.
     """
     if not path.is_file():
         raise DiagnosticsError(
@@ -163,10 +166,12 @@ def _csv(path: Path, delimiter: str) -> Columns:
 
 
 def _convert(cells: Sequence[str]) -> list[Any]:
+    """Numbers where all that is known is one; words for what is missing may be names in a column of text."""
     entries = [None if cell.lower() in ("", "nan") else cell for cell in cells]
-    convert = int if all(entry is None or _WHOLE.fullmatch(entry) for entry in entries) else float
+    known = [None if entry is None or entry.lower() in _MISSING else entry for entry in entries]
+    convert = int if all(entry is None or _WHOLE.fullmatch(entry) for entry in known) else float
     try:
-        return [None if entry is None else convert(entry) for entry in entries]
+        return [None if entry is None else convert(entry) for entry in known]
     except ValueError:
         return entries
 
@@ -233,8 +238,11 @@ def from_table(columns: Columns, where: Path, steps: str) -> tuple[list[np.ndarr
             f"lists in a column series.",
             code="unclear",
         )
-    if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
-        raise DataError(f"Column {text} of {where} holds text, not the numbers of a step: correct it.")
+    for text, row in ((n, row) for n in names for row, entry in enumerate(columns[n], 1) if isinstance(entry, str)):
+        raise DataError(
+            f"Column {text} of {where} holds text, {columns[text][row - 1]!r} in row {row}, not the numbers of a step: "
+            f"correct it."
+        )
     values = np.array([[np.nan if entry is None else entry for entry in columns[n]] for n in names], dtype=np.float64)
     return list(values.T), _without(columns, set(names))
 

@@ -307,7 +307,7 @@ def test_bad_arrays_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], m
     ("text", "message"),
     [
         ("a,b\n1,2\n", "shows no series: give steps as columns 0, 1, 2"),
-        ("0,1\n1,x\n", "Column 1 .* holds text"),
+        ("0,1\n1,x\n", "Column 1 .* holds text, 'x' in row 1"),
         ("time,x\n0,1\n", "has a column time and no column id"),
         ("id,time,x\na,0,1\na,0,2\n", "Series a .* has two rows of one time"),
         ("id,time,x\na,0,1\na,1,y\n", "Column x .* changes within a series and is no number"),
@@ -319,6 +319,17 @@ def test_bad_tables_of_series_are_refused(tmp_path: Path, text: str, message: st
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DiagnosticsError, match=message):
         series(tmp_path / "a.csv")
+
+
+def test_what_is_missing_among_numbers_is_unknown_and_in_text_a_name(tmp_path: Path) -> None:
+    rows = [
+        f"{i},{i * i % 7},{word},{'NA' if i % 2 else 'EU'}"
+        for i, word in enumerate(["NA", "n/a", "?", *[".5", "1"] * 9])
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["0,1,level,region", *rows]))
+    targets = series(tmp_path / "a.csv").targets
+    assert targets["level"].kind == "value" and np.isnan(targets["level"].values).sum() == 3
+    assert targets["region"].classes == ("EU", "NA")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
