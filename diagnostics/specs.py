@@ -390,10 +390,8 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
             if getattr(value, "__module__", "") == spec.name or isinstance(value, nn.Module)
         ]
         raise name_error(f"function in {path}:", function, [key for key in own if callable(getattr(module, key))])
-    if isinstance(make, nn.Module):
-        # Callable too, but with samples: the module is what is meant.
-        return _returning(make, function)
-    return make
+    # A module is callable too, but with samples: it is what is meant.
+    return _returning(make, function) if isinstance(make, nn.Module) else make
 
 
 def _returning(value: object, name: str) -> Callable[[], Any]:

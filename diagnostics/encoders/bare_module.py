@@ -300,14 +300,14 @@ def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
 def _numbers(text: str | None) -> list[float] | None:
     if text is None:
         return None
-    wrong = f"'{text}' is not one number, or one per channel"
-    with explaining(wrong, "separate numbers with commas", "bad-value", ValueError):
+    with explaining(
+        f"'{text}' is not one number, or one per channel", "separate numbers with commas", "bad-value", ValueError
+    ):
         return [float(part) for part in text.split(",")]
 
 
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:
     """A sample of this shape that is the same each time, as part of the identity must be."""
     rng = np.random.default_rng(seed)
-    if dtype == np.uint8:
-        return rng.integers(0, 256, shape, np.uint8)
-    return rng.standard_normal(shape).astype(np.float32)
+    raw = dtype == np.uint8
+    return rng.integers(0, 256, shape, np.uint8) if raw else rng.standard_normal(shape).astype(np.float32)

@@ -503,9 +503,8 @@ def _check_sample(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
 
 def _words(sample: Any) -> str:
     array = np.asarray(sample)
-    if array.dtype.kind in "USO" and array.ndim == 0:
-        return f"a {type(array.item()).__name__}"
-    return f"{array.dtype} of shape {array.shape}"
+    alone = array.dtype.kind in "USO" and array.ndim == 0
+    return f"a {type(array.item()).__name__}" if alone else f"{array.dtype} of shape {array.shape}"
 
 
 def _shapes_in_words(prepared: Any) -> str:

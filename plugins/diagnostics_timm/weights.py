@@ -103,5 +103,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     items = loaded.items() if isinstance(loaded, Mapping) else ()
-    wrapper = r"^(module\.|_orig_mod\.)+"
-    return {re.sub(wrapper, "", str(key)): value for key, value in items if isinstance(value, Tensor)}
+    return {
+        re.sub(r"^(module\.|_orig_mod\.)+", "", str(key)): value for key, value in items if isinstance(value, Tensor)
+    }

@@ -115,9 +115,9 @@ def _source(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            what = "an adapter and its base, merged" if (path / "adapter_config.json").is_file() else "a model"
             raise DiagnosticsError(
-                f"Directory {name} has no config.json: give one where save_pretrained of transformers wrote {what}.",
+                f"Directory {name} has no config.json: give one where save_pretrained of transformers wrote "
+                f"{'an adapter and its base, merged' if (path / 'adapter_config.json').is_file() else 'a model'}.",
                 code="missing-file",
             )
         return str(path)

@@ -164,9 +164,8 @@ def _factorings(n: int) -> list[tuple[int, ...]]:
             primes.append(p)
             rest //= p
         p += 1
-    if len(primes) > 6:  # of so many, nearly all are twos
-        return [tuple(primes)]
-    return sorted(set(itertools.permutations(primes)))
+    # Of so many, nearly all are twos.
+    return [tuple(primes)] if len(primes) > 6 else sorted(set(itertools.permutations(primes)))
 
 
 def _fit_order(

@@ -47,8 +47,8 @@ def axis_order(
     None where it cannot be told: no image or video, no axis of the input to change, or nothing that moves. Raises
     DiagnosticsError where no order of the axes explains what moves.
     """
-    pictures = {"y", "x"} <= set(grid.axes) and grid.axes == tuple(extents)
-    given = _input(batch, extents, grid.axes) if pictures else None
+    # Of images and videos alone.
+    given = _input(batch, extents, grid.axes) if "y" in grid.axes and grid.axes == tuple(extents) else None
     if given is None:
         return None
     rest = tokens(batch)

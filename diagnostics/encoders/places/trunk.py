@@ -550,8 +550,9 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
 
 def _holds_features(value: Any, samples: int) -> bool:
     """True of activations: tokens or a map, or of a network without places a vector for each sample."""
-    vector = isinstance(value, Tensor) and value.ndim == 2 and len(value) == samples and value.is_floating_point()
-    return vector or (isinstance(value, Tensor) and value.ndim > 2)
+    return isinstance(value, Tensor) and (
+        value.ndim > 2 or (value.ndim == 2 and len(value) == samples and value.is_floating_point())
+    )
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:
@@ -561,8 +562,8 @@ def _alike(tensor: Tensor, first: Tensor) -> bool:
     """
     if not tensor.is_floating_point() or tensor.ndim != first.ndim:
         return False
-    large, small = max(first.shape[-1], tensor.shape[-1]), min(first.shape[-1], tensor.shape[-1])
-    return first.ndim == 3 or tensor.shape[-1] != tensor.shape[-2] or large % small == 0
+    small, large = sorted((first.shape[-1], tensor.shape[-1]))
+    return first.ndim < 4 or tensor.shape[-1] != tensor.shape[-2] or large % small == 0
 
 
 def _several(encoder: str, name: str) -> DiagnosticsError:

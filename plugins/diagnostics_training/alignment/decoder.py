@@ -79,9 +79,7 @@ def why_not_loaded(error: Exception, kind: str) -> str:
         return "it comes with code of its own, which is never run"
     if isinstance(error, OSError) and "no file named" in text and "safetensors" in text:
         return "there are no weights in safetensors beside its config.json, and others are never unpickled"
-    if "for this kind of AutoModel" in text:
-        return f"it is no {kind}"
-    return describe(error)
+    return f"it is no {kind}" if "for this kind of AutoModel" in text else describe(error)
 
 
 # From an encoder's tokens to a decoder's: the projector, and the encoder that has it as a head.
