@@ -171,6 +171,9 @@ _RUNNING: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary(
 """For each module a lock, held during a pass: hooks and modes are the module's, whichever thread set them."""
 
 
+COMPILED = "_compiled_call_impl"
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
     """A context of one thread in which the module is in eval mode.
@@ -186,8 +189,11 @@ def evaluating(module: nn.Module) -> Generator[None]:
     with _DRAWING:
         running = _RUNNING.setdefault(module, threading.RLock())
     with running, random_kept(device_of(module)):
+        parts = _parts(module)
+        # Of `module.compile()`: hooks would be compiled too, and use up how often a training may compile anew.
+        compiled = [(vars(part), vars(part).pop(COMPILED)) for part in parts if COMPILED in vars(part)]
         try:
-            for part in _parts(module):
+            for part in parts:
                 if part.training:
                     training.append(part)
                     _set_mode(part, False)
@@ -197,6 +203,8 @@ def evaluating(module: nn.Module) -> Generator[None]:
                     buffers += [(part, name, b, b.clone()) for name, b in part._buffers.items() if b is not None]
             yield
         finally:
+            for state, call in compiled:
+                state[COMPILED] = call
             for part in training:
                 _set_mode(part, True)
             for part, name, buffer, before in buffers:

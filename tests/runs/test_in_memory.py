@@ -56,6 +56,14 @@ def test_nothing_is_written_and_the_module_stays_in_training(tmp_path: Path, mon
     assert os.listdir(tmp_path) == []
 
 
+def test_a_module_that_compiled_itself_runs_uncompiled_and_stays_compiled() -> None:
+    encoder, data = tiny_encoder(), tiny_dataset(40)
+    found = dx.measure(encoder, data)
+    encoder.module._compiled_call_impl = encoder.module.blocks[0]._compiled_call_impl = compiled = pytest.fail
+    assert dx.measure(encoder, data).equals(found)
+    assert encoder.module._compiled_call_impl is encoder.module.blocks[0]._compiled_call_impl is compiled
+
+
 def test_the_autocast_of_a_training_changes_no_number() -> None:
     encoder, data = tiny_encoder(), tiny_dataset(40)
     found = dx.measure(encoder, data)
