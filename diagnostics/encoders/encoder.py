@@ -377,8 +377,7 @@ class Encoder(ABC):
         """Names of the poolings of its tokens; see `diagnostics.encoders.modules.pool`."""
         grids = [tap.grid for tap in self.taps]
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
-        prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()
-        return ("mean", *last, *prefix)
+        return ("mean", *last, *(("prefix",) if any(grid.prefix for grid in grids) else ()))
 
 
 def check_modality(encoder: Encoder, samples: Any) -> None:

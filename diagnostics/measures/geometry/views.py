@@ -385,8 +385,7 @@ def _between(*eigenvalues: float) -> np.ndarray:
     """Views [class, view, feature] with these eigenvalues between classes, and an isotropic spread within them."""
     d = len(eigenvalues)
     means = 100 * cosine_axes(16, d) * np.sqrt(eigenvalues)
-    spread = np.concatenate([np.eye(d), -np.eye(d)])
-    return means[:, None] + spread[None]
+    return means[:, None] + np.concatenate([np.eye(d), -np.eye(d)])
 
 
 def _crossed() -> np.ndarray:

@@ -122,8 +122,7 @@ class Views(Observation):
             return tokens[:, tap.grid.prefix :].float(), plane(tap.grid.shape, "an image")
 
         def look(tap: Tap, tokens: Tensor) -> Tensor:
-            grid = grid_tokens(tap, tokens)
-            return _sampled(*grid, points.to(tokens.device))
+            return _sampled(*grid_tokens(tap, tokens), points.to(tokens.device))
 
         def find(tap: Tap, tokens: Tensor) -> Tensor:
             return _nearest(features[tap.name], *grid_tokens(tap, tokens), encoder.valid(second, tap)).float()

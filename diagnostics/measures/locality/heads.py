@@ -345,8 +345,7 @@ def _next_with_wrap(side: int) -> np.ndarray:
 
 def _gaussian(side: int, cell: float, sigma: float) -> np.ndarray:
     at = places((side, side)).numpy() * cell
-    square = ((at[:, None] - at[None]) ** 2).sum(axis=2)
-    return np.exp(-square / (2 * sigma**2))[None]
+    return np.exp(-((at[:, None] - at[None]) ** 2).sum(axis=2) / (2 * sigma**2))[None]
 
 
 def _distance(attention: np.ndarray, grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:

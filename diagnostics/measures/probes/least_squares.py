@@ -466,5 +466,4 @@ def products(z: Tensor) -> Tensor:
 
 def choose(errors: Sequence[float] | np.ndarray, penalties: Sequence[float] = PENALTIES) -> float:
     """The penalty with the smallest error [penalty]; the largest of those that tie."""
-    values = np.asarray(errors)[::-1]
-    return tuple(penalties)[::-1][int(np.argmin(values))]
+    return tuple(penalties)[::-1][int(np.argmin(np.asarray(errors)[::-1]))]

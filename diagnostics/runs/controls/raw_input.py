@@ -72,8 +72,7 @@ def _series_views(sample: np.ndarray) -> dict[str, np.ndarray]:
 
 def fading(values: int, variates: int, age: float) -> np.ndarray:
     """Weights [step * variate] of so many values, the newest last: exp(-steps from the end / age)."""
-    steps = np.arange(values // variates)[::-1]
-    return np.repeat(np.exp(-steps / age), variates)
+    return np.repeat(np.exp(-np.arange(values // variates)[::-1] / age), variates)
 
 
 def _windows(series: np.ndarray, steps: int, longest: int) -> np.ndarray:
