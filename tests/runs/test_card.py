@@ -107,6 +107,17 @@ def test_the_command_writes_it_into_the_run_or_where_it_is_asked_to(run: dx.Run,
     assert not (tmp_path / "a.svg").exists()
 
 
+def test_a_card_replaces_itself_and_no_text_of_another_hand(run: dx.Run, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    card = write_card(run, path).read_text(encoding="utf-8")
+    assert write_card(run, path).read_text(encoding="utf-8") == card
+    for text in ("# My model\n", card.replace("---\n", "---\nlicense: mit\n", 1), f"{card}\n# My model\n"):
+        path.write_text(text, encoding="utf-8")
+        with refusal("occupied", path):
+            write_card(run, path)
+        assert path.read_text(encoding="utf-8") == text
+
+
 def test_a_run_without_a_probe_has_no_card(tmp_path: Path) -> None:
     options = {"measures": ["rankme"], "controls": False, "report": False}
     run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", **options)

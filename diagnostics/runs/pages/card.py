@@ -12,7 +12,7 @@ from typing import get_args
 from urllib.parse import quote
 
 from diagnostics.activations.place import Location
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, refuse_values
 from diagnostics.measures.result import METRIC, SCORE_NAME
 from diagnostics.report.escaping import printable
 from diagnostics.report.numbers import NO_BREAK
@@ -42,18 +42,26 @@ from diagnostics.runs.results.record import DISTRIBUTION
 from diagnostics.runs.results.run_data import RunData
 
 
+OWN = re.compile(r"---\nmodel-index:\n([- ].*\n)*---\n\n## Which layer to use\n(?!(.*\n)*#)")
+"""A card as it was written: a model's own card has other metadata, or other headings too."""
+
+
 def write_card(run: RunData, path: Location) -> Location:
     """Write the card: Markdown that begins with the metadata, and its picture beside it.
 
     The picture is an SVG of the same name; `.eval_results/NAME.yaml` stands beside them.
 
-    Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to
+    Raises DiagnosticsError where the name does not end in `.md` or is that of another text, and where no probe read a target: there is no layer to
     name then.
     """
-    if path.suffix != ".md":
-        raise DiagnosticsError(
-            f"A card is Markdown: give it a name that ends in .md, not {path.name}.", code="bad-value"
-        )
+    refuse_values(
+        (path.suffix != ".md", f"A card is Markdown: give it a name that ends in .md, not {path.name}."),
+        (
+            isinstance(path, Path) and path.is_file() and not OWN.match(path.read_text(errors="replace")),
+            f"{path} is there, and this command did not write it: give another name, and copy the section from there.",
+            "occupied",
+        ),
+    )
     from diagnostics.report.plots import draw
     from diagnostics.report.plots.still import svg
 
