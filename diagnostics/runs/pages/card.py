@@ -41,7 +41,6 @@ from diagnostics.runs.results.recommendation import Recommendation
 from diagnostics.runs.results.record import DISTRIBUTION
 from diagnostics.runs.results.run_data import RunData
 
-
 OWN = re.compile(r"---\nmodel-index:\n([- ].*\n)*---\n\n## Which layer to use\n(?!(.*\n)*#)")
 """A card as it was written: a model's own card has other metadata, or other headings too."""
 
@@ -51,8 +50,8 @@ def write_card(run: RunData, path: Location) -> Location:
 
     The picture is an SVG of the same name; `.eval_results/NAME.yaml` stands beside them.
 
-    Raises DiagnosticsError where the name does not end in `.md` or is that of another text, and where no probe read a target: there is no layer to
-    name then.
+    Raises DiagnosticsError where the name does not end in `.md` or is that of another text, and where no probe read a
+    target: there is no layer to name then.
     """
     refuse_values(
         (path.suffix != ".md", f"A card is Markdown: give it a name that ends in .md, not {path.name}."),
