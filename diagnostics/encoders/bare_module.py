@@ -16,7 +16,7 @@ from diagnostics.encoders.encoder import Encoder, check_channels_last
 from diagnostics.encoders.modules import device_of, evaluating
 from diagnostics.encoders.pictures import central_part
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, check_known, describe, explaining, join_names, naming
+from diagnostics.errors import DiagnosticsError, check_known, describe, explaining, join_names, naming, refuse_values
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -137,6 +137,14 @@ Prepare = Callable[[np.ndarray], Tensor]
 def _wrap(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.ndarray, Prepare]]) -> TorchEncoder:
     """With the first preparation on which the module runs, shows its taps, and keeps samples apart."""
     name = type(module).__name__
+    refuse_values(
+        (
+            hasattr(module, "_orig_mod") or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel),
+            f"{name} wraps another module: give the one inside, which has the same weights, "
+            f"model.{'_orig_mod' if hasattr(module, '_orig_mod') else 'module'}.",
+            "bad-type",
+        )
+    )
     ran: list[DiagnosticsError] = []
     failed: list[str] = []
     for example, prepare in tries:

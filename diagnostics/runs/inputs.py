@@ -440,12 +440,6 @@ def resolve_inputs(
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     refuse_values(
         (
-            hasattr(model, "_orig_mod") or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel),
-            f"{caller} was given a {type(model).__name__}, which wraps the module: give the one inside, with the same "
-            f"weights, model.{'_orig_mod' if hasattr(model, '_orig_mod') else 'module'}.",
-            "bad-type",
-        ),
-        (
             not isinstance(model, Encoder | nn.Module),
             f"{caller} was given a {type(model).__name__}: give a name or a diagnostics.Encoder, or a torch module.",
             "bad-type",

@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> str:
 @pytest.mark.parametrize(("wrap", "inner"), [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")])
 def test_what_wraps_a_module_is_refused_with_where_it_is(wrap: Callable[[nn.Module], nn.Module], inner: str) -> None:
     with refusal("bad-type", f"model.{inner}"):
-        dx.measure(wrap(tiny_encoder().module), tiny_dataset(40))
+        dx.encoder_of(wrap(tiny_encoder().module), tiny_dataset(40))
 
 
 def test_a_run_takes_the_module_itself(tmp_path: Path) -> None:

@@ -162,8 +162,7 @@ def tokencut(
     size = np.abs(vector)
     # Equal entries differ by rounding, which must not choose among them.
     seed = int(np.flatnonzero(size >= size.max() * (1 - 1e-9))[0])
-    side = (vector > vector.mean()) == (vector[seed] > vector.mean())
-    return _grow(side, seed, grid, cell)
+    return _grow((vector > vector.mean()) == (vector[seed] > vector.mean()), seed, grid, cell)
 
 
 def corloc(boxes: Any, truths: Sequence[Any]) -> float:
