@@ -81,6 +81,6 @@ def to_pixels(sample: Any, grey: bool) -> Any:
     sample = upright(sample)
     if sample.mode.startswith(("I", "F")):
         raise DiagnosticsError(
-            f"it has pixels of {sample.mode}, not of 8 bits a channel: convert it to 8 bits.", code="bad-sample"
+            f"An image has pixels of {sample.mode}, not of 8 bits a channel: convert it to 8 bits.", code="bad-sample"
         )
     return np.array(sample.convert("L" if grey else "RGB"))
