@@ -403,8 +403,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:
             return (
-                f"Target {name} has no train sample of {_class_names(new, target)}: use more samples or mark them "
-                f"unknown (-1)."
+                f"Target {name} has no train sample of {_class_names(new, target)}: use more samples of it, leave it "
+                f"out, or mark it unknown (-1)."
             )
     return ""
 
