@@ -165,7 +165,8 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     if missing := sorted(set(np.unique(labels[labels >= 0]).tolist()) - set(seen.tolist())):
         names = ", ".join(target.classes[c] if c < len(target.classes) else str(c) for c in missing)
         raise DiagnosticsError(
-            f"Target {target.name} has no train sample of class {names}: use more samples of it, leave it out, or mark it unknown (-1).",
+            f"Target {target.name} has no train sample of class {names}: use more samples of it, leave it out, or mark it "
+            f"unknown (-1).",
             code="too-few",
         )
     return rows, labels
