@@ -580,7 +580,8 @@ def why_not_finite(encoder: Encoder, tap: str, samples: Sequence[object], batch:
     What was NaN before the pass is not the model's, and what is NaN of every sample is none of a sample.
     """
     row = int(finite.int().argmin())
-    if not all(bool(part[row].isfinite().all()) for part in by_name(batch).values() if isinstance(part, Tensor)):
+    parts = [part for part in by_name(batch).values() if isinstance(part, Tensor) and part.shape[:1] == finite.shape]
+    if not all(bool(part[row].isfinite().all()) for part in parts):
         return (
             f"Sample {samples[row]} holds NaN or infinity as {encoder.name} takes it: fill its gaps, or leave it out."
         )

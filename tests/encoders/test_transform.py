@@ -12,6 +12,7 @@ import torch
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, TorchEncoder
+from diagnostics.encoders.encoder import why_not_finite
 from tests.support.masked import masked_encoder, ragged_dataset
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -133,3 +134,11 @@ def test_unknown_taps_poolings_and_devices_are_refused() -> None:
         encoder.transform(samples, device="nowhere")
     with refusal("bad-value", "0"):
         encoder.transform(samples, batch_size=0)
+
+
+def test_a_part_of_a_batch_without_a_row_a_sample_holds_no_gap_of_a_sample() -> None:
+    finite, whole = torch.tensor([True, False]), torch.ones(2, 4)
+    for other in (torch.tensor(torch.nan), torch.full((5, 4), torch.nan)):
+        assert "at tap norm" in why_not_finite(tiny_encoder(), "norm", ["a", "b"], {"x": whole, "other": other}, finite)
+    gap = {"x": torch.tensor([[1.0], [torch.nan]])}
+    assert "at tap norm" not in why_not_finite(tiny_encoder(), "norm", ["a", "b"], gap, finite)
