@@ -342,7 +342,7 @@ def _describe(towers: Towers, folder: Path, place: Path) -> None:
             "image_size": one.image,
             "timm_model_name": name,
             "timm_model_pretrained": False,
-            "timm_pool": "map" if one.pool == "attention" else "token",
+            "timm_pool": _pool(one),
             "timm_proj": None,
         },
         "text_cfg": {
@@ -378,6 +378,10 @@ def _variation(one: Architecture) -> dict[str, Any]:
         },
         "pretrained_cfg": {"input_size": [3, one.image, one.image], "num_classes": one.embedding},
     }
+
+
+def _pool(one: Architecture) -> str:
+    return "map" if one.pool == "attention" else "token"
 
 
 @torch.no_grad()

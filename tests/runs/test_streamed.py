@@ -633,7 +633,7 @@ def test_a_sample_that_gives_nan_is_named_and_leaves_no_run(tmp_path: Path) -> N
         prepared = encoder.preprocess(sample)
         return prepared * np.nan if np.array_equal(sample, data.samples[20]) else prepared
 
-    with refusal("not-finite", f"sample {data.ids[20]}:"):
+    with refusal("not-finite", f"Sample {data.ids[20]} holds"):
         measure(tmp_path / "run", encoder=encoder.replace(preprocess=broken), batch_size=8)
     assert not (tmp_path / "run").exists()
 

@@ -125,7 +125,7 @@ def knn_votes(
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))
     for start in range(0, len(asked), block):
-        similar = unit_rows(asked[start : start + block]) @ known.T
+        similar = _similar(asked[start : start + block], known)
         # One more than asked for shows whether the last of them ties with others.
         top, nearest = similar.topk(min(most + 1, len(known)), dim=1)
         for i, k in enumerate(neighbours):
@@ -138,6 +138,10 @@ def knn_votes(
         # Else the next block is made while this one is still held.
         del similar
     return votes.cpu().numpy()
+
+
+def _similar(queries: Tensor, known: Tensor) -> Tensor:
+    return unit_rows(queries) @ known.T
 
 
 def _in_parts(similar: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
