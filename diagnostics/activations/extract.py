@@ -243,6 +243,7 @@ def extract(
     if share is not None and share.exact and store is not None and todo:
         refuse_mixture(store, {**share.about, "batch_size": size})
     last = {step.rows.start // plan.pooled_shard: step for step in todo}
+    last_tokens = next((step for step in reversed(todo) if step.shard is not None), None)
     total = plan.samples if share is None else sum(len(step) for step in todo)
     started = time.perf_counter()
     done = total - sum(len(step) for step in todo)
@@ -273,7 +274,7 @@ def extract(
         nonlocal kept
         store.write(step, full.tokens, full.pooled)
         kept, full.rows = kept + full.rows, 0
-        if step.shard is not None and step is [each for each in todo if each.shard is not None][-1]:
+        if step is last_tokens:
             full.tokens.clear()  # what is held from now on takes their memory
         if step is last[part := step.rows.start // plan.pooled_shard]:
             seal(store, part)

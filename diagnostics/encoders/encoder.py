@@ -364,10 +364,8 @@ class Encoder(ABC):
         for tap in self.taps:
             if tap.name == name:
                 return tap
-        raise name_error(
-            *("tap", name, [tap.name for tap in self.taps]),
-            f"See `diagnostics inspect {shlex.quote(self.spec)}`." if self.spec else "",
-        )
+        see = f"See `diagnostics inspect {shlex.quote(self.spec)}`." if self.spec else ""
+        raise name_error("tap", name, [tap.name for tap in self.taps], see)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self.modality}, {len(self.taps)} taps, output {self.output_tap}>"
@@ -377,7 +375,8 @@ class Encoder(ABC):
         """Names of the poolings of its tokens; see `diagnostics.encoders.modules.pool`."""
         grids = [tap.grid for tap in self.taps]
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
-        return ("mean", *last, *(("prefix",) if any(grid.prefix for grid in grids) else ()))
+        prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()
+        return ("mean", *last, *prefix)
 
 
 def check_modality(encoder: Encoder, samples: Any) -> None:

@@ -145,7 +145,7 @@ def upper_factor(stack: RidgeStack, x: Tensor, part: np.ndarray, tap: int, penal
     else:
         # M is what is left out of fits to the columns of the unit matrix.
         mean_y, right, unit = x.new_full((n,), 1 / n), stack.coordinates(x)[one].mT, torch.eye(n).to(x)
-        fits = RidgeStack(n, stack.mean_x[one], mean_y, stack.left[one], eigenvalues, right, u)
+        fits = RidgeStack(n, stack.mean_x[one], mean_y, stack.left[one], eigenvalues, right=right, u=u)
         errors = left_out_errors(fits, x[one], unit, part, [penalty])[0, 0]
         squares = errors @ errors.mT
         dimensions = float(squares.trace() ** 2 / squares.square().sum())

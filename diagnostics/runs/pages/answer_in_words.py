@@ -267,6 +267,7 @@ def answer(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _fit(profile: Profile) -> str:
+    """The probe of a target, and how many samples it was fitted to."""
     return " ".join(f"A {profile.readout} probe fitted to {size_of_fit(profile.data)[0]:,} samples".split())
 
 
