@@ -21,10 +21,7 @@ MOST_ROWS = 256
 """Rows of the largest group up to which ridge leaves out each group by itself."""
 
 FEW = 32
-"""Effective dimensions of errors below which their mean is raised to its upper limit (`upper_factor`)."""
-
-MOST_SQUARE = 1024
-"""Rows up to which dimensions of errors of groups are counted: a square matrix of them takes 8 MiB."""
+"""Effective dimensions of the residual below which a mean error is raised to its upper limit (`upper_factor`)."""
 
 _LEVEL = 0.99  # of the upper limit
 _BLOCK = 2**22  # values of blocks of the hat matrix, and of what they are made of, held at a time: 32 MiB
@@ -62,35 +59,24 @@ class RidgeOutOfFold:
 
         Of penalties that are `given` [tap] only the losses.
         """
-        y, stack = torch.tensor(self.y, device=x.device), None
+        y, stack, root = torch.tensor(self.y, device=x.device), None, np.ones((1, 1))
         grid = np.tile(PENALTIES, (len(x), 1)) if given is None else given[:, None]
         if self.by_unit:
             one = None if given is None else torch.as_tensor(given, device=x.device)
             stack = RidgeStack.from_data(x, y) if one is None else RidgeStack.at_one(x, y, one)
             errors = left_out_errors(stack, x, y, self.part, grid)
+            root = np.sqrt(upper_factor(stack, grid)) if one is None else root  # nothing is chosen from one
         else:
             grid = self._near(x, y) if given is None else grid
             errors = self._in_folds(x, y, grid)
         losses = self.loss(errors)
-        sums, taps = losses.sum(dim=2).cpu().numpy(), np.arange(len(x))
-        # Nothing is chosen from one, and a mean over five folds is over many rows.
-        best = [
-            self._choose_one(sums[tap], None if given is not None else stack, x, tap, errors[tap])
-            for tap in range(len(x))
-        ]
+        upper = (
+            self.loss(errors * torch.as_tensor(root, device=x.device)[..., None, None]) if (root > 1).any() else losses
+        )
+        around = self.reference.sum(axis=0)
+        best = [choose_index(of_tap, around) for of_tap in upper.sum(dim=2).cpu().numpy()]
+        taps = np.arange(len(x))
         return grid[taps, best], losses[taps, best].cpu().numpy(), stack
-
-    def _choose_one(self, sums: np.ndarray, fits: RidgeStack | None, x: Tensor, tap: int, errors: Tensor) -> int:
-        """The index of a tap's penalty, by losses [penalty, part] that are raised by `upper_factor` of its fits, if any.
-
-        No factor lowers a loss, so that only penalties that would be chosen without one need theirs.
-        """
-        around, raised = self.reference.sum(axis=0), set[int]()
-        while (best := choose_index(sums, around)) not in raised and fits is not None:
-            root = upper_factor(fits, x, self.part, tap, PENALTIES[best]) ** 0.5
-            sums[best] = self.loss(errors[best] * root).sum(dim=0).cpu().numpy()
-            raised.add(best)
-        return best
 
     def _near(self, x: Tensor, y: Tensor) -> np.ndarray:
         """A few penalties [tap, penalty]: of all the one that is best on the first fold, and its neighbours."""
@@ -121,36 +107,23 @@ def choose_index(errors: np.ndarray, around: np.ndarray) -> int:
     return len(relative) - 1 - int(relative[::-1].argmin())
 
 
-def upper_factor(stack: RidgeStack, x: Tensor, part: np.ndarray, tap: int, penalty: float) -> float:
-    """The factor of a tap's squared errors of rows left out, by which penalties are compared.
+def upper_factor(stack: RidgeStack, grid: np.ndarray) -> np.ndarray:
+    """Factors [tap, penalty] of squared errors of rows left out, by which penalties are compared.
 
-    A mean over few squares is small by chance: of 64 rows of 60 features the best penalty read R2 -16 of new rows, in one
-    draw of fifty. So it is raised to its upper limit, by chi-square of its effective dimensions (Satterthwaite 1946),
-    relative to that of `FEW`; of as many or more it stays.
-
-    With H the hat matrix about the mean, the errors are linear in the targets: M y, with the rows (I - H_gg)^-1 (I - H)_g of
-    each part g. So a mean of squares has tr(M MT)^2 / tr((M MT)^2) dimensions, by noise of each row; noise that the rows of
-    a group share leaves fewer. Of single rows, and of more than `MOST_SQUARE`, those of the residual stand for them, with
-    I - H in place of M.
+    With H the hat matrix about the mean, the residual has tr(I - H)^2 / tr((I - H)^2) effective dimensions (Satterthwaite
+    1946). A mean over few is small by chance: of 64 rows of 60 features the best penalty read R2 -16 of new rows, in one
+    draw of fifty. So it is raised to its upper limit, by chi-square of these dimensions, relative to that of `FEW`; of as
+    many or more it stays. Dimensions are those of rows: of few groups of many rows they are more than what is independent.
     """
     from scipy.special import chdtri
 
-    n, one = stack.n, slice(tap, tap + 1)
-    eigenvalues, u = stack.eigenvalues[one], None if stack.u is None else stack.u[one]
-    if np.bincount(part).max() == 1 or n > MOST_SQUARE:
-        # Of as many axes as rows the first, of no variance, is the constant's, which has no penalty.
-        axes = eigenvalues[0, max(0, eigenvalues.shape[1] - n + 1) :].cpu().numpy()
-        left, beside = n * penalty / (axes + n * penalty), n - 1 - len(axes)
-        dimensions = (left.sum() + beside) ** 2 / ((left**2).sum() + beside)
-    else:
-        # M is what is left out of fits to the columns of the unit matrix.
-        mean_y, right, unit = x.new_full((n,), 1 / n), stack.coordinates(x)[one].mT, torch.eye(n).to(x)
-        fits = RidgeStack(n, stack.mean_x[one], mean_y, stack.left[one], eigenvalues, right=right, u=u)
-        errors = left_out_errors(fits, x[one], unit, part, [penalty])[0, 0]
-        squares = errors @ errors.mT
-        dimensions = float(squares.trace() ** 2 / squares.square().sum())
-    few = min(max(dimensions, 1.0), FEW)
-    return float(few / chdtri(few, _LEVEL) / (FEW / chdtri(FEW, _LEVEL)))
+    # Of as many axes as rows the first, of no variance, is the constant's, which has no penalty.
+    eigenvalues = stack.eigenvalues.cpu().numpy()[:, None, max(0, stack.eigenvalues.shape[1] - stack.n + 1) :]
+    left = stack.n * grid[..., None] / (eigenvalues + stack.n * grid[..., None])
+    beside = stack.n - 1 - eigenvalues.shape[-1]
+    dimensions = (left.sum(axis=-1) + beside) ** 2 / ((left**2).sum(axis=-1) + beside)
+    few = dimensions.clip(1, FEW)
+    return few / chdtri(few, _LEVEL) / (FEW / chdtri(FEW, _LEVEL))
 
 
 def left_out_errors(
