@@ -81,7 +81,8 @@ class MapFigure:
 class ScoreMap:
     """Scores of targets by tap, [target, tap], in order of execution, drawn relative to the best of each row.
 
-    floor: [target], what knowing nothing reaches. chosen: the tap to use, by target; None of one that has none.
+    floor: [target], what knowing nothing reaches. unread: which targets have next to nothing more at any tap.
+    chosen: the tap to use, by target; None of one that has none.
     anchors: of the section that shows more of each target.
     """
 
@@ -93,6 +94,7 @@ class ScoreMap:
     high: np.ndarray
     floor: np.ndarray
     verdicts: list[Verdict]
+    unread: list[bool]
     chosen: list[str | None]
     output: str
     anchors: list[str]
@@ -377,9 +379,13 @@ class Legend:
 
 @dataclass(frozen=True)
 class MapLegend:
-    """Meaning of the marks, the colours and the signs of the picture of all targets; `verdicts`: those that it has."""
+    """Meaning of the marks, the colours and the signs of the picture of all targets; `verdicts`: those that it has.
+
+    unread: whether its targets are, of which it may have both kinds.
+    """
 
     verdicts: tuple[Verdict, ...]
+    unread: tuple[bool, ...]
     only: Length = "full"
 
 

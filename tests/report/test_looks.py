@@ -86,7 +86,7 @@ def test_marks_differ_by_their_shape(browser: Any, report: Path, scheme: str) ->
     page.close()
     assert (len(stars), len(set(stars)), frames) == (9, 1, 1), "a star in each row that can be read, and one frame"
     assert [*map(signs.count, "+?=-")] == [9, 0, 0, 1]
-    assert "layer to use" in legend and "output" in legend and "at chance at every layer" in legend
+    assert "layer to use" in legend and "output" in legend and "nothing is read at any layer" in legend
 
 
 def print_pdf(path: Path) -> Any:

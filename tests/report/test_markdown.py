@@ -33,6 +33,7 @@ MAP = ScoreMap(
     high=np.ones((1, 1)),
     floor=np.zeros(1),
     verdicts=[Verdict.EXCLUDED],
+    unread=[False],
     chosen=["a"],
     output="a",
     anchors=[""],

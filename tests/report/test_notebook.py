@@ -119,6 +119,7 @@ def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
         scores,
         np.zeros(3),
         [Verdict.SHOWN, Verdict.AT_CHANCE, Verdict.EXCLUDED],
+        [False, True, False],
         ["mid", "embed", "embed"],
         "norm",
         anchors,
@@ -128,7 +129,7 @@ def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
         "layer to use",
         "at chance level",
         "best of its row",
-        "at chance at every layer",
+        "nothing is read at any layer",
     ]
     document = svg(figure)
     found = words(document)

@@ -44,7 +44,8 @@ MAP = ScoreMap(
     low=SCORES - 0.1,
     high=SCORES + 0.1,
     floor=np.array([0.5, 0.0, 0.0]),
-    verdicts=[Verdict.SHOWN, Verdict.EXCLUDED, Verdict.AT_CHANCE],
+    verdicts=[Verdict.SHOWN, Verdict.EXCLUDED, Verdict.UNDECIDED],
+    unread=[False, False, True],
     chosen=["blocks.0", "norm", "embed"],
     output="norm",
     anchors=["s1", "s0", "s2"],
@@ -54,7 +55,7 @@ MAP = ScoreMap(
 def test_a_row_goes_from_knowing_nothing_to_its_best_and_noise_has_no_shades() -> None:
     expected = [[0, 1, 0.5], [0, 1, 0.5], [NAN, NAN, NAN]]
     np.testing.assert_allclose(relative_scores(MAP), expected, atol=1e-12)
-    nothing = replace(MAP, score=np.zeros((3, 3)), verdicts=[Verdict.SHOWN] * 3)
+    nothing = replace(MAP, score=np.zeros((3, 3)), unread=[False] * 3)
     assert np.isnan(relative_scores(nothing)).all(), "a best of 0 has no share"
 
 
@@ -67,7 +68,7 @@ def test_the_picture_marks_what_was_chosen_and_the_output_and_reads_names_as_tex
     assert "100% of the best" in shades.customdata[1][1] and shades.customdata[1][2].endswith("layer to use and output")
     # One mark for one thing: whether the tap is hidden is said by the sign before the row's name.
     assert (marks.x, marks.y, marks.marker.symbol) == ((1, 2), (0, 1), "star")
-    assert [name[0] for name in figure.layout.yaxis.ticktext] == ["+", "=", "-"]
+    assert [name[0] for name in figure.layout.yaxis.ticktext] == ["+", "=", "?"]
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(1.5, 2.5)]
     assert figure.layout.meta["rows"] == ["s1", "s0", "s2"]
 
@@ -125,7 +126,7 @@ def test_findings_have_signs_and_lead_to_their_figures_and_numbers_keep_their_di
     section = Section(
         "Short",
         "short",
-        (Findings((finding,)), table, figure, MapLegend((Verdict.AT_CHANCE,)), Legend((("raw input", 2),))),
+        (Findings((finding,)), table, figure, MapLegend((Verdict.AT_CHANCE,), (True,)), Legend((("raw input", 2),))),
     )
     page = write_page(Page("t", (), (section,), ()), tmp_path / "page.html").read_text(encoding="utf-8")
     own = page[page.index("<body>") :]

@@ -7,6 +7,7 @@ import pytest
 
 from diagnostics.measures.statistics import Interval, Losses
 from diagnostics.measures.verdict import Verdict, paired_differences, units_needed
+from diagnostics.runs.pages.answer_in_words import score_map
 from diagnostics.runs.results.profile import Profile
 from diagnostics.runs.results.recommendation import Confidence, recommend
 from tests.support.profiles import planted
@@ -33,6 +34,7 @@ def test_nothing_is_at_chance_by_fewer_samples_than_features() -> None:
     for n_features, verdict in ((320, Verdict.AT_CHANCE), (321, Verdict.UNDECIDED)):
         noise = planted("y", gap=0.0, score=0.0, width=0.01, n_features=n_features)
         assert noise.verdict is verdict and noise.readability == str(verdict)
+        assert score_map([("", noise)]).unread == [True], "no shades of noise"
     sure = planted("y", gap=0.0, score=0.01, width=0.005, n_features=321)
     assert sure.score is not None and sure.score.low > 0 and not sure.is_readable, "it is next to nothing"
 

@@ -324,14 +324,13 @@ UNREAD = "rgba(127,139,151,0.28)"
 COLOURS = (
     ("#00224e", "at chance level"),
     ("#fee838", "best of its row"),
-    (UNREAD, Verdict.AT_CHANCE.meaning),
+    (UNREAD, "nothing is read at any layer"),
 )
 
 
-def colours_of(verdicts: Collection[Verdict]) -> list[tuple[str, str]]:
-    """The colours of rows with these verdicts, each with what it means."""
-    none = Verdict.AT_CHANCE
-    return [*(COLOURS[:2] if set(verdicts) - {none} else ()), *(COLOURS[2:] if none in verdicts else ())]
+def colours_of(unread: Collection[bool]) -> list[tuple[str, str]]:
+    """The colours of rows that are unread or not, each with what it means."""
+    return [*(COLOURS[:2] if False in unread else ()), *(COLOURS[2:] if True in unread else ())]
 
 
 def relative_scores(scores: ScoreMap) -> np.ndarray:
@@ -341,7 +340,7 @@ def relative_scores(scores: ScoreMap) -> np.ndarray:
     """
     above = scores.score - scores.floor[:, None]
     most = np.max(above, axis=1, initial=-np.inf, where=np.isfinite(above))
-    unread = np.array([verdict is Verdict.AT_CHANCE for verdict in scores.verdicts], dtype=bool) | ~(most > 0)
+    unread = np.array(scores.unread, dtype=bool) | ~(most > 0)
     share = np.clip(above / np.where(unread, np.nan, most)[:, None], 0, 1)
     return np.where(np.isfinite(above), share, np.nan)
 
@@ -358,7 +357,7 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     figure = go.Figure()
     # Between many columns gaps would be as wide as the columns.
     gap = 1 if len(x) <= MOST_TICKS else 0
-    # Rows at chance have one colour: differences between their taps are noise.
+    # Unread rows have one colour: differences between their taps are noise.
     for rows, values, colours in (
         (unread, np.where(np.isfinite(scores.score), 0.0, np.nan), [[0, UNREAD], [1, UNREAD]]),
         (~unread, z, "Cividis"),
@@ -446,7 +445,7 @@ def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
 
 def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
     """Add the meaning of colours and signs, as entries of the legend."""
-    for colour, name in colours_of(scores.verdicts):
+    for colour, name in colours_of(scores.unread):
         add_key(figure, name, symbol="square", size=12, color=colour)
     # Shifted by as much as the name of the frame takes.
     figure.add_annotation(
@@ -517,9 +516,9 @@ def signs(legend: Legend | MapLegend) -> list[Sign]:
     """The entries of a legend."""
     if isinstance(legend, MapLegend):
         return [
-            *([Sign("layer to use", "star", BEST)] if set(legend.verdicts) - {Verdict.AT_CHANCE} else []),
+            *([Sign("layer to use", "star", BEST)] if False in legend.unread else []),
             Sign("output", "frame", FRAME),
-            *(Sign(name, "square", colour) for colour, name in colours_of(legend.verdicts)),
+            *(Sign(name, "square", colour) for colour, name in colours_of(legend.unread)),
         ]
     controls = [
         Sign(name, "line", CONTROL_COLOURS[style % len(CONTROL_COLOURS)], _dashes(style))

@@ -59,11 +59,12 @@ def overview(
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
     findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
+    picture = score_map(rows)
     blocks: list[Block] = [
         *(Sentence(each, "verdict" if not i else "plain", only="full") for i, each in enumerate(answer)),
         *nonempty(tasks_figure({"": [p for _, p in rows]})),
-        score_map(rows),
-        MapLegend(tuple(dict.fromkeys(p.verdict for _, p in rows))),
+        picture,
+        MapLegend(tuple(dict.fromkeys(picture.verdicts)), tuple(dict.fromkeys(picture.unread))),
         Findings(tuple(findings)),
         *more,
     ]
@@ -94,6 +95,7 @@ def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
         high=high,
         floor=np.array([p.floor for _, p in rows]),
         verdicts=[p.verdict for _, p in rows],
+        unread=[p.is_at_chance and not p.few for _, p in rows],
         chosen=[p.chosen_tap for _, p in rows],
         output=rows[0][1].output_tap,
         anchors=[anchor for anchor, _ in rows],
