@@ -1,7 +1,7 @@
 """Counts the words of the site's prose: `python docs/words.py` prints each page and the sum.
 
-Prose is what a page in the navigation holds with what it includes (READMEs of plugins, the changelog): text, tables and names in a line, but no
-blocks of code or output, comments, front matter and addresses of links. The page of the command line, which a script writes, and what mkdocstrings
+Prose is what a page in the navigation holds with the files that it includes (READMEs of plugins, the changelog), text, tables and names in
+a line, but no blocks of code or output, comments, front matter and addresses of links. Answers of studies count on their own pages. The page of the command line, which a script writes, and what mkdocstrings
 writes are generated reference and do not count.
 """
 
@@ -27,7 +27,7 @@ def prose(page: str) -> str:
     text = re.sub(
         r'^--8<-- "([^":]+)[^"]*"$', lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), text, flags=re.M
     )
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
+    text = re.sub(r"\A---\n.*?\n---\n|^ +--8<-- [^\n]*", "", text, flags=re.S | re.M)
     text = re.sub(r"^ *(```+).*?^ *\1$|<!--.*?-->|^::: .*\n(?: {4}.*\n)*", "", text, flags=re.M | re.S)
     return re.sub(r"\]\([^)\s]*\)", "]", text)
 

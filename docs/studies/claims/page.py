@@ -213,6 +213,7 @@ def named(found: dict[str, list[Outcome]], verdict: str) -> str:
 def filled(found: dict[str, list[Outcome]]) -> dict[str, str]:
     """Name of each place in the templates -> what stands there."""
     tests, spent = counts(found), costs()
+    verdicts = Counter(over_encoders(each) for each in found.values())
     places = {
         "claims": str(len(CLAIMS["claims"])),
         "tested": str(len(found)),
@@ -224,6 +225,8 @@ def filled(found: dict[str, list[Outcome]]) -> dict[str, str]:
         "n_excluded": str(tests[EXCLUDED]),
         "n_undecided": str(tests[UNDECIDED]),
         "n_missing": str(tests[MISSING]),
+        **{f"claims_{verdict}": str(verdicts[verdict]) for verdict in (SHOWN, EXCLUDED, UNDECIDED)},
+        "claims_unjudged": str(len(CLAIMS["claims"]) - len(found) + verdicts[MISSING]),
         "shown": named(found, SHOWN),
         "excluded": named(found, EXCLUDED),
         "undecided": named(found, UNDECIDED),
