@@ -52,7 +52,8 @@ class Loaded:
 def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False) -> Loaded:
     """The model in a local directory or under a hub name; random weights (from `seed`) where it is not `pretrained`."""
     source = _source(name)
-    with quiet(), quick_offline(local=Path(source).is_dir()):
+    # Weights that no file holds, as of a pooler that nothing reads, are drawn, and are a part of the identity.
+    with quiet(), quick_offline(local=Path(source).is_dir()), seeding(seed):
         config = _config(source, name)
         if pretrained:
             model, missing = _with_weights(source, config, name, whole)
