@@ -70,6 +70,20 @@ def test_a_pickle_is_refused_and_tensors_are_taken(copied: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module.vit."])
+def test_weights_saved_from_within_a_wrapper_are_those_of_the_model(copied: Path, wrapper: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    expected = build(str(copied)).identity["weights"]
+    tensors = load_file(copied / "model.safetensors")
+    save_file(
+        {f"{wrapper}{key}": each for key, each in tensors.items()},
+        copied / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert build(str(copied)).identity["weights"] == expected
+
+
 def test_weights_that_no_file_holds_are_the_same_each_time(copied: Path) -> None:
     from safetensors.torch import load_file, save_file
 
