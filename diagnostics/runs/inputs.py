@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.datasets.dataset import Dataset, complete_splits, pad_series
-from diagnostics.datasets.target import LazySamples, Target
+from diagnostics.datasets.dataset import Dataset, complete_splits
+from diagnostics.datasets.target import LazySamples, Target, pad_series
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import to_pixels
@@ -60,14 +60,15 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
             f"groups or more.",
             code="bad-sample",
         )
-    split, how, exchangeable = complete_splits(named, groups, 0, "X")
+    targets = _targets(given.y, n)
+    split, how, exchangeable = complete_splits(named, groups, 0, "X", targets)
     return Dataset(
         "arrays",
         kind,
         samples,
         ids,
         split,
-        _targets(given.y, n),
+        targets,
         groups=groups,
         about=f"{n} {kind} samples given in Python, {how}",
         ragged=ragged,
