@@ -19,7 +19,7 @@ from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Captured, Encoder, why_not_finite
-from diagnostics.encoders.hooks import Call, first_tensor, hook_calls
+from diagnostics.encoders.hooks import first_tensor, hook_calls
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
@@ -86,13 +86,7 @@ def capture_rows(
     once more.
     """
     with_tokens, given = positions[0] < plan.token_samples, set[str]()
-    module, returned = getattr(encoder, "module", None), list[Tensor]()
-
-    def note(call: Call) -> None:
-        output = first_tensor(call.output)
-        # -inf is what is masked.
-        if isinstance(output, Tensor) and output.is_floating_point():
-            returned.append((output < math.inf).all())
+    module, returned = getattr(encoder, "module", None), list[Any]([None])
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         if len(tokens) != len(positions):
@@ -132,8 +126,10 @@ def capture_rows(
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
-    itself = [""] if isinstance(module, nn.Module) else []
-    with explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"), hook_calls(module, itself, end=note):
+    with (
+        explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"),
+        hook_calls(module, [""] if isinstance(module, nn.Module) else [], end=lambda call: returned.append(call.output)),
+    ):
         taps = [tap.name for tap in plan.taps]
         finite_by_tap = in_pass.capture(encoder, batch, positions, taps, reduce) if in_pass else None
         finite_by_tap = finite_by_tap or encoder.capture(batch, taps, reduce)
@@ -141,8 +137,10 @@ def capture_rows(
     for name, finite in finite_by_tap.items():
         if not finite.all():
             raise SampleError(why_not_finite(encoder, name, ids, batch, finite), code="not-finite")
+    output = first_tensor(returned[-1])
+    odd = isinstance(output, Tensor) and output.is_floating_point() and not (output < math.inf).all()  # -inf is masked
     # What stands for no data may be anything.
-    if returned and not returned[-1] and all(encoder.valid(batch, tap) is None for tap in plan.taps):
+    if odd and all(encoder.valid(batch, tap) is None for tap in plan.taps):
         raise SampleError(
             f"{encoder.name} returns NaN or infinity for the batch from sample {ids[0]} on, though all its taps are "
             "finite: correct what its forward does after them, or give the module without that.",
