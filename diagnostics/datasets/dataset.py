@@ -365,7 +365,7 @@ NAMED = 5
 def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
     """Targets that no probe can predict, `{name: reason}`.
 
-    The value is unknown in a split, constant in train, or with classes in other splits that train lacks.
+    The value is unknown in a split, constant in train, too large, or with classes in other splits that train lacks.
     """
     reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -390,6 +390,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if seen.min() == seen.max() and not (target.kind == "caption" and values.shape[1] > 1):
         constant = "only one class" if classes else f"the one value {seen.min():g}"
         return f"Target {name} has {constant} in its {int(train.sum())} train samples: {remedy}."
+    if not classes and (most := float(np.abs(values[known]).max())) > 1e150:  # no sum of their squares is a number
+        return f"Target {name} reaches {most:g}, too much to be squared: give it in other units or mark it unknown (NaN)."
     if target.kind == "label":
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:

@@ -429,6 +429,8 @@ def test_maps_of_unequal_extents_that_tell_nothing_are_named() -> None:
     metres = maps_of([np.full((n, 4), np.nan if n == 4 else n) for n in (2, 3, 4, 5)], "token_value")
     assert "known for no val sample" in unprobeable_targets(metres)["parts"]
     assert unprobeable_targets(maps_of([np.full((n, 4), float(n)) for n in (2, 3, 4, 5)], "token_value")) == {}
+    large = {name: Target("value", np.array([1.0, 2.0, 3.0, x])) for name, x in (("whole", 1e100), ("lost", -1e200))}
+    assert [*unprobeable_targets(new_dataset(targets=large))] == ["lost"]
 
 
 def test_maps_that_do_not_fit_are_refused() -> None:
