@@ -138,9 +138,13 @@ def capture_rows(
         if not finite.all():
             raise SampleError(why_not_finite(encoder, name, ids, batch, finite), code="not-finite")
     output = first_tensor(returned[-1])
-    odd = isinstance(output, Tensor) and output.is_floating_point() and not (output < math.inf).all()  # -inf is masked
-    # What stands for no data may be anything.
-    if odd and all(encoder.valid(batch, tap) is None for tap in plan.taps):
+    # -inf stands for what is masked, and anything for what is no data.
+    if (
+        isinstance(output, Tensor)
+        and output.is_floating_point()
+        and not (output < math.inf).all()
+        and all(encoder.valid(batch, tap) is None for tap in plan.taps)
+    ):
         raise SampleError(
             f"{encoder.name} returns NaN or infinity for the batch from sample {ids[0]} on, though all its taps are "
             "finite: correct what its forward does after them, or give the module without that.",

@@ -111,10 +111,12 @@ def wrap(
         with naming(f"Samples do not fit a bare {type(module).__name__}", "bad-sample"):
             check_channels_last(example)
         pixels, kind = Pixels.of(module, example, size, mean, std), np.asarray(sample).dtype
-        unscaled = kind.kind in "iu" and kind != np.uint8 and not (mean is None and std is None)
         refuse_values(
             (
-                unscaled and max(map(abs, (*pixels.mean, *pixels.std))) <= 1,
+                kind.kind in "iu"
+                and kind != np.uint8
+                and not (mean is None and std is None)
+                and max(map(abs, (*pixels.mean, *pixels.std))) <= 1,
                 f"Images of {kind} go in as they are, and mean and std up to 1 are of fractions: divide the images by "
                 "the largest number that they can hold, or give mean= and std= of their own numbers.",
                 "unclear",
@@ -301,10 +303,10 @@ class Values:
 
 def _as_tuple(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     """As a tuple; `otherwise`, 1 for what is divided by, where there are none."""
-    given = otherwise if numbers is None else numbers.split(",") if isinstance(numbers, str) else numbers
     what, remedy = f"{numbers} cannot be {'a std' if otherwise else 'a mean'}", "give one number, or one per channel"
     with explaining(what, f"{remedy}, with commas between them", "bad-value", (TypeError, ValueError)):
-        listed = np.atleast_1d(np.asarray(given, dtype=np.float64))
+        parts = numbers.split(",") if isinstance(numbers, str) else numbers
+        listed = np.atleast_1d(np.asarray(otherwise if parts is None else parts, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
         raise DiagnosticsError(f"{what}: {remedy}.", code="bad-value")
     return tuple(listed.tolist())
