@@ -85,8 +85,7 @@ def capture_rows(
     `buffers` take in what `ShardBuffers` do. `in_pass` is observed in the same pass; where that fails, the batch passes
     once more.
     """
-    with_tokens, given = positions[0] < plan.token_samples, set[str]()
-    module, returned = getattr(encoder, "module", None), list[Any]([None])
+    with_tokens, given, returned = positions[0] < plan.token_samples, set[str](), list[Any]([None])
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         if len(tokens) != len(positions):
@@ -128,7 +127,11 @@ def capture_rows(
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     with (
         explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"),
-        hook_calls(module, [""] if isinstance(module, nn.Module) else [], end=lambda call: returned.append(call.output)),
+        hook_calls(
+            module if isinstance(module := getattr(encoder, "module", None), nn.Module) else nn.Module(),
+            [""],  # the module itself
+            end=lambda call: returned.append(call.output),
+        ),
     ):
         taps = [tap.name for tap in plan.taps]
         finite_by_tap = in_pass.capture(encoder, batch, positions, taps, reduce) if in_pass else None

@@ -391,7 +391,7 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
         constant = "only one class" if classes else f"the one value {seen.min():g}"
         return f"Target {name} has {constant} in its {int(train.sum())} train samples: {remedy}."
     if not classes and (most := float(np.abs(values[known]).max())) > 1e150:  # no sum of their squares is a number
-        return f"Target {name} reaches {most:g}, too much to be squared: give it in other units or mark it unknown (NaN)."
+        return f"Target {name} reaches {most:g}, too large to be squared: give other units, or mark it unknown (NaN)."
     if target.kind == "label":
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:

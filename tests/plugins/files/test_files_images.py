@@ -309,7 +309,9 @@ def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Pa
 def test_a_class_of_one_sample_is_in_train(tmp_path: Path) -> None:
     """Of folders and of tables, whatever the seed; six of ten draws have it there anyway."""
     draw(classes(tmp_path / "colours") / "blue" / "0.png")
-    table(tmp_path, "text,colour\nonce,blue\n" + "".join(f"text {i},{'red' if i % 2 else 'green'}\n" for i in range(10)))
+    table(
+        tmp_path, "text,colour\nonce,blue\n" + "".join(f"text {i},{'red' if i % 2 else 'green'}\n" for i in range(10))
+    )
     for seed in range(10):
         for data in (
             images(tmp_path / "colours", f"?seed={seed}"),

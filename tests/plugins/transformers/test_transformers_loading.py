@@ -93,7 +93,9 @@ def test_weights_that_no_file_holds_are_the_same_each_time(copied: Path) -> None
     save_file(rest, copied / "model.safetensors", metadata={"format": "pt"})
     first, second = (build(str(copied)).identity["weights"] for _ in range(2))
     assert first == second
-    torch.testing.assert_close(rest["layernorm.weight"], build(str(copied)).module.state_dict()["tower.layernorm.weight"])
+    torch.testing.assert_close(
+        rest["layernorm.weight"], build(str(copied)).module.state_dict()["tower.layernorm.weight"]
+    )
 
 
 def test_an_encoder_needs_no_timm(vit: Path, warm_python: Path) -> None:
