@@ -341,8 +341,8 @@ def dataset(
     own, and
         equal texts are one.
     splits: `train`, `val` or `test` of each, or the column's name. Without val it is carved out of train; without any
-    all three are
-        drawn over groups, and the dataset is `exchangeable`. For other draws give `split_groups(groups, seed)`.
+        all three are drawn over groups so that train shows each class, and the dataset is `exchangeable`. For other
+        draws give `split_groups(groups, seed)`.
     modality: where the values do not tell: bytes are images [y, x] or [y, x, channel], or videos [t, y, x, channel],
     other numbers
         series [time] or [time, variate]. Channels of colour that come first are moved behind.
@@ -403,9 +403,8 @@ def encoder_of(
 
     Raises
     ------
-    DiagnosticsError: where the bytes of images have no mean and std, the module does not run, its taps cannot be
-    discovered, or
-        samples of a batch change one another's activations.
+    DiagnosticsError: where the bytes of images have no mean and std, or 16-bit images those of fractions, the module
+        does not run, its taps cannot be discovered, or samples of a batch change one another's activations.
 
     Examples:
         >>> from torch import nn
