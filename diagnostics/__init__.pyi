@@ -4,10 +4,10 @@ from diagnostics import sklearn as sklearn
 from diagnostics.datasets.dataset import Dataset as Dataset
 from diagnostics.datasets.dataset import Question as Question
 from diagnostics.datasets.dataset import complete_splits as complete_splits
-from diagnostics.datasets.dataset import pad_series as pad_series
 from diagnostics.datasets.dataset import split_groups as split_groups
 from diagnostics.datasets.target import LazySamples as LazySamples
 from diagnostics.datasets.target import Target as Target
+from diagnostics.datasets.target import pad_series as pad_series
 from diagnostics.encoders.encoder import Encoder as Encoder
 from diagnostics.encoders.frames import frames_of as frames_of
 from diagnostics.encoders.places import discover as discover

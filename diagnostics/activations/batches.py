@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diagnostics.activations.contract import Observation
 from diagnostics.activations.observe import InPass
@@ -18,6 +19,7 @@ from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Captured, Encoder, why_not_finite
+from diagnostics.encoders.hooks import first_tensor, hook_calls
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
@@ -83,7 +85,7 @@ def capture_rows(
     `buffers` take in what `ShardBuffers` do. `in_pass` is observed in the same pass; where that fails, the batch passes
     once more.
     """
-    with_tokens, given = positions[0] < plan.token_samples, set[str]()
+    with_tokens, given, returned = positions[0] < plan.token_samples, set[str](), list[Any]([None])
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         if len(tokens) != len(positions):
@@ -123,7 +125,14 @@ def capture_rows(
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
-    with explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"):
+    with (
+        explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"),
+        hook_calls(
+            module if isinstance(module := getattr(encoder, "module", None), nn.Module) else nn.Module(),
+            [""],  # the module itself
+            end=lambda call: returned.append(call.output),
+        ),
+    ):
         taps = [tap.name for tap in plan.taps]
         finite_by_tap = in_pass.capture(encoder, batch, positions, taps, reduce) if in_pass else None
         finite_by_tap = finite_by_tap or encoder.capture(batch, taps, reduce)
@@ -131,6 +140,19 @@ def capture_rows(
     for name, finite in finite_by_tap.items():
         if not finite.all():
             raise SampleError(why_not_finite(encoder, name, ids, batch, finite), code="not-finite")
+    output = first_tensor(returned[-1])
+    # -inf stands for what is masked, and anything for what is no data.
+    if (
+        isinstance(output, Tensor)
+        and output.is_floating_point()
+        and not (output < math.inf).all()
+        and all(encoder.valid(batch, tap) is None for tap in plan.taps)
+    ):
+        raise SampleError(
+            f"{encoder.name} returns NaN or infinity for the batch from sample {ids[0]} on, though all its taps are "
+            "finite: correct what its forward does after them, or give the module without that.",
+            code="not-finite",
+        )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
             overflows = ~np.isfinite(buffers.recent(tap, len(positions))).all(axis=(1, 2))

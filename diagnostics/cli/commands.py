@@ -261,19 +261,24 @@ def features(
     from diagnostics.specs import build
 
     with working(quiet, verbose) as watch:
-        written = write_features(
-            build("encoder", encoder, trust_code=trust_code),
-            build("dataset", data),
-            out,
-            tap,
-            None if pooling is None else [name.strip() for name in pooling.split(",")],
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            compute=compute,
-            launch=None if part is None else Launch.of(part),
-            watch=watch,
-        )
+        try:
+            written = write_features(
+                build("encoder", encoder, trust_code=trust_code),
+                build("dataset", data),
+                out,
+                tap,
+                None if pooling is None else [name.strip() for name in pooling.split(",")],
+                batch_size=batch_size,
+                workers=workers,
+                device=device,
+                compute=compute,
+                launch=None if part is None else Launch.of(part),
+                watch=watch,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted; what is done is kept in {out}: give the same command again to continue."
+            ) from None
     if json:
         print_json({"folder": str(out), **written})
     else:

@@ -61,8 +61,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     hush_libraries()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    # Those for finished runs read what is on disk, most of them without any plugin, and no plugin's has their name.
-    if _bundled().get(command) != RUNS:
+    # Those for finished runs read what is on disk, without any plugin but for its rules, and none has their name.
+    if command == "choose" or _bundled().get(command) != RUNS:
         for plugin in plugins():
             if plugin.error:
                 say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")

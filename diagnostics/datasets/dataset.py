@@ -291,41 +291,17 @@ class Dataset:
         return {split: int((self.split == split).sum()) for split in SPLITS}
 
 
-def pad_series(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Series or audio of unequal length as one array, float32 [sample, longest] or [sample, longest, variate].
-
-    They are padded with NaN on the left, so that all end at the last step and a `state` or `future` refers to the same
-    place. Raises DiagnosticsError where their numbers of axes or of variates differ.
-
-    Examples:
-        >>> import numpy as np
-        >>> import diagnostics as dx
-        >>> dx.pad_series([np.array([1.0, 2.0, 3.0]), np.array([4.0])])
-        array([[ 1.,  2.,  3.],
-               [nan, nan,  4.]], dtype=float32)
-    """
-    ranks = {np.ndim(sample) for sample in samples}
-    variates = {np.shape(sample)[1:] for sample in samples}
-    if len(ranks) != 1 or len(variates) != 1 or not ranks <= {1, 2}:
-        raise DiagnosticsError(
-            "Series can only be padded to one length where each is [time] or each is [time, variate] with as many "
-            "variates.",
-            code="bad-shape",
-        )
-    longest = max(len(sample) for sample in samples)
-    array = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
-    for row, sample in zip(array, samples, strict=True):
-        row[longest - len(sample) :] = sample
-    return array
-
-
 def split_groups(
-    groups: Sequence[Any], seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    groups: Sequence[Any],
+    seed: int,
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    targets: Mapping[str, Target] = MappingProxyType({}),
 ) -> np.ndarray:
     """A random split for each sample in which no group is in two splits: an object array of `train`, `val`, `test`.
 
-    `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups. Tell the
-    `Dataset` of such a split that it is `exchangeable`.
+    `fractions` are shares of the groups, not of the samples. With `targets`, a draw whose train would lack a class of a
+    `label` is changed so that it shows each, where that takes up to half of its groups. Raises DiagnosticsError for
+    fewer than 3 groups. Tell the `Dataset` of such a split that it is `exchangeable`.
 
     Examples:
         >>> import diagnostics as dx
@@ -353,10 +329,25 @@ def split_groups(
     bounds = np.cumsum(fractions)[:2] * len(unique)
     first = min(max(1, round(bounds[0])), len(unique) - 2)
     second = min(max(first + 1, round(bounds[1])), len(unique) - 1)
+    order = _with_classes(order, first, inverse, targets)
     of_group = np.full(len(unique), "test", dtype=object)
     of_group[order[:first]] = "train"
     of_group[order[first:second]] = "val"
     return of_group[inverse]
+
+
+def _with_classes(
+    order: np.ndarray, train: int, groups: np.ndarray, targets: Mapping[str, Target], rows: Any = slice(None)
+) -> np.ndarray:
+    """The order of groups, in which the first `train` show each class of the labels of `rows`.
+
+    It is as given where they do already, and where more than half of them would be chosen so.
+    """
+    place, labels = np.argsort(order)[groups], [each.values[rows] for each in targets.values() if each.kind == "label"]
+    first = {int(place[values == each].min()) for values in labels for each in np.unique(values[values >= 0])}
+    if max(first, default=0) < train or 2 * len(first) > train:
+        return order
+    return np.concatenate([order[sorted(first)], np.delete(order, [*first])])
 
 
 def _digest_array(digest: Any, array: np.ndarray) -> None:
@@ -374,7 +365,7 @@ NAMED = 5
 def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
     """Targets that no probe can predict, `{name: reason}`.
 
-    The value is unknown in a split, constant in train, or with classes in other splits that train lacks.
+    The value is unknown in a split, constant in train, too large, or with classes in other splits that train lacks.
     """
     reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -399,6 +390,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     if seen.min() == seen.max() and not (target.kind == "caption" and values.shape[1] > 1):
         constant = "only one class" if classes else f"the one value {seen.min():g}"
         return f"Target {name} has {constant} in its {int(train.sum())} train samples: {remedy}."
+    if not classes and (most := float(np.abs(values[known]).max())) > 1e150:  # no sum of their squares is a number
+        return f"Target {name} reaches {most:g}, too large to be squared: give other units, or mark it unknown (NaN)."
     if target.kind == "label":
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:
@@ -420,14 +413,18 @@ VAL_SHARE = 0.2
 
 
 def complete_splits(
-    given: Sequence[object], groups: Sequence[str], seed: int, name: str
+    given: Sequence[object],
+    groups: Sequence[str],
+    seed: int,
+    name: str,
+    targets: Mapping[str, Target] = MappingProxyType({}),
 ) -> tuple[list[str], str, bool | Literal["fit"]]:
     """Splits of the samples of data called `name`, how they came about in words, and `exchangeable` of `Dataset`.
 
     `given` holds names like `train`, `val`, `test`, or None or `""` for no split. With three splits they stay. With
     train and one other, that other is test, since what is reported must not have chosen anything, and a fifth of the
-    groups of train becomes val. With one or none, all three are drawn over groups. Raises DiagnosticsError where that
-    cannot be done.
+    groups of train becomes val. With one or none, all three are drawn over groups, as by `split_groups` with these
+    `targets`. Raises DiagnosticsError where that cannot be done.
 
     Examples:
         >>> import diagnostics as dx
@@ -456,13 +453,14 @@ def complete_splits(
     if len(names) == 3:
         return parts, "splits as given", False
     if len(names) == 1:
-        return [str(split) for split in split_groups(groups, seed)], "splits drawn over groups", True
+        return [str(split) for split in split_groups(groups, seed, targets=targets)], "splits drawn over groups", True
     if "train" not in names:
         raise DiagnosticsError(
             f"{name} has {' and '.join(sorted(names))} and no train samples: add a train split.", code="bad-splits"
         )
     (other,) = names - {"train"}
-    mine = sorted({group for group, split in zip(groups, parts, strict=True) if split == "train"})
+    rows = np.array(parts) == "train"
+    mine, of_rows = np.unique(np.asarray(groups, dtype=str)[rows], return_inverse=True)
     if len(mine) < 2:
         raise DiagnosticsError(
             f"The train split of {name} is one group, so no val can be carved out: add samples to it.",
@@ -470,7 +468,8 @@ def complete_splits(
         )
     order = np.random.default_rng(seed).permutation(len(mine))
     count = min(len(mine) - 1, max(1, round(VAL_SHARE * len(mine))))
-    val = {mine[i] for i in order[:count]}
+    order = _with_classes(order[::-1], len(mine) - count, of_rows, targets, rows)
+    val = {mine[i] for i in order[len(mine) - count :]}
     splits = [
         "test" if split == other else "val" if group in val else "train"
         for group, split in zip(groups, parts, strict=True)

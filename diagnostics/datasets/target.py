@@ -62,6 +62,34 @@ class LazySamples(Sequence[Any]):
         return f"<{type(self).__name__}: {len(self)} samples>"
 
 
+def pad_series(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Series or audio of unequal length as one array, float32 [sample, longest] or [sample, longest, variate].
+
+    They are padded with NaN on the left, so that all end at the last step and a `state` or `future` refers to the same
+    place. Raises DiagnosticsError where their numbers of axes or of variates differ.
+
+    Examples:
+        >>> import numpy as np
+        >>> import diagnostics as dx
+        >>> dx.pad_series([np.array([1.0, 2.0, 3.0]), np.array([4.0])])
+        array([[ 1.,  2.,  3.],
+               [nan, nan,  4.]], dtype=float32)
+    """
+    ranks = {np.ndim(sample) for sample in samples}
+    variates = {np.shape(sample)[1:] for sample in samples}
+    if len(ranks) != 1 or len(variates) != 1 or not ranks <= {1, 2}:
+        raise DiagnosticsError(
+            "Series can only be padded to one length where each is [time] or each is [time, variate] with as many "
+            "variates.",
+            code="bad-shape",
+        )
+    longest = max(len(sample) for sample in samples)
+    array = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
+    for row, sample in zip(array, samples, strict=True):
+        row[longest - len(sample) :] = sample
+    return array
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetInfo:
     """Facts of a target besides its kind and values, in a dataset and in a store alike; see `Target`."""

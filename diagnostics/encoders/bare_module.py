@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from diagnostics.vocabulary import Modality
 SAME = 1e-3
 """Share of a tap's largest activation up to which a difference between two batches is rounding."""
 
-Numbers = float | Sequence[float]
+Numbers = float | str | Sequence[float]
 
 NEEDED = {"image": ("size", "mean", "std"), "series": ("length",)}
 """What has to be said of a module of each modality."""
@@ -63,12 +64,11 @@ def declare(
             f"what it takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder.",
             code="unclear",
         )
-    means, stds = _numbers(mean), _numbers(std)
     if modality == "series":
         example = _noise((length or 1, *([variates] if variates else [])), np.float32)
-        return wrap(module, "series", example, mean=means, std=stds)
+        return wrap(module, "series", example, mean=mean, std=std)
     examples = [_noise((size or 1, size or 1, channels), np.uint8) for channels in (3, 1)]
-    tries = [(example, Pixels.of(module, example, size, means, stds)) for example in examples]
+    tries = [(example, Pixels.of(module, example, size, mean, std)) for example in examples]
     return _wrap(module, "image", [pair for pair in tries if pair[1].fits] or tries)
 
 
@@ -110,7 +110,18 @@ def wrap(
     if modality == "image" and example.ndim in (2, 3):
         with naming(f"Samples do not fit a bare {type(module).__name__}", "bad-sample"):
             check_channels_last(example)
-        pixels = Pixels.of(module, example, size, mean, std)
+        pixels, kind = Pixels.of(module, example, size, mean, std), np.asarray(sample).dtype
+        refuse_values(
+            (
+                kind.kind in "iu"
+                and kind != np.uint8
+                and not (mean is None and std is None)
+                and max(map(abs, (*pixels.mean, *pixels.std))) <= 1,
+                f"Images of {kind} go in as they are, and mean and std up to 1 are of fractions: divide the images by "
+                "the largest number that they can hold, or give mean= and std= of their own numbers.",
+                "unclear",
+            )
+        )
         wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]
         return _wrap(module, modality, [(example, prepare) for prepare in tries])
@@ -236,8 +247,8 @@ class Pixels:
                 code="unclear",
             )
         channels = example.shape[2] if example.ndim == 3 else 1
-        if size is not None and size < 1:
-            raise DiagnosticsError(f"size={size} is no number of pixels: give 1 or more.", code="bad-value")
+        if size is not None and not (isinstance(size, Integral) and size >= 1):
+            raise DiagnosticsError(f"size={size!r} is no number of pixels: give 1 or more.", code="bad-value")
         return cls(channels, size, 255.0 if raw else 1.0, _as_tuple(mean, 0.0), _as_tuple(std, 1.0))
 
     @property
@@ -247,6 +258,11 @@ class Pixels:
 
     def __call__(self, sample: np.ndarray) -> Tensor:
         image = torch.from_numpy(np.asarray(sample, dtype=np.float32) / np.float32(self.scale))
+        if self.scale > 1 and np.asarray(sample).dtype != np.uint8 and float(image.max()) > 1:
+            raise DiagnosticsError(
+                f"it holds numbers up to {np.max(sample)}, and the module takes bytes: convert the images.",
+                code="bad-sample",
+            )
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
         if len(image) == 1:
             image = image.expand(self.channels, -1, -1)
@@ -287,12 +303,12 @@ class Values:
 
 def _as_tuple(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     """As a tuple; `otherwise`, 1 for what is divided by, where there are none."""
-    listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
+    what, remedy = f"{numbers} cannot be {'a std' if otherwise else 'a mean'}", "give one number, or one per channel"
+    with explaining(what, f"{remedy}, with commas between them", "bad-value", (TypeError, ValueError)):
+        parts = numbers.split(",") if isinstance(numbers, str) else numbers
+        listed = np.atleast_1d(np.asarray(otherwise if parts is None else parts, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
-        raise DiagnosticsError(
-            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one per channel.",
-            code="bad-value",
-        )
+        raise DiagnosticsError(f"{what}: {remedy}.", code="bad-value")
     return tuple(listed.tolist())
 
 
@@ -303,15 +319,6 @@ def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
             code="bad-value",
         )
     return torch.tensor(numbers, dtype=torch.float32)
-
-
-def _numbers(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    with explaining(
-        f"'{text}' is not one number, or one per channel", "separate numbers with commas", "bad-value", ValueError
-    ):
-        return [float(part) for part in text.split(",")]
 
 
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:

@@ -37,7 +37,7 @@ def usable_device(device: str | None) -> str:
         raise DiagnosticsError(
             f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu.", code="bad-value"
         ) from error
-    return device
+    return str(device)
 
 
 def check_compute(name: str, device: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -291,7 +292,10 @@ class LayerProfiles:
         size: int | None = None,
     ) -> None:
         refuse_values(
-            (every < 1, f"every={every} is no number of steps: give 1 or more."),
+            (
+                not (isinstance(every, Integral) and every >= 1),
+                f"every={every!r} is no number of steps: give 1 or more.",
+            ),
             (
                 log is not None and not hasattr(log, "add_scalar") and not callable(log),
                 f"log is a {type(log).__name__}: give an object with add_scalar(name, value, step), or a "

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.datasets.dataset import Dataset, complete_splits, pad_series
-from diagnostics.datasets.target import LazySamples, Target
+from diagnostics.datasets.dataset import Dataset, complete_splits
+from diagnostics.datasets.target import LazySamples, Target, pad_series
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import to_pixels
@@ -60,14 +60,15 @@ def from_arrays(given: Given, modality: Modality | None = None) -> Dataset:
             f"groups or more.",
             code="bad-sample",
         )
-    split, how, exchangeable = complete_splits(named, groups, 0, "X")
+    targets = _targets(given.y, n)
+    split, how, exchangeable = complete_splits(named, groups, 0, "X", targets)
     return Dataset(
         "arrays",
         kind,
         samples,
         ids,
         split,
-        _targets(given.y, n),
+        targets,
         groups=groups,
         about=f"{n} {kind} samples given in Python, {how}",
         ragged=ragged,
@@ -340,8 +341,8 @@ def dataset(
     own, and
         equal texts are one.
     splits: `train`, `val` or `test` of each, or the column's name. Without val it is carved out of train; without any
-    all three are
-        drawn over groups, and the dataset is `exchangeable`. For other draws give `split_groups(groups, seed)`.
+        all three are drawn over groups so that train shows each class, and the dataset is `exchangeable`. For other
+        draws give `split_groups(groups, seed)`.
     modality: where the values do not tell: bytes are images [y, x] or [y, x, channel], or videos [t, y, x, channel],
     other numbers
         series [time] or [time, variate]. Channels of colour that come first are moved behind.
@@ -402,9 +403,8 @@ def encoder_of(
 
     Raises
     ------
-    DiagnosticsError: where the bytes of images have no mean and std, the module does not run, its taps cannot be
-    discovered, or
-        samples of a batch change one another's activations.
+    DiagnosticsError: where the bytes of images have no mean and std, or 16-bit images those of fractions, the module
+        does not run, its taps cannot be discovered, or samples of a batch change one another's activations.
 
     Examples:
         >>> from torch import nn

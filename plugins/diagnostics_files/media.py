@@ -163,7 +163,7 @@ def labelled(
             )
         targets |= more
         notes.append(note)
-    split, how, exchangeable = complete_splits(given, groups, labels.seed, source)
+    split, how, exchangeable = complete_splits(given, groups, labels.seed, source, targets)
     about = join_notes(how, *notes, sentence(left_out, len(every)))
     return Labelled(
         root.resolve().name, files, split, groups, targets, about=about, left_out=left_out, exchangeable=exchangeable
@@ -395,7 +395,8 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
 
     kept, left_out = usable(ids, sample, on_error, scheme)
     units = groups or (_entries(samples, column) if modality == "text" else ids)
-    split, how, exchangeable = complete_splits([given[i] for i in kept], [units[i] for i in kept], seed, scheme)
+    read = {name: replace(target, values=target.values[kept]) for name, target in targets.items()}
+    split, how, exchangeable = complete_splits([given[i] for i in kept], [units[i] for i in kept], seed, scheme, read)
     hertz, lengths = None, {0}
     if modality == "audio":
         sounds = [sound(i) for i in kept]
@@ -410,7 +411,7 @@ def datasets_on_disk(path: str, input: str | None, values: str, rate: int | None
         ),
         [ids[i] for i in kept],
         split,
-        {name: replace(target, values=target.values[kept]) for name, target in targets.items()},
+        read,
         groups=[str(units[i]) for i in kept],
         about=join_notes(f"{len(kept)} rows, {column} read as {modality}", how, note, sentence(left_out, len(ids))),
         rate=None if hertz is None else float(hertz),

@@ -423,7 +423,9 @@ def described(
         )
     groups = texts_of(columns, "group", groups or ids)
     targets, note = targets_of(columns, values, source, SPECIAL)
-    split, how, exchangeable = complete_splits(columns.get("split", [None] * len(ids)), groups, seed, str(source))
+    split, how, exchangeable = complete_splits(
+        columns.get("split", [None] * len(ids)), groups, seed, str(source), targets
+    )
     rows = {"split": split, "targets": targets, "groups": groups, "exchangeable": exchangeable}
     return ids, rows, join_notes(how, note)
 

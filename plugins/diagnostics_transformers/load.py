@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _DATA_FILES = (
     "added_tokens.json",
     "*.model",
 )
+_WRAPPED = r"^(module|_orig_mod)\."
+"""Before the names of weights that were saved from within `DataParallel` or `torch.compile`."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 
@@ -52,7 +55,8 @@ class Loaded:
 def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False) -> Loaded:
     """The model in a local directory or under a hub name; random weights (from `seed`) where it is not `pretrained`."""
     source = _source(name)
-    with quiet(), quick_offline(local=Path(source).is_dir()):
+    # Weights that no file holds, as of a pooler that nothing reads, are drawn, and are a part of the identity.
+    with quiet(), quick_offline(local=Path(source).is_dir()), seeding(seed):
         config = _config(source, name)
         if pretrained:
             model, missing = _with_weights(source, config, name, whole)
@@ -183,15 +187,19 @@ def _refuse_kernels(config: Any, name: str) -> None:
 
 def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.Module, set[str]]:
     kind = _class(config, name, whole)
+    read = partial(
+        kind.from_pretrained,
+        source,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        weights_only=True,
+        output_loading_info=True,
+    )
     try:
-        model, info = kind.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-        )
+        model, info = read()
+        if any(re.match(_WRAPPED, key) for key in info["unexpected_keys"]):
+            model, info = read(key_mapping={_WRAPPED: ""})
     except Exception as error:
         why = _absence(error, source) or _refusal(error) or describe(error)
         raise DiagnosticsError(

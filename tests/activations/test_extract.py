@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diagnostics import Dataset, Tap, Target
@@ -25,7 +27,7 @@ from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import Store
 from tests.support.refusals import refusal
 from tests.support.stores import digests, planned
-from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tests.support.tiny import Trunk, tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 40
 
@@ -177,6 +179,22 @@ def test_nan_names_what_it_comes_from_and_leaves_nothing(tmp_path: Path) -> None
     with refusal("not-finite", "blocks.1", "for all", "its weights"):
         extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=N)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("value", "seen"), [(torch.nan, True), (torch.inf, True), (-torch.inf, False), (1.0, False)])
+def test_what_the_model_returns_is_finite_too(tmp_path: Path, value: float, seen: bool) -> None:
+    """One sample's own is not, behind all taps; -inf is what is masked."""
+    odd = tiny_dataset(N)
+
+    class Behind(Trunk):
+        def forward(self, x: Tensor) -> Tensor:
+            given = super().forward(x)
+            given[(x == torch.from_numpy(odd.samples[7] / 2)).flatten(1).all(1), 0, 0] = value
+            return given
+
+    encoder = tiny_encoder().with_module(Behind(torch.nn.Conv1d(1, 8, 4, 4), 8, 3), "behind")
+    with refusal("not-finite", "behind returns", "its forward") if seen else contextlib.nullcontext():
+        extract(encoder, odd, tmp_path / "run", planned(encoder, N), batch_size=N)
 
 
 def test_nan_in_a_prefix_token_alone_is_seen(tmp_path: Path) -> None:

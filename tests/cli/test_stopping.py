@@ -208,6 +208,16 @@ def test_a_signal_ends_a_run_with_the_way_to_go_on(tmp_path: Path, numbers: list
     assert int((tmp_path / "passes").read_text()) == 6
 
 
+def test_features_end_with_the_way_to_go_on_too(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "wait").touch()
+    features = "features", "mine.py:build", "--data", "mine.py:data", "--out", "out", "--json"
+    assert Command(tmp_path, *features).until("waiting").send(signal.SIGINT).ended() == (130, "", [GO_ON])
+    (tmp_path / "wait").unlink()
+    status, out, err = Command(tmp_path, *features).ended()
+    assert (status, err, json.loads(out)["samples"]) == (0, [], 150)
+
+
 def test_ctrl_c_again_ends_a_command_that_takes_long_to_end(tmp_path: Path) -> None:
     (tmp_path / "wait").touch()
     command = Command(tmp_path, *run_of("stubborn")).until("waiting").send(signal.SIGINT).until("cleaning")

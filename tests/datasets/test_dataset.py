@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, Question, Target, split_groups
+from diagnostics import Dataset, DiagnosticsError, LazySamples, Question, Target, complete_splits, split_groups
 from diagnostics.datasets.dataset import subset, unprobeable_targets
 from tests.support.refusals import refusal
 from tests.support.tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -173,6 +174,25 @@ def test_shares_hold_over_groups() -> None:
 @pytest.mark.parametrize("fractions", [(0.98, 0.01, 0.01), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
 def test_extreme_shares_leave_no_split_empty(fractions: tuple[float, float, float]) -> None:
     assert set(split_groups(range(10), 0, fractions)) == {"train", "val", "test"}
+
+
+def test_train_shows_each_class_and_other_draws_stay() -> None:
+    """Of 200 draws a class of one sample is in train in 60 % by chance, and those draws are as without targets."""
+    groups, codes, parts = [f"g{i // 2}" for i in range(60)], np.arange(60) % 3, ["train"] * 48 + ["test"] * 12
+    codes[31], codes[50] = 3, -1
+    targets = {"label": Target("label", codes, classes=("a", "b", "c", "alone"))}
+    many = {"name": Target("label", np.arange(60) // 2, classes=tuple(map(str, range(30))))}
+    kept = 0
+    for seed in range(200):
+        for of in ([""] * 60, parts):
+            plain, changed = complete_splits(of, groups, seed, "x"), complete_splits(of, groups, seed, "x", targets)
+            assert changed[1:] == plain[1:] and Counter(changed[0]) == Counter(plain[0]) and changed[0][31] == "train"
+            assert len(dict(zip(groups, changed[0], strict=True))) == len({*zip(groups, changed[0], strict=True)})
+            assert plain[0] == changed[0] or plain[0][31] != "train"
+            assert of != parts or changed[0][48:] == ["test"] * 12
+            assert complete_splits(of, groups, seed, "x", many) == plain, "half of train cannot show them"
+        kept += list(split_groups(groups, seed)) == list(split_groups(groups, seed, targets=targets))
+    assert 100 < kept < 140
 
 
 @pytest.mark.parametrize("groups", [[], ["a"], ["a", "b", "a", "b"]])
@@ -409,6 +429,8 @@ def test_maps_of_unequal_extents_that_tell_nothing_are_named() -> None:
     metres = maps_of([np.full((n, 4), np.nan if n == 4 else n) for n in (2, 3, 4, 5)], "token_value")
     assert "known for no val sample" in unprobeable_targets(metres)["parts"]
     assert unprobeable_targets(maps_of([np.full((n, 4), float(n)) for n in (2, 3, 4, 5)], "token_value")) == {}
+    large = {name: Target("value", np.array([1.0, 2.0, 3.0, x])) for name, x in (("whole", 1e100), ("lost", -1e200))}
+    assert [*unprobeable_targets(new_dataset(targets=large))] == ["lost"]
 
 
 def test_maps_that_do_not_fit_are_refused() -> None:

@@ -47,6 +47,22 @@ def test_how_bytes_become_numbers_is_never_guessed() -> None:
     torch.testing.assert_close(encoder.preprocess(prepared), torch.from_numpy(prepared).permute(2, 0, 1))
 
 
+def test_whole_numbers_beyond_bytes_are_no_fractions() -> None:
+    """Nor do they pass for bytes later; in their own units, or without any, they go in as they are."""
+    module, image = tiny_image_encoder().module, tiny_dataset(5, "image")[0]
+    wide = image.astype(np.uint16) * 257
+    for fed in ({"mean": 0.5, "std": 0.25}, {"std": (0.2, 0.3, 1.0)}, {"mean": 0}):
+        with refusal("unclear", "uint16"):
+            wrap(module, "image", wide, **fed)
+    pixels = torch.from_numpy(wide.astype(np.float32)).permute(2, 0, 1)
+    torch.testing.assert_close(wrap(module, "image", wide).preprocess(wide), pixels)
+    of_bytes, own = (wrap(module, "image", x, mean=m, std=s) for x, m, s in ((image, 0.5, 1), (wide, 32767.5, 65535)))
+    torch.testing.assert_close(own.preprocess(wide), of_bytes.preprocess(image))
+    torch.testing.assert_close(of_bytes.preprocess(image.astype(np.int64)), of_bytes.preprocess(image))
+    with refusal("bad-sample", wide.max()):
+        of_bytes.preprocess(wide)
+
+
 def test_an_image_whose_channels_come_first_is_refused_with_the_way_to_turn_it() -> None:
     module, image = tiny_image_encoder().module, np.moveaxis(tiny_dataset(5, "image")[0], -1, 0)
     with refusal("bad-sample", "[3, 16, 16]"):
@@ -167,7 +183,9 @@ def test_weights_of_less_precision_get_input_of_theirs() -> None:
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"std": 0}, "0 cannot be a std"),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"mean": [[1]]}, "cannot be a mean"),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"mean": (1, 2)}, "2 numbers for 3 channel"),
+        (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"mean": "x"}, "x cannot be a mean"),
         (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"size": 0}, "size=0"),
+        (tiny_image_encoder().module, "image", np.zeros((16, 16, 3)), {"size": "x"}, "size='x'"),
         (tiny_encoder().module, "series", np.zeros(LENGTH), {"std": (1, 2)}, "2 numbers for 1 channel"),
     ],
 )

@@ -130,8 +130,11 @@ def test_unknown_taps_poolings_and_devices_are_refused() -> None:
         encoder.transform(samples, tap="blocks.7")
     with refusal("unknown-name", "prefix"):
         encoder.transform(samples, pooling="prefix")
-    with refusal("bad-value", "nowhere"):
-        encoder.transform(samples, device="nowhere")
+    for nowhere in ("nowhere", torch.device("meta")):
+        with refusal("bad-value", nowhere):
+            encoder.transform(samples, device=nowhere)
+    here = torch.device("cpu")
+    np.testing.assert_array_equal(encoder.transform(samples, device=here), encoder.transform(samples, device="cpu"))
     with refusal("bad-value", "0"):
         encoder.transform(samples, batch_size=0)
 

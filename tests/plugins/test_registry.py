@@ -331,16 +331,21 @@ def test_a_broken_plugin_is_named_with_its_error_and_the_others_work(install: In
         specs.build("encoder", "nothing")
 
 
+@pytest.mark.parametrize(("command", "told"), [(["list", "plugins"], '"raising"'), (["choose"], '"rules"')])
 def test_a_broken_plugin_is_told_on_stderr_and_the_command_works(
-    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    told: str,
 ) -> None:
     install(raising=BROKEN["raising"][0])
-    monkeypatch.setattr(sys, "argv", ["diagnostics", "list", "plugins", "--json"])
+    monkeypatch.setattr(sys, "argv", ["diagnostics", *command, "--json"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     out, err = capsys.readouterr()
     assert not caught.value.code
-    assert '"raising"' in out
+    assert told in out
     assert err == (
         "diagnostics: plugin raising unknown could not be loaded (RuntimeError: not today); the others work.\n"
     )

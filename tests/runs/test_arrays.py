@@ -70,6 +70,9 @@ def test_splits_of_arrays_are_drawn_by_group_and_exchangeable() -> None:
     given = dx.dataset(SERIES, SICK, splits=["train"] * 20 + ["validation"] * 10 + ["test"] * 10)
     assert given.exchangeable is False and given.counts() == {"train": 20, "val": 10, "test": 10}
     assert dx.dataset(SERIES, SICK, splits=["train"] * 30 + ["test"] * 10).exchangeable == "fit"
+    for i in range(10):
+        once = dx.dataset(SERIES, np.where(np.arange(N) == i, "once", SICK))
+        assert once.split[i] == "train" and once.counts() == dx.dataset(SERIES, SICK).counts()
 
 
 @pytest.mark.parametrize(

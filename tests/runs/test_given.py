@@ -130,7 +130,7 @@ def test_a_module_in_a_file_is_taken_as_it_is(file: str) -> None:
             r"whose length cannot be known .*:series\?width=6&modality=series&length=\.\.\.&mean=3'",
         ),
         ("image?modalty=image&size=16", "Unknown option of this encoder 'modalty': did you mean modality"),
-        ("image?modality=image&size=16&mean=a&std=1", "'a' is not one number"),
+        ("image?modality=image&size=16&mean=a&std=1", "a cannot be a mean"),
         ("image?modality=image&size=16&mean=0&std=0", "cannot be a std"),
         ("image?modality=image&size=ten&mean=0&std=1", "size=ten is not a whole number"),
         ("image?modality=image&size=16&mean=1,2&std=1", "2 numbers for 3 channel"),

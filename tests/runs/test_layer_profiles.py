@@ -166,7 +166,12 @@ def test_the_heat_map_shows_steps_by_depth_with_the_chosen_tap() -> None:
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
-    [({"every": 0}, "every=0"), ({"log": 3}, "log is a int"), ({"measures": "cka"}, "compares pairs of taps")],
+    [
+        ({"every": 0}, "every=0"),
+        ({"every": "3"}, "every='3'"),
+        ({"log": 3}, "log is a int"),
+        ({"measures": "cka"}, "compares pairs of taps"),
+    ],
 )
 def test_what_cannot_be_watched_is_refused_before_the_training(more: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DiagnosticsError, match=sentence):

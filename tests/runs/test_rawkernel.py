@@ -21,7 +21,7 @@ import diagnostics as dx
 from diagnostics import Dataset, Encoder, Grid, Site, Tap, Target, TorchEncoder
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
-from diagnostics.datasets.dataset import pad_series
+from diagnostics.datasets.target import pad_series
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.probes.linear import BANDWIDTHS, LANDMARKS, LEAST_TRAIN, KernelFeatures
 from diagnostics.runs.controls.kinds import control_encoders

@@ -367,7 +367,7 @@ class _Passes:
         def visit(tap: Tap, positions: np.ndarray, tokens: GridTokens) -> None:
             here = [(i, read) for i, read in enumerate(reads) if tap.name in read.dense.reads]
             for block in np.unique(self.block[positions]).tolist():
-                kept, away = (0, 0, b""), torch.empty(0)
+                kept, away = (0, (), b""), torch.empty(0)
                 for i, read in here:
                     mask = read.dense.known[positions].any(axis=1) & (self.block[positions] == block)
                     for name in read.names_at(tap) if mask.any() else ():
@@ -378,8 +378,8 @@ class _Passes:
                             mean, *rest = (torch.as_tensor(x, device=on_grid.device).float() for x in parts)
                             maps[i, name, block] = [means.setdefault(readout.mean.tobytes(), mean), *rest]
                         mean, weights, bias = maps[i, name, block]
-                        # Most reads share it with the one before.
-                        if kept != (key := (id(mean), id(on_grid), mask.tobytes())):
+                        # Most reads share it with the one before. `means` keeps each, so that no other has its id.
+                        if kept != (key := (id(mean), read.dense.grid.shape, mask.tobytes())):
                             kept, away = key, on_grid[torch.as_tensor(mask, device=on_grid.device)] - mean
                         scores, rows = away @ weights, positions[mask]
                         for tried, each in zip(read.judged.setdefault(name, [[] for _ in bias]), bias, strict=True):

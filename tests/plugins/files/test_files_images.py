@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError, complete_splits
+from diagnostics.datasets.dataset import unprobeable_targets
 from diagnostics.specs import build
 from tests.support.refusals import refusal
 
@@ -303,6 +304,22 @@ def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Pa
     table(tmp_path, "file,label\nred/0.png,x\nred/1.png,y\ngreen/0.png,x\ngreen/1.png,y\n")
     with refusal("duplicate", "label"):
         images(tmp_path, "?table=table.csv")
+
+
+def test_a_class_of_one_sample_is_in_train(tmp_path: Path) -> None:
+    """Of folders and of tables, whatever the seed; six of ten draws have it there anyway."""
+    draw(classes(tmp_path / "colours") / "blue" / "0.png")
+    table(
+        tmp_path, "text,colour\nonce,blue\n" + "".join(f"text {i},{'red' if i % 2 else 'green'}\n" for i in range(10))
+    )
+    for seed in range(10):
+        for data in (
+            images(tmp_path / "colours", f"?seed={seed}"),
+            build("dataset", f"texts:{tmp_path}/table.csv?seed={seed}"),
+        ):
+            (of,) = data.targets.values()
+            assert data.split[of.values == of.classes.index("blue")].tolist() == ["train"]
+            assert unprobeable_targets(data) == {}
 
 
 def test_splits_are_completed_over_groups() -> None:

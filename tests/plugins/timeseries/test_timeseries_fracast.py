@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import TorchEncoder
-from diagnostics.datasets.dataset import pad_series
+from diagnostics.datasets.target import pad_series
 from diagnostics.encoders.modules import pool
 
 pytest.importorskip("fracast", reason="needs the extra demo")

@@ -70,6 +70,34 @@ def test_a_pickle_is_refused_and_tensors_are_taken(copied: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module.vit."])
+def test_weights_saved_from_within_a_wrapper_are_those_of_the_model(copied: Path, wrapper: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    expected = build(str(copied)).identity["weights"]
+    tensors = load_file(copied / "model.safetensors")
+    save_file(
+        {f"{wrapper}{key}": each for key, each in tensors.items()},
+        copied / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert build(str(copied)).identity["weights"] == expected
+
+
+def test_weights_that_no_file_holds_are_the_same_each_time(copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(copied / "model.safetensors")
+    rest = {key: each for key, each in held.items() if not key.startswith("pooler.")}
+    assert len(rest) == len(held) - 2
+    save_file(rest, copied / "model.safetensors", metadata={"format": "pt"})
+    first, second = (build(str(copied)).identity["weights"] for _ in range(2))
+    assert first == second
+    torch.testing.assert_close(
+        rest["layernorm.weight"], build(str(copied)).module.state_dict()["tower.layernorm.weight"]
+    )
+
+
 def test_an_encoder_needs_no_timm(vit: Path, warm_python: Path) -> None:
     code = "import sys; sys.modules['timm'] = None; from diagnostics_transformers.plugin import build; "
     code += "print(build(sys.argv[1]).output_tap)"
