@@ -6,7 +6,7 @@
    contrast and optimiser.
 3. With `--demonstration`: `train pe --size nano --recipe 9` with 5 million pairs of `shapes?objects=1&split=pairs`, its wall time, and shape by
    zero-shot on pairs of colour and shape that it never saw; then its profile over depth.
-4. With `--row 1` or `--row 9`, and then nothing else: the same of that row at b16-224, with as many pairs as five minutes allow by the rate of
+4. With `--row 1` or `--row 9`, and then nothing else: the same of that row at b16-224, with as many pairs as four minutes allow by the rate of
    its first steps. There is no limit: it shows what so many pairs come to.
 
 Wall time, since a GPU's work is in no process's CPU time. `pretraining.py cpu` puts the CPU and small models in the GPU's place, to
@@ -48,7 +48,7 @@ PAIRS = 5_013_504
 DATA = "shapes?objects=1&split=pairs&size=48"
 ASKED = 96 if SMALLEST else 2560
 """Scenes of the zero-shot; half as many of the profile."""
-ROW_SECONDS, ROW_BATCH, ROW_STEPS = 300, 512, 20
+ROW_SECONDS, ROW_BATCH, ROW_STEPS = 240, 512, 20
 """Of a row at b16-224; the steps show its rate."""
 
 

@@ -69,7 +69,9 @@ def test_scripts_for_a_gpu_import_nothing_that_is_too_large_to_carry() -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_part_on_a_gpu_ends_at_its_limit_and_its_status_says_how_it_went(tmp_path: Path) -> None:
+def test_a_part_on_a_gpu_ends_at_its_limit_and_its_status_says_how_it_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_part = runpy.run_path(str(BENCHMARKS / "on_a_gpu.py"))["run_part"]
 
     def status(code: str, limit: float = 60) -> tuple[str, list[str]]:
@@ -79,6 +81,11 @@ def test_a_part_on_a_gpu_ends_at_its_limit_and_its_status_says_how_it_went(tmp_p
     assert status("print('seen')") == ("held", ["seen"])
     assert status("print('MISS speed'); raise SystemExit(1)") == ("missed", ["MISS speed"])
     assert status("import absent")[0] == "failed"
+    assert status("print('FAILED tests/test_gpu.py'); raise SystemExit(1)")[0] == "failed"
+    assert status("print('ERROR:2026-12-02 a profiler')")[0] == "held"
+    for there, word in ((False, "held"), (True, "missed")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert status("print('SKIPPED [1] tests/test_gpu.py')")[0] == word
     began = time.perf_counter()
     assert status("import time; print('seen', flush=True); time.sleep(100)", 2)[0] == "out of time"
     assert time.perf_counter() - began < 50

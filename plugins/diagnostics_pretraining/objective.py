@@ -251,15 +251,16 @@ class Feed:
         raise wrong or DiagnosticsError(f"No pair of {self.dataset.name} can be read.", code="bad-data")
 
     def _candidates(self, step: int, row: int, at: int) -> Iterator[int]:
-        """A sample of the batch, and those at its place of the epoch's following batches.
+        """A sample of the batch, those at its place of the epoch's following batches, then all, the last of it first.
 
         None that is known to be broken.
         """
-        steps = len(self.order.rows) // self.batch
+        steps, count = len(self.order.rows) // self.batch, len(self.order.rows)
         epoch, first = divmod(step, steps)
-        for later in range(steps):
+        for later in range(steps + count):
             if later:
-                row = int(self.order.rows_at(epoch, np.array([(first + later) % steps * self.batch + at]))[0])
+                place = (first + later) % steps * self.batch + at if later < steps else steps + count - 1 - later
+                row = int(self.order.rows_at(epoch, np.array([place]))[0])
             if self.broken is None or row not in self.broken.rows:
                 yield row
 

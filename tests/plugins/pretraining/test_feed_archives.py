@@ -192,12 +192,12 @@ def torn(folder: Path, *numbers: int) -> Path:
     return folder
 
 
-def forgiving(folder: Path, out: Path, samples: int = 80) -> Feed:
+def forgiving(folder: Path, out: Path, samples: int = 80, batch: int = BATCH) -> Feed:
     """A feed as `train pe` makes it."""
     data = build("dataset", to_train(f"captions:{folder}"))
     stages = [Stage(4, samples // 2), Stage(8, samples // 2)]
     return Feed(
-        data, np.arange(len(data)), Numbers(), stages, BATCH, 0, broken=Broken(data, outline_of(data), out / BROKEN)
+        data, np.arange(len(data)), Numbers(), stages, batch, 0, broken=Broken(data, outline_of(data), out / BROKEN)
     )
 
 
@@ -243,6 +243,15 @@ def test_what_was_broken_stays_so_for_a_training_that_goes_on(tmp_path: Path) ->
     assert [numbers(forgiving(folder, tmp_path / "out")(step)) for step in range(10)] == wanted
     fresh = [numbers(forgiving(folder, tmp_path / "new")(step)) for step in range(10)]
     assert fresh != wanted and any(3 in batch for batch in fresh)
+
+
+def test_a_broken_pair_of_an_epoch_of_one_batch_is_replaced_by_one_that_is_left(tmp_path: Path) -> None:
+    batch = SHARDS * EACH - 1
+    fed = forgiving(torn(shards(tmp_path / "data"), 3), tmp_path / "out", 4 * batch, batch)
+    assert any(3 in fed.order.part(step, 0, 1)[0] for step in range(4))
+    for step in range(4):
+        read = numbers(fed(step))
+        assert 3 not in read and len(read) == batch
 
 
 def test_too_many_broken_pairs_end_a_training(tmp_path: Path) -> None:
