@@ -13,15 +13,15 @@ from diagnostics.encoders.hooks import (
     FirstBlockInput,
     Forward,
     as_tokens,
-    distances,
     floating_in,
+    largest_move,
     part_of,
     replace_tensor,
     tensor_at,
     tensors_in,
     tokens_at,
 )
-from diagnostics.encoders.places.judge import NEAR, order_of_axes
+from diagnostics.encoders.places.judge import order_of_axes
 from diagnostics.encoders.places.trunk import MOST_PREFIX, Places, Step, Trace, dry_run, earlier_stack, find_blocks
 from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
@@ -34,7 +34,7 @@ from diagnostics.errors import DiagnosticsError
 CHANGE = 3.0
 """What is added to a cell of a normalised input."""
 
-RANDOM_CELLS = 10
+RANDOM_CELLS = 6
 
 
 def axis_order(
@@ -54,23 +54,22 @@ def axis_order(
     rest = tokens(batch)
     if rest is None:
         return None
-    cells, moved, reached = _cells(grid.shape), list[int](), list[int]()
+    cells = _cells(grid.shape)
+    moved: list[int] = []
     for cell in cells:
         changed = tokens(_changed(batch, *given, cell, grid.shape))
         if changed is None or changed.shape != rest.shape:
             return None
-        far = distances(changed[:1], rest[:1], grid, grid.axes)[0, grid.prefix :]
-        moved.append(int(far.argmax()) if far.max() > 0 else -1)
-        reached.append(int((far >= NEAR * far.max()).sum()))
+        token = largest_move(changed, rest, grid, grid.axes)
+        moved.append(-1 if token is None else token)
     if max(moved) < 0:
         return None
-    # Of the tokens that one cell reaches, random weights move any the farthest.
-    side = int(np.ceil(np.median(reached) ** (1 / len(grid.shape))))
-    reach = [max(1, n // 16, min(side, n // 6)) for n in grid.shape]
-    if (order := order_of_axes(grid.shape, np.array(cells), np.array(moved), reach)) is not None:
+    if (order := order_of_axes(grid.shape, np.array(cells), np.array(moved))) is not None:
         return order
+    first = "none" if moved[0] < 0 else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
     raise DiagnosticsError(
-        f"{encoder} does not keep its tokens in the order of its input, or its first layers reach too far to see it: "
+        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}), "
+        f"or its first layers reach too far to see it: "
         f"declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md).",
         code="token-order",
     )
