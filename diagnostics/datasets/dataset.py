@@ -358,20 +358,20 @@ def _digest_array(digest: Any, array: np.ndarray) -> None:
     digest.update(data.tobytes())
 
 
-NAMED = 5
-"""Classes that a sentence names."""
-
-
 def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
     """Targets that no probe can predict, `{name: reason}`.
 
-    The value is unknown in a split, constant in train, too large, or with classes in other splits that train lacks.
+    It is unknown in a split, constant in train, too large, of classes that train lacks, or by place of unequal samples.
     """
-    reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
+    reasons = {name: _why_not(name, target, dataset) for name, target in dataset.targets.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _why_not(name: str, target: Target, split: np.ndarray) -> str:
+def _why_not(name: str, target: Target, dataset: Dataset) -> str:
+    split = dataset.split
+    if dataset.ragged and target.dense:
+        far = f"Target {name} is by place, and samples of {dataset.name} have unequal lengths: their tokens are not"
+        return f"{far} stored. Give samples of one length, or fit a readout on encoder.transform(..., tokens=True)."
     other = {"matches": why_no_matches, "questions": why_no_questions, **dict.fromkeys(BOXED, why_no_boxes)}
     if target.kind in ("masks", *other):  # what reads masks is not fitted
         return other[target.kind](name, target.values, split) if target.kind in other else ""
@@ -404,8 +404,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
 
 def _class_names(classes: list[int], target: Target) -> str:
     names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
-    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
-    return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:NAMED])}{more}"
+    more = f" and {len(names) - 5} others" if len(names) > 5 else ""
+    return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:5])}{more}"
 
 
 VAL_SHARE = 0.2

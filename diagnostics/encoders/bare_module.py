@@ -201,15 +201,18 @@ def _same_size(sample: np.ndarray) -> None:
 
 
 def _check_apart(encoder: TorchEncoder) -> None:
-    """Raise where a sample's activations depend on the sample beside it: time or tokens stand where samples should."""
+    """Raise where a sample's activations depend on those beside it: time or tokens stand where samples should.
+
+    The sample has one before it and one behind it, since a recurrent module carries over in one direction alone.
+    """
     example = encoder.example()
     others = [_noise(example.shape, example.dtype, seed) for seed in (1, 2)]
     first, second = (
-        encoder.capture(torch.stack([encoder.preprocess(example), encoder.preprocess(other)])) for other in others
+        encoder.capture(torch.stack([encoder.preprocess(each) for each in (other, example, other)])) for other in others
     )
     for tap, tokens in first.items():
         # NaN where the model overflows, which extraction reports by sample.
-        if bool((tokens[0] - second[tap][0]).abs().max() > SAME * tokens[0].abs().max()):
+        if bool((tokens[1] - second[tap][1]).abs().max() > SAME * tokens[1].abs().max()):
             raise DiagnosticsError(
                 f"{encoder.name} gives a sample other activations at {tap} when another sample is in its batch "
                 f"(perhaps its input has time before samples): declare its input and its taps yourself "

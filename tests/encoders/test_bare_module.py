@@ -156,6 +156,28 @@ def test_a_module_in_which_samples_change_one_another_is_refused(batch_first: bo
         wrap(module, "series", sample)
 
 
+class _TimeFirst(nn.Module):
+    """Recurrent layers on [time, sample, variate], that read forwards or backwards."""
+
+    def __init__(self, backwards: bool) -> None:
+        super().__init__()
+        self.backwards = backwards
+        self.layers = nn.ModuleList(nn.GRU(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flip(0) if self.backwards else x
+        for layer in self.layers:
+            x = layer(x)[0]
+        return x
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_recurrent_module_with_time_first_is_refused_in_either_direction(backwards: bool) -> None:
+    torch.manual_seed(0)
+    with refusal("irreproducible"):
+        wrap(_TimeFirst(backwards), "series", np.zeros((LENGTH, WIDTH), np.float32))
+
+
 def test_weights_of_less_precision_get_input_of_theirs() -> None:
     encoder = tiny_encoder()
     bare = wrap(encoder.module.to(torch.bfloat16), "series", encoder.example())

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_
 
 import diagnostics as dx
 from diagnostics.errors import DiagnosticsError
+from diagnostics.progress import Cost
+from tests.support.masked import masked_encoder
 from tests.support.refusals import refusal
 from tests.support.tiny import LENGTH, SIDE, tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -53,6 +55,20 @@ def values(data: dx.Dataset, name: str) -> list[Any]:
     """Known entries of a target by name of the class, or as numbers."""
     target = data.targets[name]
     return [target.classes[code] for code in target.values] if target.kind == "label" else target.values.tolist()
+
+
+def test_a_target_by_place_of_unequal_lengths_is_named_before_anything_is_extracted(tmp_path: Path) -> None:
+    rows = [row[: LENGTH - i % 3] for i, row in enumerate(SERIES)]
+    by_step = dx.Target("token_value", [np.arange(len(row), dtype=float) for row in rows])
+    alone, both = dx.dataset(rows, {"step": by_step}), dx.dataset(rows, {"step": by_step, "level": LEVEL})
+    with refusal("no-target", "step"):
+        dx.run(tiny_encoder(), alone, out=tmp_path / "alone", measures="linear_probe", controls=False)
+    assert not (tmp_path / "alone").exists()
+    events = list[Any]()
+    options = {"measures": "linear_probe", "controls": False, "out": tmp_path / "both"}
+    run = dx.run(masked_encoder(LENGTH), both, watch=events.append, **options)
+    (why,) = next(event.unprobeable for event in events if isinstance(event, Cost))
+    assert "step" in why and run.skipped["linear_probe/step"] == why
 
 
 def test_an_array_on_disk_is_one_in_memory(tmp_path: Path) -> None:
