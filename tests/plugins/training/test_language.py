@@ -72,7 +72,8 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], without: str = 
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """An encoder whose tokens hold the colour, and whose last block takes the shape away."""
     folder = tmp_path_factory.mktemp("planted")
-    return align_language(job(folder / "lifted", steps=400, batch=32, drop_path=0.0)), folder
+    # At .005 three of four seeds do not learn the shape; at .002 eight of eight do, whatever the processor's last bits.
+    return align_language(job(folder / "lifted", steps=400, batch=32, lr=2e-3, drop_path=0.0)), folder
 
 
 def shape_over_colour(encoder: str | Path) -> float:
