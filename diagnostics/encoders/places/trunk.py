@@ -342,7 +342,7 @@ def _plain_layers(model: nn.Module) -> list[_Named]:
 
 
 def _single_layers(name: str, module: nn.Module) -> list[_Named]:
-    """What stands in a container, in those within it too, or the module itself."""
+    """The layers of a container and of those within it, or the module itself."""
     if not isinstance(module, nn.Sequential):
         return [(name, module)]
     return [layer for child in _children(name, module) for layer in _single_layers(*child)]
