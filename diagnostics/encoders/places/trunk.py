@@ -337,7 +337,7 @@ def _plain_layers(model: nn.Module) -> list[_Named]:
     if _weight_layers(model) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
         return []
     ends = [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
-    layers = [(name, child) for name, child in core if isinstance(child, _WEIGHTED)]
+    layers = [layer for layer in core if isinstance(layer[1], _WEIGHTED)]
     return ends or [layer for layer in layers if not isinstance(layer[1], nn.Linear)] or layers
 
 
