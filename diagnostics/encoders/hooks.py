@@ -411,6 +411,14 @@ def tokens_of_cells(grid: Grid, read: Callable[[np.ndarray], Tensor]) -> list[in
     return [grid.prefix + int(token) for token in np.argsort(cell_of_token)]
 
 
+SAME = 1e-3
+
+
+def _unit(values: Tensor, axis: int) -> Tensor:
+    """Values of mean 0 and norm 1 along the axis."""
+    return torch.nn.functional.normalize(values - values.mean(axis, keepdim=True), dim=axis)
+
+
 @dataclass
 class FirstBlockInput:
     """The tensor [B, ...] that a model's first block takes, as a function of the batch.
@@ -507,6 +515,18 @@ class FirstBlockInput:
 
         moved = self.movement(change)
         return None if moved is None or moved.ndim != 3 else float(moved.any(2).float().mean()) <= LOCAL
+
+    def is_series(self) -> bool:
+        """True if it is the input itself, [B, V, T] or [B, T, V], up to a scale and a shift of each variate."""
+        floating = floating_in(self.batch)
+        if len(floating) != 1 or self.rest is None or floating[0].ndim != 3:
+            return False
+        given, rest = floating[0].double(), self.rest.double()
+        return any(
+            rest.shape == other.shape and bool((_unit(rest, axis) - _unit(other, axis)).abs().max() < SAME)
+            for other in (given, given.mT)
+            for axis in (1, 2)
+        )
 
     def rows_follow_samples(self, rows: int) -> bool:
         """True if the first sample moves its own `rows` of the batch axis, and no others."""

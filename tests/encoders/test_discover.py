@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,35 @@ def test_columns_before_rows_are_put_into_raster_order(size: tuple[int, int]) ->
 def test_tokens_in_no_order_of_axes_are_refused() -> None:
     with refusal("token-order"):
         discover(Images(1, "random"), images(1, 3, 24, 24), "mine", {"y": 24, "x": 24})
+
+
+def orders(rows: int) -> dict[str, Tensor]:
+    """Orders of rows x rows tokens: as they lie, and wrong ones."""
+    there = torch.arange(rows * rows).view(rows, rows)
+    snake = there.clone()
+    snake[1::2] = snake[1::2].flip(1)
+    units = there.view(rows // 2, 2, rows // 2, 2).transpose(1, 2)
+    wrong = {"backwards": there.flip(0, 1), "mirrored": there.flip(1), "rolled": there.roll(rows // 3, 1)}
+    wrong |= {"snake": snake, "units": units, "shuffled": there.flatten()[torch.randperm(rows * rows)]}
+    return {name: order.flatten() for name, order in ({"raster": there} | wrong).items()}
+
+
+@pytest.mark.parametrize(("side", "kernel", "padding"), [(28, 5, 2), (28, 5, 0), (28, 3, 0), (32, 5, 0), (16, 7, 3)])
+def test_convolutions_whose_kernels_reach_many_tokens_are_told_right_from_wrong(
+    side: int, kernel: int, padding: int
+) -> None:
+    for seed in range(2):
+        torch.manual_seed(seed)
+        convolutions = nn.Conv2d(3, 6, kernel, padding=padding), nn.Conv2d(6, 16, 3), nn.Conv2d(16, 16, 3)
+        module = nn.Sequential(*(layer for each in convolutions for layer in (each, nn.ReLU())))
+        rows = side + 2 * padding - kernel + 1
+        for name, order in orders(rows).items():
+
+            def forward(module: Any, x: Tensor, order: Tensor = order, rows: int = rows) -> Tensor:
+                return module[1:](module[0](x).flatten(2)[:, :, order].unflatten(2, (rows, rows)))
+
+            with nullcontext() if name == "raster" else pytest.raises(DiagnosticsError):
+                discover(module, images(2, 3, side, side), "mine", {"y": side, "x": side}, forward=forward)
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0), (2, 1, 0), (2, 0, 1)])
@@ -376,10 +407,35 @@ def test_tokens_of_time_that_mix_the_variates() -> None:
         assert {str(tap.grid) for tap in discovered.taps} == {f"{extent} t"}
 
 
-def test_each_variate_a_token() -> None:
-    module = Variously(lambda self, x: self.stem(x.transpose(1, 2)), stem=nn.Linear(32, 12))
-    batch = images(2, 32, 64)
-    discovered = discover(module, batch, "mine", extents_of("series", batch, "mine", (32, 64)))
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("variates", "extent"), [(3, 64), (9, 128), (2, 50)])
+def test_variates_that_the_first_block_takes_as_features(variates: int, extent: int, scaled: bool) -> None:
+    """As the input has an axis of them, they were taken for tokens, and the channels for prefix tokens and places."""
+    widths = [variates, 16, 32, 32]
+    layers = [nn.Sequential(nn.Conv1d(n, m, 5, padding=2), nn.ReLU()) for n, m in itertools.pairwise(widths)]
+    module = nn.Sequential(*layers).eval()
+
+    def forward(module: Any, x: Tensor) -> Tensor:
+        return module((x - x.mean(2, keepdim=True)) / x.std(2, keepdim=True) if scaled else x)
+
+    batch = images(2, variates, extent)
+    discovered = discover(module, batch, "mine", {"v": variates, "t": extent}, forward=forward)
+    assert [(str(tap.grid), tap.features) for tap in discovered.taps] == [(f"{extent} t", n) for n in widths]
+    encoder = TorchEncoder("mine", "series", module, discovered.taps, "2", example=np.zeros(1), forward=forward)
+    assert torch.equal(encoder.capture(batch)["2"], forward(module, batch).mT)
+
+
+def test_variates_that_the_first_block_keeps_apart() -> None:
+    module = nn.Sequential(*(nn.Sequential(nn.Conv1d(3, 3, 5, padding=2, groups=3), nn.ReLU()) for _ in range(3)))
+    discovered = discover(module, images(2, 3, 64), "mine", {"v": 3, "t": 64})
+    assert {str(tap.grid) for tap in discovered.taps} == {"3 v"}
+
+
+@pytest.mark.parametrize("extent", [32, 12])
+def test_each_variate_a_token(extent: int) -> None:
+    module = Variously(lambda self, x: self.stem(x.transpose(1, 2)), stem=nn.Linear(extent, 12))
+    batch = images(2, extent, 64)
+    discovered = discover(module, batch, "mine", extents_of("series", batch, "mine", (extent, 64)))
     assert {str(tap.grid) for tap in discovered.taps} == {"64 v"}
 
 

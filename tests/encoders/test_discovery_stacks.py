@@ -104,6 +104,29 @@ def test_single_layers_are_tapped_behind_their_activations() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ("conv1 conv2 dropout fc1 fc2", "conv1 conv2"),
+        ("conv1 bn conv2 relu fc1", "relu"),
+        ("fc1 fc2 fc3", "fc1 fc2 fc3"),
+        ("features classifier", "features.1 features.4"),
+        ("layer_a layer_b fc1", "layer_a.1 layer_b.1"),
+        ("features fc1 fc2", "features.1 features.4"),
+    ],
+)
+def test_networks_of_single_layers(parts: str, expected: str) -> None:
+    def made(name: str) -> nn.Module:
+        kinds = {"conv": lambda: nn.Conv2d(8, 8, 3), "bn": lambda: nn.BatchNorm2d(8), "relu": nn.ReLU}
+        kinds |= {"dropout": nn.Dropout, "fc": lambda: nn.Linear(8, 800)}
+        kinds |= {"layer_": lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2))}
+        kinds |= {"features": lambda: nn.Sequential(*kinds["layer_"](), *kinds["layer_"]())}
+        kinds |= {"classifier": lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))}
+        return next(make() for kind, make in kinds.items() if name.startswith(kind))
+
+    assert found(Model(**{name: made(name) for name in parts.split()})) == expected.split()
+
+
+@pytest.mark.parametrize(
     "model",
     [
         Model(one=nn.Linear(4, 4)),

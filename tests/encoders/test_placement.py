@@ -315,6 +315,18 @@ def test_untrained_stems_are_told_right_from_wrong(stem: Callable[[], nn.Module]
         assert not verify_grid(made(order)).right, name
 
 
+@pytest.mark.parametrize(("side", "kernel"), [(24, 3), (28, 5), (32, 5)])
+def test_kernels_without_padding_are_told_right_from_wrong(side: int, kernel: int) -> None:
+    rows = side - kernel + 1
+    there = np.arange(rows * rows).reshape(rows, rows)
+    units = there.reshape(rows // 2, 2, rows // 2, 2).transpose(0, 2, 1, 3)
+    for order in (None, there.T, there[:, ::-1], np.roll(there, rows // 3, 1), units):
+        wrong = None if order is None else order.ravel().tolist()
+        stem = nn.Sequential(nn.Conv2d(3, WIDTH, kernel), nn.ReLU())
+        encoder = planted("image", Grid((rows, rows), ("y", "x")), stem, np.zeros((side, side, 3), np.uint8), wrong)
+        assert verify_grid(encoder, most=64).right == (order is None)
+
+
 def test_of_two_cells_neither_may_stand_for_the_other() -> None:
     assert verify_grid(smoothed(1, 2)).right
     outcome = verify_grid(smoothed(1, 2, [1, 0]))

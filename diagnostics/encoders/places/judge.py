@@ -266,6 +266,14 @@ class _Moved:
         """From each place to that of the grid token that went farthest, [n, axis]."""
         return all_cells(self.shape)[np.maximum(self.farthest, 0)] - self.places
 
+    @property
+    def middles(self) -> np.ndarray:
+        """The middle of the grid tokens that move, weighted by how far, [n, axis]; NaN where they are no whole box."""
+        far, all_places = self.far[:, self.prefix :], all_cells(self.shape)
+        boxes = np.array([np.prod(np.ptp(all_places[row > 0], axis=0) + 1) if row.any() else -1 for row in far])
+        whole = boxes == (far > 0).sum(axis=1)
+        return np.where(whole[:, None], far @ all_places / np.maximum(far.sum(axis=1, keepdims=True), 1e-30), np.nan)
+
     def another_order(self) -> Ordering | None:
         """The order that explains the farthest tokens clearly better than the declared one."""
         other = find_order(self.axes, self.shape, self.places, self.farthest)
@@ -358,8 +366,9 @@ def judge_first(tap: Tap, seen: Movements) -> Placement:
     if len(cells) > 2 and (~silent).any():
         # Half the side of the cube of tokens that a change reaches.
         tolerance = math.ceil((float(np.median(reached[~silent])) ** (1 / len(shape)) - 1) / 2)
-    beside = (np.abs(moved.offsets).max(axis=1) <= tolerance) & (moved.farthest >= 0) & (moved.own >= NEAR)
-    near = ~exact & ~silent & beside & bool(tolerance)
+    # Which of the tokens of a kernel goes farthest is up to its weights: the middle of all tells too.
+    off = np.fmin(np.abs(moved.offsets).max(axis=1), np.abs(moved.middles - cells).max(axis=1) - HALF)
+    near = ~exact & ~silent & (off <= tolerance) & (moved.farthest >= 0) & (moved.own >= NEAR) & bool(tolerance)
     right = bool((exact | near).mean() >= (NEARLY if tolerance else 1.0))
     prefix_moved = bool((far[:, :prefix] >= NEAR).any())
     explanation, order = "", ()

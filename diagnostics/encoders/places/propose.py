@@ -13,6 +13,7 @@ from diagnostics.encoders.hooks import (
     FirstBlockInput,
     Forward,
     as_tokens,
+    distances,
     floating_in,
     largest_move,
     part_of,
@@ -35,6 +36,8 @@ CHANGE = 3.0
 """What is added to a cell of a normalised input."""
 
 RANDOM_CELLS = 6
+MOST_CUTS = 16
+_NOTHING = 1e-5
 
 
 def axis_order(
@@ -66,6 +69,8 @@ def axis_order(
         return None
     if (order := order_of_axes(grid.shape, np.array(cells), np.array(moved))) is not None:
         return order
+    if _halves_follow(grid, batch, *given, tokens, rest):
+        return tuple(range(len(grid.shape)))
     first = "none" if moved[0] < 0 else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
     raise DiagnosticsError(
         f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}), "
@@ -80,6 +85,34 @@ def raster(shape: Sequence[int], axes: Sequence[int], prefix: int) -> tuple[int,
     tokens = np.arange(int(np.prod(shape))).reshape([shape[axis] for axis in axes])
     grid = tokens.transpose(np.argsort(axes)).ravel()
     return (*range(prefix), *(int(i) + prefix for i in grid))
+
+
+def _halves_follow(
+    grid: Grid, batch: Any, given: Tensor, axes: Sequence[int], tokens: Callable[[Any], Tensor | None], rest: Tensor
+) -> bool:
+    """True if a change of all that lies on one side of a place moves all tokens on that side of it, and no others.
+
+    Convolutions are told by it whose first kernel covers many tokens: which of them a single cell moves the farthest is
+    up to their weights. Both sides reach as far beyond the place, to within an eighth of the grid: without padding, a
+    kernel lies off its place towards the edges by up to half its width.
+    """
+    for axis, n in enumerate(grid.shape):
+        for place in range(1, n, max(1, n // MOST_CUTS)):
+            start, stop = place * given.shape[axes[axis]] // n, given.shape[axes[axis]]
+            ends: list[int] = []
+            for span, step in (((start, stop), 1), ((0, start), -1)):
+                changed = given.clone()
+                part_of(changed, {axes[axis]: span}).add_(CHANGE)
+                seen = tokens(replace_tensor(batch, given, changed))
+                assert seen is not None
+                far = distances(seen[:1], rest[:1], grid, grid.axes)[0, grid.prefix :].reshape(grid.shape)
+                moved = np.moveaxis(far > _NOTHING * far.max(), axis, -1).reshape(-1, n).mean(0)[::step]
+                ends.append(int(np.argmax(moved > 0.5)))
+                if moved[: ends[-1]].any() or moved[ends[-1] :].min() <= 0.5:
+                    return False
+            if abs((ends[0] + n - ends[1]) / 2 - place) > max(1, n // 8):
+                return False
+    return True
 
 
 def _input(batch: Any, extents: Mapping[str, int], axes: Sequence[str]) -> tuple[Tensor, list[int]] | None:
@@ -219,7 +252,12 @@ def discover(
     if grid is None and prefix is None:
         special = (first_input.special_tokens() or [])[: MOST_PREFIX + 1]
         prefix = len(special) if len(special) <= MOST_PREFIX else None
-        if "v" in extents and first_input.variates_apart(extents["v"]) is False:
+        told = first_input
+        if first_input.is_series():
+            # The variates of the input itself lie apart, whether or not the first block takes them as features.
+            given = replace(entered, when="after", item=0)
+            told = FirstBlockInput(batch, lambda batch: tensor_at(module, given, batch, run))
+        if "v" in extents and told.variates_apart(extents["v"]) is False:
             extents = {axis: n for axis, n in extents.items() if axis != "v"}
     places = Places(
         encoder,

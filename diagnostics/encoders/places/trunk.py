@@ -329,12 +329,23 @@ def _chain(model: nn.Module) -> list[_Named]:
 
 
 def _plain_layers(model: nn.Module) -> list[_Named]:
-    """The activations of a network of single layers, each the end of one: VGG."""
-    core = _core(model)
-    layers = [child for _, child in core if _weight_layers(child)]
-    if len(layers) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
+    """Of a network of single layers the activations, each the end of one: VGG.
+
+    Where those are no modules, its convolutions, or else its linear layers: LeNet.
+    """
+    core = [layer for name, child in _core(model) if name not in _HEADS for layer in _single_layers(name, child)]
+    if _weight_layers(model) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
         return []
-    return [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
+    ends = [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
+    layers = [layer for layer in core if isinstance(layer[1], _WEIGHTED)]
+    return ends or [layer for layer in layers if not isinstance(layer[1], nn.Linear)] or layers
+
+
+def _single_layers(name: str, module: nn.Module) -> list[_Named]:
+    """The layers of a container and of those within it, or the module itself."""
+    if not isinstance(module, nn.Sequential):
+        return [(name, module)]
+    return [layer for child in _children(name, module) for layer in _single_layers(*child)]
 
 
 def _core(model: nn.Module) -> list[_Named]:
