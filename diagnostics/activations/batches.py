@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics.activations.contract import Observation
 from diagnostics.activations.observe import InPass
@@ -19,7 +19,7 @@ from diagnostics.activations.prepare import prepare_batches
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Captured, Encoder, why_not_finite
-from diagnostics.encoders.hooks import first_tensor, hook_calls
+from diagnostics.encoders.hooks import first_tensor, record_passes
 from diagnostics.encoders.modules import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining
@@ -85,7 +85,7 @@ def capture_rows(
     `buffers` take in what `ShardBuffers` do. `in_pass` is observed in the same pass; where that fails, the batch passes
     once more.
     """
-    with_tokens, given, returned = positions[0] < plan.token_samples, set[str](), list[Any]([None])
+    with_tokens, given = positions[0] < plan.token_samples, set[str]()
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         if len(tokens) != len(positions):
@@ -127,11 +127,7 @@ def capture_rows(
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     with (
         explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"),
-        hook_calls(
-            module if isinstance(module := getattr(encoder, "module", None), nn.Module) else nn.Module(),
-            [""],  # the module itself
-            end=lambda call: returned.append(call.output),
-        ),
+        record_passes(getattr(encoder, "module", None)) as passes,
     ):
         taps = [tap.name for tap in plan.taps]
         finite_by_tap = in_pass.capture(encoder, batch, positions, taps, reduce) if in_pass else None
@@ -139,8 +135,8 @@ def capture_rows(
     # On a GPU the answer also waits for the copies of pooled values, which were asked for before on the same stream.
     for name, finite in finite_by_tap.items():
         if not finite.all():
-            raise SampleError(why_not_finite(encoder, name, ids, batch, finite), code="not-finite")
-    output = first_tensor(returned[-1])
+            raise SampleError(why_not_finite(encoder, name, ids, batch, finite, dataset.ragged), code="not-finite")
+    output = first_tensor(passes[-1].output) if passes else None
     # -inf stands for what is masked, and anything for what is no data.
     if (
         isinstance(output, Tensor)

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +30,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.matches import crop_matches
 from diagnostics.datasets.target import Target, classes_on_grid, crop_maps, events_on_grid, join_maps, on_grid
 from diagnostics.encoders.encoder import Encoder, Reduce, check_modality, size_for
+from diagnostics.encoders.hooks import Call, as_tokens, record_passes
 from diagnostics.encoders.modules import by_name, digest_of, seeding
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
@@ -278,6 +279,8 @@ MOST_TOKENS = 64
 """Of a tap, spread over its grid: noise is in all of them."""
 TOLERANCE: Mapping[Compute, float] = {"float32": 1e-5, "tf32": 1e-5, "bf16": 1e-2}
 """Share of a tap's norm up to which two passes are the same: kernels may add in another order."""
+# Likewise: of a sample beside others, and of a tap and what is returned, perhaps in bfloat16.
+SAME, RETURNED = 1e-3, 1e-2
 
 
 class _SampleChangedError(DiagnosticsError):
@@ -292,30 +295,38 @@ Read = Callable[[Any, Sequence[str], Reduce], dict[str, Any] | None]
 
 def find_difference(
     encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], compute: Compute, other: Read | None = None
-) -> tuple[str, bool]:
+) -> tuple[str, str, bool]:
     """Compare samples that are read, prepared and passed twice: where they are not the same, as a sentence, or "".
 
-    Also whether the `other` way of reading a pass gives the same to the bit. What fails here is left to the extraction,
-    which names the sample. Raises DiagnosticsError where preparation changes the sample itself, which is put back.
+    Then what else these passes show that makes numbers mean another thing than they say, "" where nothing. Also whether
+    the `other` way of reading a pass gives the same to the bit. What fails here is left to the extraction, which names
+    the sample. Raises DiagnosticsError where preparation changes the sample itself, which is put back.
     """
+    beware: list[str] = []
     try:
-        where, alike = _difference(encoder, dataset, [tap.name for tap in taps], TOLERANCE[compute], other)
+        why, alike = _difference(encoder, dataset, taps, TOLERANCE[compute], other, beware)
     except _SampleChangedError:
         raise
     except Exception:
-        return "", False
-    remedy = "so all numbers are of one draw of it. Take what is random out of it (a crop, noise) and give --fresh."
-    return f"Not repeatable: {where}, {remedy}" if where else "", alike
+        why, alike = "", False
+    return f"Not repeatable: {why}" if why else "", " ".join(beware), alike
 
 
 def _difference(
-    encoder: Encoder, dataset: Dataset, taps: Sequence[str], tolerance: float, other: Read | None
+    encoder: Encoder,
+    dataset: Dataset,
+    taps: Sequence[Tap],
+    tolerance: float,
+    other: Read | None,
+    beware: list[str],
 ) -> tuple[str, bool]:
-    rows = row_order(len(dataset))[:SAMPLES].tolist()
+    rows, names = row_order(len(dataset))[:SAMPLES].tolist(), [tap.name for tap in taps]
+    drawn = "so all numbers are of one draw of it. Take what is random out of it (a crop, noise) and give --fresh."
     first, second = ([dataset[i] for i in rows] for _ in range(2))
     kept = [np.array(sample) for sample in first]
     if list(map(_bits, kept)) != list(map(_bits, second)):
-        return f"{dataset.name} gives another sample when it is read again", False
+        return f"{dataset.name} gives another sample when it is read again, {drawn}", False
+    beware += _padding(encoder, dataset, taps, kept)
     prepared, again = ([encoder.preprocess(sample) for sample in samples] for samples in (first, second))
     changed = [i for i, sample, before in zip(rows, first, kept, strict=True) if _bits(sample) != _bits(before)]
     for sample, before in zip(first, kept, strict=True) if changed else ():
@@ -326,24 +337,97 @@ def _difference(
             f"reads it next gets another one: let preprocess work on a copy, np.array(sample)."
         )
     if list(map(_digest, prepared)) != list(map(_digest, again)):
-        return f"the preprocessing of {encoder.name} gives another input for the same sample", False
+        return f"the preprocessing of {encoder.name} gives another input for the same sample, {drawn}", False
     batch = default_collate(prepared[:PASSED])
     # A pass leaves random states as they were, so that two in a row would draw the same.
-    with seeding(1):
-        once = encoder.capture(batch, taps, _some_tokens)
+    with seeding(1), record_passes(getattr(encoder, "module", None)) as passes:
+        once = encoder.capture(batch, names, _some_tokens(encoder, batch))
+    beware += _other_output(encoder, batch, once, passes)
+    # Without the first, in another order, beside another: what a whole batch shares does not depend on the order.
+    places = list(range(len(prepared[:PASSED])))[:0:-1]
+    others = default_collate([*(prepared[place] for place in places), prepared[-1]])
     with seeding(2):
-        twice = other(batch, taps, _some_tokens) if other else None
-        alike = twice is not None and all(torch.equal(once[tap], twice[tap]) for tap in taps)
-        if twice is None or not alike:
-            twice = encoder.capture(batch, taps, _some_tokens)
-    for tap in taps:
-        if (once[tap] - twice[tap]).norm() > tolerance * once[tap].norm():
-            return f"{encoder.name} gives other activations for the same input, first at {tap}", False
+        twice = other(batch, names, _some_tokens(encoder, batch)) if other else None
+        among = encoder.capture(others, names, _some_tokens(encoder, others))
+    alike = twice is not None and all(torch.equal(once[tap], twice[tap]) for tap in names)
+    here, there = (
+        {tap: tokens[part] for tap, tokens in of.items()} for of, part in ((once, places), (among, slice(-1)))
+    )
+    if _first_apart(here, there, tolerance):
+        with seeding(3):
+            twice = encoder.capture(batch, names, _some_tokens(encoder, batch))
+        if tap := _first_apart(once, twice, tolerance):
+            return f"{encoder.name} gives other activations for the same input, first at {tap}, {drawn}", False
+        if tap := _first_apart(here, there, max(tolerance, SAME)):
+            return (
+                f"{encoder.name} gives a sample other activations when other samples are in its batch, first at {tap}, "
+                "so all numbers depend on --batch-size. Take what mixes samples out of it (statistics of a batch, time "
+                "before samples) and give --fresh."
+            ), alike
     return "", alike
 
 
-def _some_tokens(_: Tap, tokens: Tensor) -> Tensor:
-    return tokens[:, :: -(-tokens.shape[1] // MOST_TOKENS)].to("cpu", torch.float64, copy=True)
+def _first_apart(one: Mapping[str, Tensor], two: Mapping[str, Tensor], share: float) -> str:
+    """The first tap of the second that lies apart, "" where none does."""
+    return next((tap for tap in two if (one[tap] - two[tap]).norm() > share * one[tap].norm()), "")
+
+
+def _padding(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], samples: Sequence[np.ndarray]) -> list[str]:
+    """A sentence where tokens of padding may pass for data: samples differ in length, and no `valid` was declared.
+
+    Pixels and frames are brought to one size.
+    """
+    pooled = [tap.name for tap in taps if tap.grid.tokens > 1 and encoder.modality not in ("image", "video")]
+    # Steps without the padding on the left.
+    lengths = sorted(
+        x.shape[0] - int(np.isfinite(x).reshape(len(x), -1).any(axis=1).argmax()) if x.ndim else len(str(x))
+        for x in (samples if pooled else ())
+    )
+    return [
+        f"Beware: samples of {dataset.name} differ in length (from {lengths[0]} to {lengths[-1]} in the first "
+        f"{len(lengths)}), and {encoder.name} does not say which of its tokens stand for data, so that padding counts "
+        f"in its means, as at {tap}: give valid= of its diagnostics.TorchEncoder, and --fresh."
+        for tap in pooled[:1]
+        if getattr(encoder, "_valid", True) is None and lengths[0] < lengths[-1]
+    ]
+
+
+def _other_output(encoder: Encoder, batch: Any, captured: Mapping[str, Tensor], passes: Sequence[Call]) -> list[str]:
+    """A sentence where a module returns other values than its output tap, as if they were that: in the same shape.
+
+    None where that is not its last tap: what follows is a head.
+    """
+    tap = encoder.taps[-1]
+    if tap.name != encoder.output_tap or tap.name not in captured or tap.site is None or len(passes) != 1:
+        return []
+    try:
+        tokens = as_tokens(tap, replace(tap.site, item=0), passes[0].output)
+    except DiagnosticsError:  # of another shape
+        return []
+    alike = len(tokens) != len(captured[tap.name]) or not _first_apart(
+        captured, {tap.name: _some_tokens(encoder, batch)(tap, tokens)}, RETURNED
+    )
+    return (
+        []
+        if alike
+        else [
+            f"Beware: {encoder.name} returns other values than its last tap, {tap.name}, which stands for its output: "
+            'to measure what it returns, declare diagnostics.Site("") as the last tap of a diagnostics.TorchEncoder, '
+            "and give --fresh."
+        ]
+    )
+
+
+def _some_tokens(encoder: Encoder, batch: Any) -> Reduce:
+    """The function from a tap's tokens to some of them, with zeros where no data are: there anything may stand."""
+
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+        if (valid := encoder.valid(batch, tap)) is not None:
+            data = torch.nn.functional.pad(valid.to(tokens.device, torch.bool), (tap.grid.prefix, 0), value=True)
+            tokens = tokens.masked_fill(~data[..., None], 0)
+        return tokens[:, :: -(-tokens.shape[1] // MOST_TOKENS)].to("cpu", torch.float64, copy=True)
+
+    return reduce
 
 
 def _bits(sample: np.ndarray) -> tuple[Any, ...]:

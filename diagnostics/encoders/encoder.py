@@ -573,16 +573,22 @@ def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor]
     return values
 
 
-def why_not_finite(encoder: Encoder, tap: str, samples: Sequence[object], batch: Any, finite: Tensor) -> str:
+def why_not_finite(
+    encoder: Encoder, tap: str, samples: Sequence[object], batch: Any, finite: Tensor, ragged: bool = False
+) -> str:
     """The sentence about activations that are not finite in some rows of a batch of these samples.
 
-    What was NaN before the pass is not the model's, and what is NaN of every sample is none of a sample.
+    What was NaN before the pass is not the model's, and what is NaN of every sample is none of a sample. `ragged`
+    samples hold NaN where they are shorter than others.
     """
     row = int(finite.int().argmin())
     parts = [part for part in by_name(batch).values() if isinstance(part, Tensor) and part.shape[:1] == finite.shape]
     if not all(bool(part[row].isfinite().all()) for part in parts):
-        return (
-            f"Sample {samples[row]} holds NaN or infinity as {encoder.name} takes it: fill its gaps, or leave it out."
+        return f"Sample {samples[row]} holds NaN or infinity as {encoder.name} takes it" + (
+            ", as samples differ in length and NaN fills the shorter ones: declare a diagnostics.TorchEncoder whose "
+            "preprocess= cuts or fills them and whose valid= says which tokens represent data."
+            if ragged
+            else ": fill its gaps, or leave it out."
         )
     every = len(finite) > 1 and not bool(finite.any())
     of = f"all {len(finite)} samples from {samples[0]} on" if every else f"sample {samples[row]}"

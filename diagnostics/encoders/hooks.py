@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import chain
@@ -204,6 +204,11 @@ def record_calls(module: nn.Module, names: Iterable[str]) -> Generator[list[Call
     calls: list[Call] = []
     with hook_calls(module, names, end=calls.append):
         yield calls
+
+
+def record_passes(module: Any) -> AbstractContextManager[list[Call]]:
+    """As `record_calls` of the module itself, whose calls are passes that ended; none where it is no torch module."""
+    return record_calls(module, [""] if isinstance(module, nn.Module) else [])
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:

@@ -436,9 +436,9 @@ class Extraction:
                     with attention_in(request.attention):
                         first = self._in_pass(measures, dataset)
                         observed = functools.partial(first.try_on, encoder) if first else None
-                        why, alike = find_difference(encoder, setup.dataset, taps, compute, observed)
+                        why, beware, alike = find_difference(encoder, setup.dataset, taps, compute, observed)
                     self.left_out = first.left_out if first and alike else None
-                    about = {**about, "repeatable": not why, "unrepeatable": why}
+                    about = {**about, "repeatable": not why, "unrepeatable": why, "beware": beware}
             if self.left_out is not None and computed:
                 self.in_pass = self._in_pass(measures, dataset)
             with attention_in(request.attention if computed else "auto"):

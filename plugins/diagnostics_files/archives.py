@@ -139,9 +139,12 @@ def archives_at(path: str) -> list[Path]:
     missing = [each for each in found if not each.is_file()]
     if missing or not found:
         raise DiagnosticsError(
-            f"{len(missing)} of {len(found)} archives of captions:{path} are missing"
-            f"{f', {missing[0]} first' if missing else ''}: give a .tar, a folder of them, or a pattern of those "
-            f"that are there.",
+            (
+                f"{len(missing)} of {len(found)} archives of captions:{path} are missing, {missing[0]} first"
+                if missing
+                else f"captions:{path} has a range that ends before it starts, so it names no archive"
+            )
+            + ": give a .tar, a folder of them, or a pattern of those that are there.",
             code="missing-file",
         )
     if twice := [name for name, count in Counter(each.stem for each in found).items() if count > 1]:

@@ -505,7 +505,9 @@ def _model_of(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Kno
         _check_same(encoder, module.eval())
         return known, grid * one.patch
     why = (
-        f"its tensors are not those of one ({misfits[0]})" if misfits else "its patches and blocks are of no known size"
+        f"its tensors are not those of one ({misfits[0]})"
+        if misfits
+        else "none with its patches, blocks and head could be read back (`micro` and `nano` have none cut at a block)"
     )
     raise DiagnosticsError(f"{encoder.name} is no Perception Encoder, since {why}: {_NEEDED}.", code="unsupported")
 

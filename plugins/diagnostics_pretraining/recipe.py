@@ -81,8 +81,8 @@ def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ..
     steps = samples // batch
     if steps < len(stages):
         raise DiagnosticsError(
-            f"There are {steps} batches of {batch:,} in {samples:,} samples and {len(stages)} stages: give at least "
-            f"--samples {len(stages) * batch}.",
+            f"Each of {len(stages)} stages needs a batch of {batch:,}, and {samples:,} samples give {steps}: give at "
+            f"least --samples {len(stages) * batch}.",
             code="bad-value",
         )
     shares = [steps * stage.samples / sum(one.samples for one in stages) for stage in stages]

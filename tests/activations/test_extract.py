@@ -172,6 +172,9 @@ def test_nan_names_what_it_comes_from_and_leaves_nothing(tmp_path: Path) -> None
     with refusal("not-finite", "s7") as of_sample:
         extract(encoder, gap, tmp_path / "run", planned(encoder, N), batch_size=N)
     assert "embed" not in str(of_sample.value), "the model is not to blame"
+    gap.ragged = True  # NaN fills what is shorter than others
+    with refusal("not-finite", "s7", "length", "preprocess=", "valid="):
+        extract(encoder, gap, tmp_path / "run", planned(encoder, N), batch_size=N)
     with refusal("not-finite", "s7", "tap"):
         extract(encoder, large, tmp_path / "run", planned(encoder, N), batch_size=N)
     with torch.no_grad():

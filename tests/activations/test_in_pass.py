@@ -41,8 +41,9 @@ def apart(out: Path, encoder: dx.TorchEncoder, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("n", "batch", "fewer"),
     [
-        (30, 16, 3),  # batches of 13, 13 and 4 in a pass of their own
-        (300, 16, 5),  # the first 64 samples lie in eight parts
+        # One pass more shows that an observed pass gives the same.
+        (30, 16, 3 - 1),  # batches of 13, 13 and 4 in a pass of their own
+        (300, 16, 5 - 1),  # the first 64 samples lie in eight parts
         (30, 20, 0),  # batches that may take much memory
     ],
 )

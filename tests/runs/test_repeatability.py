@@ -28,6 +28,16 @@ def noisy(module: Any, batch: torch.Tensor) -> None:
     module(batch + 1e-3 * torch.randn_like(batch))
 
 
+def centred(module: Any, batch: torch.Tensor) -> None:
+    """Statistics of the batch, which its order does not change."""
+    module(batch - batch.mean(0))
+
+
+def carried(module: Any, batch: torch.Tensor) -> None:
+    """As a recurrent module does whose input has time before samples."""
+    module(batch + torch.cat([batch[:1], batch[:-1]]))
+
+
 class Noisy(dx.Dataset):
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index) + np.random.standard_normal(32).astype(np.float32)
@@ -52,6 +62,19 @@ def noisy_data() -> Noisy:
             "tiny gives other activations for the same input, first at embed",
         ),
         (tiny_encoder, noisy_data, "noisy gives another sample when it is read again"),
+        *(
+            (
+                lambda mixing=mixing: tiny_encoder(forward=mixing),
+                tiny_dataset,
+                "tiny gives a sample other activations when other samples are in its batch, first at embed",
+            )
+            for mixing in (centred, carried)
+        ),
+        (
+            lambda: tiny_encoder(forward=lambda module, batch: noisy(module, batch - batch.mean(0))),
+            tiny_dataset,
+            "tiny gives other activations for the same input, first at embed",
+        ),
     ],
 )
 def test_what_is_random_is_said_and_recorded(
@@ -90,3 +113,67 @@ def test_a_sample_that_its_preparation_changes_is_refused(tmp_path: Path) -> Non
         dx.run(encoder.replace(preprocess=scaled, sized_for=None), data, out=tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
     np.testing.assert_array_equal(np.array(data.samples), before)
+
+
+def padded(valid: Any = None) -> dx.TorchEncoder:
+    """An encoder whose preparation fills series with zeros."""
+    encoder = tiny_encoder(valid=valid, sized_for=None)
+    return encoder.replace(preprocess=lambda sample: torch.as_tensor(sample).nan_to_num()[None])
+
+
+def observed(batch: torch.Tensor, tap: dx.Tap) -> torch.Tensor:
+    return batch[:, 0].unflatten(1, (-1, 4)).ne(0).any(-1)
+
+
+def of_lengths(*lengths: int) -> dx.Dataset:
+    rng = np.random.default_rng(0)
+    series = [rng.standard_normal(lengths[i % len(lengths)]).astype(np.float32) for i in range(30)]
+    return dx.dataset(series, rng.standard_normal(30))
+
+
+@pytest.mark.parametrize(
+    ("valid", "lengths", "told"), [(None, (8, 32), True), (observed, (8, 32), False), (None, (32,), False)]
+)
+def test_padding_that_counts_in_means_is_told(
+    valid: Any, lengths: tuple[int, ...], told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zeros behind the preparation are tokens like others: nothing but `valid` keeps them out of a mean."""
+    run = dx.run(padded(valid), of_lengths(*lengths), out=tmp_path / "run", **OPTIONS)
+    assert bool(run.record.beware) == told == bool(run.to_json()["beware"])
+    assert not told or {"8", "32", "embed:", "valid="} <= set(run.record.beware.split())
+    print_page(run_page(run), Path("report.html"))
+    assert ("padding counts" in " ".join(capsys.readouterr().out.split())) == told
+
+
+def test_what_stands_where_no_data_are_may_be_of_other_samples(tmp_path: Path) -> None:
+    """Chronos-2 attends from padding to all rows of a batch."""
+
+    def strange(module: Any, batch: torch.Tensor) -> None:
+        module(torch.where(batch == 0, batch.sum(), batch))
+
+    embed = padded().taps[:1]
+    encoder = padded(observed).replace(forward=strange, taps=embed, output_tap="embed")
+    run = dx.run(encoder, of_lengths(*[8] * 9, 32), out=tmp_path / "run", **OPTIONS)
+    assert run.store.attrs["repeatable"] is True
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda x: 2 * x, True),
+        (lambda x: (x + torch.ones(8), None), True),
+        (lambda x: x.bfloat16(), False),
+        (lambda x: {"last": x, "all": (2 * x, x)}, False),
+        (lambda x: x.mean(1), False),
+        (lambda x: x[..., :4], False),
+    ],
+)
+def test_an_output_that_no_tap_reads_is_told(returned: Any, told: bool, tmp_path: Path) -> None:
+    encoder = tiny_encoder(sized_for=None)
+    encoder.module.register_forward_hook(lambda module, args, output: returned(output))
+    run = dx.run(encoder, tiny_dataset(30), out=tmp_path / "run", **OPTIONS)
+    assert ("last tap, norm," in run.record.beware) == told == bool(run.record.beware)
+    last = dx.Tap("returned", 1.0, "trunk", 8, encoder.taps[0].grid, dx.Site(""))
+    if told:
+        there = encoder.replace(taps=[*encoder.taps, last], output_tap="returned")
+        assert not dx.run(there, tiny_dataset(30), out=tmp_path / "there", **OPTIONS).record.beware

@@ -113,6 +113,7 @@ def card_page(run: RunData) -> Page:
             *(Sentence(each, "strong" if not i else "plain") for i, each in enumerate(answer(run.profiles()))),
             Sentence(run.untrained, "caution"),
             Sentence(run.record.unrepeatable, "caution"),
+            Sentence(run.record.beware, "caution"),
         ),
         sections=(
             Section(

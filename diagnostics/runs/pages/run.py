@@ -176,7 +176,7 @@ def _lead(run: RunData) -> list[Sentence]:
         ),
         *(
             Sentence(caution, "caution")
-            for caution in (run.untrained, run.record.unrepeatable, run.record.mixture, older)
+            for caution in (run.untrained, run.record.unrepeatable, run.record.beware, run.record.mixture, older)
             if caution
         ),
     ]

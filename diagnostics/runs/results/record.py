@@ -80,15 +80,17 @@ class DatasetRecord:
 class Provenance:
     """The encoder, data and seed of a run: written when a store is made, and read wherever a run is shown or compared.
 
-    `unrepeatable` says what differed when samples were prepared and passed twice, "" where nothing did. `mixture`
-    says in which ways the parts of a shared run were computed, "" where all in one. `sample` is the shape of the first
-    sample, for which the encoder was sized; () of a text, and where it was not recorded.
+    `unrepeatable` says what differed when samples were prepared and passed twice, and `beware` what else these passes
+    showed (padding that counts as data, an output that no tap reads); "" where nothing. `mixture` says in which ways
+    the parts of a shared run were computed, "" where all in one. `sample` is the shape of the first sample, for which
+    the encoder was sized; () of a text, and where it was not recorded.
     """
 
     encoder: EncoderRecord
     dataset: DatasetRecord
     seed: int
     unrepeatable: str = ""
+    beware: str = ""
     mixture: str = ""
     sample: tuple[int, ...] = ()
 

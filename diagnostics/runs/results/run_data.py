@@ -268,6 +268,7 @@ class RunData:
             "dataset": self.dataset,
             "n": self.n,
             "repeatable": not self.record.unrepeatable,
+            "beware": self.record.beware,
             "profiles": [profile.to_json() for profile in self.profiles()],
             "similarity": [
                 map_json(result)
