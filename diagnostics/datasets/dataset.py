@@ -19,8 +19,8 @@ import numpy as np
 from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import why_no_matches
 from diagnostics.datasets.questions import why_no_questions
-from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
-from diagnostics.errors import DiagnosticsError, check_known, explaining
+from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one, why_no_text
+from diagnostics.errors import DiagnosticsError, check_known, explaining, refuse_values
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -84,16 +84,14 @@ class Dataset:
     split: `train`, `val` or `test` for each sample.
     targets: name -> `Target`.
     groups: the unit that each sample shares with others (video, subject, scene); by default each sample is its own. A
-    group
-        must lie within one split, and intervals resample groups.
+        group must lie within one split, and intervals resample groups.
     fingerprint: must change whenever any content does; by default a digest of everything.
     about: one line for `diagnostics list` and the report.
     rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
     ragged: whether samples have unequal lengths, as of `pad_series`, so that tokens at the same place of two samples
         have nothing in common; only pooled activations are stored then. Always true for texts.
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
-    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing
-    asked.
+    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing.
     views: another view of each sample, in which a target `matches` finds the same points; read on demand.
     extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes
         of an image under which the texts stay true.
@@ -172,8 +170,11 @@ class Dataset:
 
     def _check(self) -> None:
         n = len(self.samples)
-        if n == 0:
-            raise DiagnosticsError(f"Dataset {self.name} is empty.", code="too-few")
+        refuse_values((n == 0, f"Dataset {self.name} is empty.", "too-few"))
+        lazy = isinstance(self.samples, LazySamples)
+        for i, text in enumerate(self.samples if self.modality == "text" and not lazy else ()):
+            if why := why_no_text(None if text is None else str(text)):
+                raise DiagnosticsError(f"Text {i} of {self.name} {why}: fill it in or remove it.", code="bad-sample")
         columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
         # Not every dataset has these.
         columns |= {name: column for name in ("texts", "questions", "views") if len(column := getattr(self, name))}

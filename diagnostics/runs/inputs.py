@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.datasets.dataset import Dataset, complete_splits
-from diagnostics.datasets.target import LazySamples, Target, pad_series
+from diagnostics.datasets.target import LazySamples, Target, pad_series, why_no_text
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import to_pixels
@@ -191,12 +191,15 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     rows: Any = given if lazy else _array(given) if whole else [_array(each) for each in given]
     if len(rows) == 0:
         raise DiagnosticsError("X is empty: give samples along its first axis.", code="bad-sample")
-    first = np.asarray(rows[0])
+    known = (row for row in rows if row.ndim or not pd.isna(row.item())) if isinstance(rows, list) else iter(())
+    first = np.asarray(next(known, rows[0]))
     bytes_or_colours = first.ndim > 2 or (first.ndim == 2 and first.dtype == np.uint8)
     of_numbers = "series" if not bytes_or_colours else "image" if first.ndim < 4 else "video"
     kind: Modality = modality or ("text" if first.dtype.kind in "UT" else of_numbers)
     ranks = {axes.count(",") + 1 for axes in AXES[kind]} or {0}
-    for i, row in enumerate(rows if isinstance(rows, list) else [first]):
+    for i, row in enumerate(map(np.asarray, rows) if isinstance(rows, list) or kind == "text" else [first]):
+        if kind == "text" and row.ndim == 0 and (why := why_no_text(None if pd.isna(row.item()) else str(row))):
+            raise DiagnosticsError(f"Text sample {i} of X {why}: fill it in or remove it.", code="bad-sample")
         if row.ndim not in ranks or row.dtype.kind not in ("UT" if kind == "text" else "biuf"):
             raise DiagnosticsError(
                 f"Sample {i} of X is {row.dtype} of shape {list(row.shape)}, and {kind} samples are "

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, why_no_text
 from diagnostics_files.decode import (
     FASTEST,
     SOUNDS,
@@ -236,8 +236,8 @@ def texts(path: str, labels: Labels) -> FileDataset:
             raise Unusable(file.name, f"has {length:,} bytes, more than the {LONGEST_TEXT:,} of a text", "split it")
         with decoding(file.name):
             text = file.path.read_text(encoding="utf-8-sig").strip()
-        if not text:
-            raise damaged(file.name, "it is an empty text")
+        if why := why_no_text(text):
+            raise damaged(file.name, f"it {why}")
         return text
 
     first: dict[bytes, str] = {}
@@ -478,8 +478,8 @@ def _targets(
 
 
 def _text(entry: Any, name: str) -> np.ndarray:
-    if not isinstance(entry, str) or not entry.strip():
-        raise damaged(name, "it is an empty text")
+    if why := why_no_text(entry):
+        raise damaged(name, f"it {why}")
     return np.asarray(entry)
 
 

@@ -15,7 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, pad_series
+from diagnostics.plugin import (
+    Dataset,
+    DiagnosticsError,
+    LazySamples,
+    Target,
+    complete_splits,
+    explaining,
+    pad_series,
+    why_no_text,
+)
 from diagnostics_files.folder import (
     DataError,
     check_bytes,
@@ -441,12 +450,12 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         columns = read_table(source)
         entries = column(columns, text, source, "text")
         del columns[text]
-    texts = ["" if entry is None else str(entry) for entry in entries]
+    texts = [entry if entry is None else str(entry) for entry in entries]
     if not texts:
         raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
     for number, entry in enumerate(texts, 1):
-        if not entry.strip():
-            raise DataError(f"Text {number} of {source} is empty: fill it in or remove it.")
+        if why := why_no_text(entry):
+            raise DataError(f"Text {number} of {source} {why}: fill it in or remove it.")
     # The same words in train and test would be a test of memory.
     ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
     samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))
