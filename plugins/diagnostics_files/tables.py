@@ -84,10 +84,16 @@ def column(columns: Columns, name: str, path: Path, option: str = "") -> list[An
     """The column of that name, or the sentence that says which there are."""
     if name not in columns:
         remedy = f"name yours with ?{option}=" if option else f"add a column {name}"
-        raise DiagnosticsError(
-            f"{path} has no column '{name}' but {', '.join(columns)}: {remedy}.", code="unknown-name"
-        )
+        why = f"no column '{name}' but {', '.join(columns)}: {remedy}" if columns else "no columns: give a table"
+        raise DiagnosticsError(f"{path} has {why}.", code="unknown-name")
     return columns[name]
+
+
+def in_roles(columns: Columns, roles: Mapping[str, str], path: Path) -> Columns:
+    """The columns, with those that an option names for a role (`id`, `group`) under the name of that role."""
+    taken = {name: column(columns, name, path, role) and role for role, name in roles.items() if name}
+    kept = {name: entries for name, entries in columns.items() if name in taken or name not in taken.values()}
+    return {taken.get(name, name): entries for name, entries in kept.items()}
 
 
 def texts_of(columns: Columns, name: str, default: Sequence[str]) -> list[str]:
@@ -439,7 +445,7 @@ def described(
     return ids, rows, join_notes(how, note)
 
 
-def texts(path: str, text: str, values: str, seed: int) -> Dataset:
+def texts(path: str, text: str, group: str, values: str, seed: int) -> Dataset:
     """See `plugin.texts`."""
     source = file(path, "texts", (*SUFFIXES, ".txt"))
     columns: Columns = {}
@@ -450,6 +456,7 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         columns = read_table(source)
         entries = column(columns, text, source, "text")
         del columns[text]
+    columns = in_roles(columns, {"group": group}, source)
     texts = [entry if entry is None else str(entry) for entry in entries]
     if not texts:
         raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
@@ -482,12 +489,7 @@ def series(path: str, values: str, steps: str, roles: Mapping[str, str], seed: i
     if suffix == ".npz":
         rows, columns = read_npz(source)
     else:
-        table = read_table(source)
-        for role, name in roles.items():
-            if name:
-                column(table, name, source, role)
-                table[role] = table.pop(name)
-        rows, columns = from_table(table, source, steps)
+        rows, columns = from_table(in_roles(read_table(source), roles, source), source, steps)
     return dataset(source.resolve().stem, rows, columns, values, seed, source)
 
 
