@@ -243,7 +243,7 @@ def whisper() -> TorchEncoder:
             forward=_forward_whisper,
             fresh=untrained_whisper,
             configuration=WHISPER.about,
-            sized_for=lambda sample: for_length(len(np.asarray(sample))),
+            sized_for=lambda sample: for_length(_refuse_longer(len(sample))),
             covers=lambda shape: ((0.0, float(tokens * WINDOW // TOKENS)),),
             valid=valid,
             rate=float(RATE),
@@ -291,13 +291,18 @@ def _sound(sample: np.ndarray) -> np.ndarray:
             f"{len(sample)} has {'none' if len(sound) == 0 else 'others in between'}.",
             "not-finite",
         ),
-        (
-            len(sound) > WINDOW,
-            f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first.",
-            "bad-sample",
-        ),
     )
+    _refuse_longer(len(sound))
     return sound
+
+
+def _refuse_longer(samples: int) -> int:
+    """The number of samples of a sound; raises where it is too long. A dataset pads to its longest, so that any tells."""
+    why = (
+        f"takes at most 30 s at {RATE} Hz, not {samples / RATE:.1f} s: cut the sounds, as audio:FOLDER?seconds=30 does"
+    )
+    refuse_values((samples > WINDOW, f"{WHISPER.encoder} {why}.", "bad-sample"))
+    return samples
 
 
 def _example() -> np.ndarray:
