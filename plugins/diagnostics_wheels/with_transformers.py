@@ -177,7 +177,7 @@ def minilm(length: int) -> TorchEncoder:
         configuration=MINILM.about,
         valid=lambda batch, tap: batch["attention_mask"].bool(),
     )
-    return encoder.replace(maker_names=maker_names(encoder, ""))
+    return encoder.replace(maker_names=maker_names(encoder, ""), pads_behind=True)
 
 
 def _forward_minilm(module: nn.Module, batch: dict[str, Tensor]) -> Any:
@@ -297,7 +297,7 @@ def _sound(sample: np.ndarray) -> np.ndarray:
 
 
 def _refuse_longer(samples: int) -> int:
-    """The number of samples of a sound; raises where it is too long. A dataset pads to its longest, so that any tells."""
+    """The number of samples of a sound; raises where it is too long. Datasets pad to the longest, so that any tells."""
     why = (
         f"takes at most 30 s at {RATE} Hz, not {samples / RATE:.1f} s: cut the sounds, as audio:FOLDER?seconds=30 does"
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.encoders.modules import pool
 from diagnostics.specs import build
@@ -230,6 +231,31 @@ def test_minilm_of_another_length_gives_the_same_vector(minilm: Any) -> None:
     assert long["input_ids"].shape == (16,) and bool(long["attention_mask"].all())
     with refusal("bad-value", "513", "512"):
         build("encoder", "wheel:minilm?length=513")
+
+
+def test_minilm_passes_no_padding_behind_the_longest_text_of_a_batch(minilm: Any, tmp_path: Path) -> None:
+    """Whatever else is in the batch, a text has the features that it has alone and without any padding."""
+    texts = [f"{text} {'and so on ' * (i % 5)}{i}" for i in range(6) for text in TEXTS]
+    lengths: list[int] = []
+    data = dx.dataset(texts, [f"{i % 3}" for i in range(18)])
+    with minilm.module.encoder.layer[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1])):
+        run = dx.run(minilm, data, out=tmp_path / "run", measures="linear_probe", controls=False, report=False)
+        assert lengths[0] == 128 and min(lengths) < 64, "the example is whole, batches are not"
+        del lengths[:]
+        features = minilm.transform(texts, pooling="mean")
+        assert max(lengths) < 64
+        tokens = minilm.transform(texts, tokens=True)
+    for tap in minilm.taps:
+        stored = run.features(tap.name, pooling="mean")
+        np.testing.assert_allclose(minilm.transform(texts, tap.name, "mean"), stored, atol=3e-6, rtol=1e-5)
+    for i, text in enumerate(texts):
+        prepared = {name: values[None] for name, values in minilm.preprocess(np.asarray(text)).items()}
+        n = int(prepared["attention_mask"].sum())
+        with torch.no_grad():
+            alone = minilm.module(**{name: values[:, :n] for name, values in prepared.items()}).last_hidden_state[0]
+        np.testing.assert_allclose(features[i], alone.mean(0), atol=3e-6, rtol=1e-5)
+        np.testing.assert_allclose(tokens[i, :n], alone, atol=1e-5, rtol=1e-5)
+    assert tokens.shape == (18, 128, 384)
 
 
 def test_efficientnet_gives_what_its_own_class_computes(efficientnet: Any) -> None:
