@@ -13,7 +13,6 @@ from diagnostics.datasets.boxes import pad_boxes as pad_boxes
 from diagnostics.datasets.boxes import pad_phrases as pad_phrases
 from diagnostics.datasets.matches import pad_matches as pad_matches
 from diagnostics.datasets.target import on_grid as on_grid
-from diagnostics.datasets.target import why_no_text as why_no_text
 from diagnostics.encoders.attention.head_watch import watch_heads as watch_heads
 from diagnostics.encoders.attention.kernel_choice import attention_in as attention_in
 from diagnostics.encoders.attention.kernel_choice import explain_attention as explain_attention

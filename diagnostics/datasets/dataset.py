@@ -19,7 +19,7 @@ import numpy as np
 from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import why_no_matches
 from diagnostics.datasets.questions import why_no_questions
-from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one, why_no_text
+from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
 from diagnostics.errors import DiagnosticsError, check_known, explaining, refuse_values
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
@@ -171,10 +171,6 @@ class Dataset:
     def _check(self) -> None:
         n = len(self.samples)
         refuse_values((n == 0, f"Dataset {self.name} is empty.", "too-few"))
-        lazy = isinstance(self.samples, LazySamples)
-        for i, text in enumerate(self.samples if self.modality == "text" and not lazy else ()):
-            if why := why_no_text(None if text is None else str(text)):
-                raise DiagnosticsError(f"Text {i} of {self.name} {why}: fill it in or remove it.", code="bad-sample")
         columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
         # Not every dataset has these.
         columns |= {name: column for name in ("texts", "questions", "views") if len(column := getattr(self, name))}
@@ -183,6 +179,11 @@ class Dataset:
                 raise DiagnosticsError(
                     f"Dataset {self.name} has {n} samples but {len(column)} {name}.", code="bad-shape"
                 )
+        texts = () if self.modality != "text" or isinstance(self.samples, LazySamples) else self.samples
+        for i, text in enumerate(map(np.asarray, texts)):
+            why = "missing" if text.dtype.kind not in "UT" else "" if str(text).strip() else "empty"
+            why = why and f"Text {i + 1} of {self.name} ({self.ids[i]}) is {why}: fill it in or remove it."
+            refuse_values((bool(why), why, "bad-sample"))
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.", code="duplicate")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
@@ -219,10 +220,8 @@ class Dataset:
                     "not starting with a dot.",
                     code="bad-target",
                 )
-            if target.kind not in get_args(Kind):
-                raise DiagnosticsError(
-                    f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
-                )
+            unknown = f"Target {name} of {self.name} has unknown kind '{target.kind}'."
+            refuse_values((target.kind not in get_args(Kind), unknown, "bad-target"))
             wrong = misfit(target)
             if target.kind in (*BOXED, "matches") and self.modality != "image":
                 wrong = wrong or f"only images have {target.kind}"

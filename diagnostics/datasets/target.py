@@ -62,17 +62,6 @@ class LazySamples(Sequence[Any]):
         return f"<{type(self).__name__}: {len(self)} samples>"
 
 
-def why_no_text(text: str | None) -> str:
-    """What keeps a text from being a sample, in words, "" if nothing: the one rule for all that give texts.
-
-    Examples:
-        >>> from diagnostics.plugin import why_no_text
-        >>> why_no_text(None), why_no_text(" "), why_no_text("a word")
-        ('is missing', 'is empty', '')
-    """
-    return "is missing" if text is None else "" if text.strip() else "is empty"
-
-
 def pad_series(samples: Sequence[np.ndarray]) -> np.ndarray:
     """Series or audio of unequal length as one array, float32 [sample, longest] or [sample, longest, variate].
 

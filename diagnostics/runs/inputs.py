@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.datasets.dataset import Dataset, complete_splits
-from diagnostics.datasets.target import LazySamples, Target, pad_series, why_no_text
+from diagnostics.datasets.target import LazySamples, Target, pad_series
 from diagnostics.encoders.bare_module import Numbers, wrap
 from diagnostics.encoders.encoder import AXES, Encoder, channels_first
 from diagnostics.encoders.pictures import to_pixels
@@ -197,9 +197,9 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     of_numbers = "series" if not bytes_or_colours else "image" if first.ndim < 4 else "video"
     kind: Modality = modality or ("text" if first.dtype.kind in "UT" else of_numbers)
     ranks = {axes.count(",") + 1 for axes in AXES[kind]} or {0}
-    for i, row in enumerate(map(np.asarray, rows) if isinstance(rows, list) or kind == "text" else [first]):
-        if kind == "text" and row.ndim == 0 and (why := why_no_text(None if pd.isna(row.item()) else str(row))):
-            raise DiagnosticsError(f"Text sample {i} of X {why}: fill it in or remove it.", code="bad-sample")
+    for i, row in enumerate(rows if isinstance(rows, list) else [first]):
+        if kind == "text" and row.ndim == 0 and pd.isna(row.item()):
+            continue  # refused with its place, as an empty one is
         if row.ndim not in ranks or row.dtype.kind not in ("UT" if kind == "text" else "biuf"):
             raise DiagnosticsError(
                 f"Sample {i} of X is {row.dtype} of shape {list(row.shape)}, and {kind} samples are "
@@ -210,7 +210,7 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     if kind in ("image", "video"):
         return LazySamples(len(rows), partial(_pixels, rows, first)), kind, False
     if lazy or kind == "text":
-        return rows, kind, False
+        return list(rows) if kind == "text" else rows, kind, False
     ragged = len({len(row) for row in rows}) > 1
     values = pad_series(rows) if ragged else np.asarray(rows)
     return values if values.dtype.kind == "f" else values.astype(np.float32), kind, ragged

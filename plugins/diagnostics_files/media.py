@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, why_no_text
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining
 from diagnostics_files.decode import (
     FASTEST,
     SOUNDS,
@@ -252,8 +252,8 @@ def texts(path: str, labels: Labels) -> FileDataset:
             raise Unusable(file.name, f"has {length:,} bytes, more than the {LONGEST_TEXT:,} of a text", "split it")
         with decoding(file.name):
             text = file.path.read_text(encoding="utf-8-sig").strip()
-        if why := why_no_text(text):
-            raise damaged(file.name, f"it {why}")
+        if not text:
+            raise damaged(file.name, "it is empty")
         return text
 
     first: dict[bytes, str] = {}
@@ -494,8 +494,8 @@ def _targets(
 
 
 def _text(entry: Any, name: str) -> np.ndarray:
-    if why := why_no_text(entry):
-        raise damaged(name, f"it {why}")
+    if not isinstance(entry, str) or not entry.strip():
+        raise damaged(name, "it is empty")
     return np.asarray(entry)
 
 

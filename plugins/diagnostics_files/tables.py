@@ -15,16 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagnostics.plugin import (
-    Dataset,
-    DiagnosticsError,
-    LazySamples,
-    Target,
-    complete_splits,
-    explaining,
-    pad_series,
-    why_no_text,
-)
+from diagnostics.plugin import Dataset, DiagnosticsError, LazySamples, Target, complete_splits, explaining, pad_series
 from diagnostics_files.folder import (
     DataError,
     check_bytes,
@@ -457,16 +448,13 @@ def texts(path: str, text: str, group: str, values: str, seed: int) -> Dataset:
         entries = column(columns, text, source, "text")
         del columns[text]
     columns = in_roles(columns, {"group": group}, source)
-    texts = [entry if entry is None else str(entry) for entry in entries]
+    texts = [None if entry is None else str(entry) for entry in entries]
     if not texts:
         raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
-    for number, entry in enumerate(texts, 1):
-        if why := why_no_text(entry):
-            raise DataError(f"Text {number} of {source} {why}: fill it in or remove it.")
     # The same words in train and test would be a test of memory.
     ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
-    samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))
-    return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=join_notes(f"{len(texts)} texts", about))
+    samples, about = np.array(texts, dtype=object), join_notes(f"{len(texts)} texts", about)
+    return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=about)
 
 
 # Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA

@@ -243,7 +243,7 @@ def whisper() -> TorchEncoder:
             forward=_forward_whisper,
             fresh=untrained_whisper,
             configuration=WHISPER.about,
-            sized_for=lambda sample: for_length(_refuse_longer(len(sample))),
+            sized_for=lambda sample: for_length(len(sample)),
             covers=lambda shape: ((0.0, float(tokens * WINDOW // TOKENS)),),
             valid=valid,
             rate=float(RATE),
@@ -258,7 +258,12 @@ def whisper() -> TorchEncoder:
 
 
 def _tokens(samples: int) -> int:
-    return -(-min(samples, WINDOW) // (WINDOW // TOKENS))
+    """Of a sound, or of the longest of a dataset, to whose length the others are padded."""
+    why = (
+        f"takes at most 30 s at {RATE} Hz, not {samples / RATE:.1f} s: cut the sounds, as audio:FOLDER?seconds=30 does"
+    )
+    refuse_values((samples > WINDOW, f"{WHISPER.encoder} {why}.", "bad-sample"))
+    return -(-samples // (WINDOW // TOKENS))
 
 
 def untrained_whisper() -> WhisperEncoder:
@@ -292,17 +297,7 @@ def _sound(sample: np.ndarray) -> np.ndarray:
             "not-finite",
         ),
     )
-    _refuse_longer(len(sound))
     return sound
-
-
-def _refuse_longer(samples: int) -> int:
-    """The number of samples of a sound; raises where it is too long. Datasets pad to the longest, so that any tells."""
-    why = (
-        f"takes at most 30 s at {RATE} Hz, not {samples / RATE:.1f} s: cut the sounds, as audio:FOLDER?seconds=30 does"
-    )
-    refuse_values((samples > WINDOW, f"{WHISPER.encoder} {why}.", "bad-sample"))
-    return samples
 
 
 def _example() -> np.ndarray:

@@ -38,7 +38,7 @@ def new_dataset(**changed: Any) -> Dataset:
         ({"samples": np.empty((0, 3)), "ids": [], "split": [], "targets": {}}, "Dataset mine is empty."),
         (
             {"modality": "text", "samples": ["a", "b", " ", "d"]},
-            "Text 2 of mine is empty: fill it in or remove it.",
+            "Text 3 of mine (c) is empty: fill it in or remove it.",
         ),
         ({"ids": ["a", "b", "c"]}, "Dataset mine has 4 samples but 3 ids."),
         ({"split": [*SPLIT, "test"]}, "Dataset mine has 4 samples but 5 split."),

@@ -498,7 +498,7 @@ def test_bad_texts_are_refused(tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(DiagnosticsError, match=message):
             build("dataset", f"texts:{tmp_path / 'a.txt'}")
-    (tmp_path / "a.csv").write_text("text,n\na,1\n,2\n")
+    (tmp_path / "a.csv").write_text("text,n\na,1\n,2\nb,1\n")
     with pytest.raises(DiagnosticsError, match=r"Text 2 .* is missing"):
         build("dataset", f"texts:{tmp_path / 'a.csv'}")
     (tmp_path / "a.csv").write_text("body\nx\n")
