@@ -183,8 +183,8 @@ def audio(
 ) -> dx.Dataset:
     """Sound files of a folder as float32 [time], the mean of all channels; a file is a group.
 
-    `rate=16000` resamples. `seconds` cuts windows that follow one another; without it recordings of unequal length are
-    padded with NaN on the left. Classes, table and splits as for `images:`.
+    `rate=16000` resamples. `seconds` cuts windows that follow one another, and drops the rest of a longer file; without
+    it recordings of unequal length are padded with NaN on the left. Classes, table and splits as for `images:`.
     """
     from diagnostics_files.media import Labels, audio
 

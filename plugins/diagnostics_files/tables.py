@@ -82,9 +82,8 @@ def column(columns: Columns, name: str, path: Path, option: str = "") -> list[An
 
 def in_roles(columns: Columns, roles: Mapping[str, str], path: Path) -> Columns:
     """The columns, with those that an option names for a role (`id`, `group`) under the name of that role."""
-    taken = {name: column(columns, name, path, role) and role for role, name in roles.items() if name}
-    kept = {name: entries for name, entries in columns.items() if name in taken or name not in taken.values()}
-    return {taken.get(name, name): entries for name, entries in kept.items()}
+    found = {role: column(columns, name, path, role) for role, name in roles.items() if name}
+    return {name: entries for name, entries in columns.items() if name not in roles.values()} | found
 
 
 def texts_of(columns: Columns, name: str, default: Sequence[str]) -> list[str]:
@@ -452,7 +451,8 @@ def texts(path: str, text: str, group: str, values: str, seed: int) -> Dataset:
     if not texts:
         raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
     # The same words in train and test would be a test of memory.
-    ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
+    ids, units = [f"text-{i:06d}" for i in range(len(texts))], [text or "" for text in texts]
+    ids, rows, about = described(columns, ids, units, values, seed, source)
     samples, about = np.array(texts, dtype=object), join_notes(f"{len(texts)} texts", about)
     return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=about)
 
