@@ -42,7 +42,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 """Finished runs of `lorenz?n=200` that examples open: encoder and options. Both encoders come trained with their plugin."""
 NOT_CALLED = {
     # An encoder may have its own; a run asks for them.
-    *(f"diagnostics.Encoder.{name}" for name in ("covers", "on", "to", "valid")),
+    *(f"diagnostics.Encoder.{name}" for name in ("covers", "on", "shortened", "to", "valid")),
     # They need a trainer: docs/how-to/while-training.md shows them.
     "diagnostics.LayerProfiles.for_lightning",
     "diagnostics.LayerProfiles.for_transformers",

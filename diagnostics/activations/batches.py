@@ -131,6 +131,8 @@ def capture_rows(
     ):
         taps = [tap.name for tap in plan.taps]
         finite_by_tap = in_pass.capture(encoder, batch, positions, taps, reduce) if in_pass else None
+        if finite_by_tap is None and also is None and not with_tokens:
+            encoder, batch = encoder.shortened(batch)
         finite_by_tap = finite_by_tap or encoder.capture(batch, taps, reduce)
     # On a GPU the answer also waits for the copies of pooled values, which were asked for before on the same stream.
     for name, finite in finite_by_tap.items():

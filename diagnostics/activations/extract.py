@@ -354,6 +354,7 @@ def seconds_when_warm(encoder: Encoder, dataset: Dataset, plan: Plan, positions:
     with contextlib.closing(prepare_batches(encoder, dataset, [positions], 0)) as batches:
         (batch,) = batches
         with explaining(f"{encoder.name} fails on a batch"):
+            encoder, batch = encoder.shortened(batch)
             encoder.capture(
                 batch, [tap.name for tap in plan.taps], lambda tap, tokens: pool(tap, tokens, plan.poolings).cpu()
             )

@@ -20,7 +20,7 @@ from diagnostics.datasets.boxes import why_no_boxes
 from diagnostics.datasets.matches import why_no_matches
 from diagnostics.datasets.questions import why_no_questions
 from diagnostics.datasets.target import LazySamples, Target, extremes, misfit, one_by_one
-from diagnostics.errors import DiagnosticsError, check_known, explaining
+from diagnostics.errors import DiagnosticsError, check_known, explaining, refuse_values
 from diagnostics.vocabulary import BOXED, SAFE_NAME, SPLIT_OF, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -84,16 +84,14 @@ class Dataset:
     split: `train`, `val` or `test` for each sample.
     targets: name -> `Target`.
     groups: the unit that each sample shares with others (video, subject, scene); by default each sample is its own. A
-    group
-        must lie within one split, and intervals resample groups.
+        group must lie within one split, and intervals resample groups.
     fingerprint: must change whenever any content does; by default a digest of everything.
     about: one line for `diagnostics list` and the report.
     rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
     ragged: whether samples have unequal lengths, as of `pad_series`, so that tokens at the same place of two samples
         have nothing in common; only pooled activations are stored then. Always true for texts.
     texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
-    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing
-    asked.
+    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing.
     views: another view of each sample, in which a target `matches` finds the same points; read on demand.
     extras: what plugins alone read, by name, as `text_survives` of the training of image and text towers: the changes
         of an image under which the texts stay true.
@@ -172,8 +170,7 @@ class Dataset:
 
     def _check(self) -> None:
         n = len(self.samples)
-        if n == 0:
-            raise DiagnosticsError(f"Dataset {self.name} is empty.", code="too-few")
+        refuse_values((n == 0, f"Dataset {self.name} is empty.", "too-few"))
         columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
         # Not every dataset has these.
         columns |= {name: column for name in ("texts", "questions", "views") if len(column := getattr(self, name))}
@@ -182,6 +179,11 @@ class Dataset:
                 raise DiagnosticsError(
                     f"Dataset {self.name} has {n} samples but {len(column)} {name}.", code="bad-shape"
                 )
+        texts = () if self.modality != "text" or isinstance(self.samples, LazySamples) else self.samples
+        for i, text in enumerate(map(np.asarray, texts)):
+            why = "missing" if text.dtype.kind not in "UT" else "" if str(text).strip() else "empty"
+            why = why and f"Text {i + 1} of {self.name} ({self.ids[i]}) is {why}: fill it in or remove it."
+            refuse_values((bool(why), why, "bad-sample"))
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.", code="duplicate")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
@@ -218,10 +220,8 @@ class Dataset:
                     "not starting with a dot.",
                     code="bad-target",
                 )
-            if target.kind not in get_args(Kind):
-                raise DiagnosticsError(
-                    f"Target {name} of {self.name} has unknown kind '{target.kind}'.", code="bad-target"
-                )
+            unknown = f"Target {name} of {self.name} has unknown kind '{target.kind}'."
+            refuse_values((target.kind not in get_args(Kind), unknown, "bad-target"))
             wrong = misfit(target)
             if target.kind in (*BOXED, "matches") and self.modality != "image":
                 wrong = wrong or f"only images have {target.kind}"

@@ -206,7 +206,8 @@ class Encoder(ABC):
             for start in range(0, len(given), size):
                 rows = range(start, min(start + size, len(given)))
                 batch = _batch(sized, [_check_sample(self, given, i) for i in rows], start, pinned)
-                values = _read(sized, batch, read, _grid_tokens if tokens else pool_batch(sized, batch, names), rows)
+                short, batch = (sized, batch) if tokens else sized.shortened(batch)
+                values = _read(short, batch, read, _grid_tokens if tokens else pool_batch(sized, batch, names), rows)
                 features[start : rows.stop] = values.reshape(len(rows), *shape).cpu().numpy()
         return features
 
@@ -281,6 +282,13 @@ class Encoder(ABC):
         None where all do (no padding, no mask).
         """
         return None
+
+    def shortened(self, batch: Any) -> tuple[Encoder, Any]:
+        """The encoder and a batch without the places behind all tokens that represent data, where these change nothing.
+
+        Both as they are where that is not known. Pooled activations are the same; padding takes no time.
+        """
+        return self, batch
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """The (start, stop) that the grid covers along each axis of a sample whose grid axes have these extents.

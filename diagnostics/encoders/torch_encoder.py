@@ -5,6 +5,7 @@ Its identity, its forward pass, its weights redrawn or permuted, and what makers
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,6 +25,7 @@ from diagnostics.encoders.modules import (
     device_of,
     digest_of,
     evaluating,
+    map_tensors,
     placing,
     seeding,
     state_tensors,
@@ -193,6 +195,9 @@ class TorchEncoder(Encoder):
     """Of a control encoder, for reports: which weights do not differ."""
     cut: str = ""
     """Name of the tap at which its forward pass ends, where it was cut (see `diagnostics.encoders.saved.cut`)."""
+    pads_behind: bool = False
+    """Whether tokens lie along the second axis of every tensor of a batch, and those behind the last that represents
+    data change no other: `shortened` leaves them out."""
     absent: tuple[str, ...] = ()
     """Names of the modules that were removed when it was cut, since none of them runs before that tap."""
 
@@ -362,6 +367,15 @@ class TorchEncoder(Encoder):
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
         return self._valid(batch, tap) if self._valid else None
+
+    def shortened(self, batch: Any) -> tuple[Encoder, Any]:
+        valid = self.valid(batch, self.taps[0]) if self.pads_behind else None
+        if valid is None or not bool(valid.any()):
+            return self, batch
+        length = int(valid.any(dim=0).nonzero().max()) + 1
+        taps = tuple(dataclasses.replace(tap, grid=dataclasses.replace(tap.grid, shape=(length,))) for tap in self.taps)
+        # Not this class's own: the modules are those that were checked, and what they ran is known.
+        return super().replace(taps=taps), map_tensors(lambda tensor: tensor[:, :length], batch)
 
     def to(self, device: str) -> Encoder:
         self.module.to(device)

@@ -191,12 +191,15 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     rows: Any = given if lazy else _array(given) if whole else [_array(each) for each in given]
     if len(rows) == 0:
         raise DiagnosticsError("X is empty: give samples along its first axis.", code="bad-sample")
-    first = np.asarray(rows[0])
+    known = (row for row in rows if row.ndim or not pd.isna(row.item())) if isinstance(rows, list) else iter(())
+    first = np.asarray(next(known, rows[0]))
     bytes_or_colours = first.ndim > 2 or (first.ndim == 2 and first.dtype == np.uint8)
     of_numbers = "series" if not bytes_or_colours else "image" if first.ndim < 4 else "video"
     kind: Modality = modality or ("text" if first.dtype.kind in "UT" else of_numbers)
     ranks = {axes.count(",") + 1 for axes in AXES[kind]} or {0}
     for i, row in enumerate(rows if isinstance(rows, list) else [first]):
+        if kind == "text" and row.ndim == 0 and pd.isna(row.item()):
+            continue  # refused with its place, as an empty one is
         if row.ndim not in ranks or row.dtype.kind not in ("UT" if kind == "text" else "biuf"):
             raise DiagnosticsError(
                 f"Sample {i} of X is {row.dtype} of shape {list(row.shape)}, and {kind} samples are "
@@ -207,7 +210,7 @@ def _samples(given: Any, modality: Modality | None) -> tuple[Any, Modality, bool
     if kind in ("image", "video"):
         return LazySamples(len(rows), partial(_pixels, rows, first)), kind, False
     if lazy or kind == "text":
-        return rows, kind, False
+        return list(rows) if kind == "text" else rows, kind, False
     ragged = len({len(row) for row in rows}) > 1
     values = pad_series(rows) if ragged else np.asarray(rows)
     return values if values.dtype.kind == "f" else values.astype(np.float32), kind, ragged

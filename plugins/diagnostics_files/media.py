@@ -46,7 +46,17 @@ from diagnostics_files.folder import (
     usable,
     warn,
 )
-from diagnostics_files.tables import Columns, column, dataset, listed, read_table, target, targets_of, texts_of
+from diagnostics_files.tables import (
+    Columns,
+    column,
+    dataset,
+    in_roles,
+    listed,
+    read_table,
+    target,
+    targets_of,
+    texts_of,
+)
 
 # Images, videos, sounds and texts of a folder, with classes of folders or of a table.
 
@@ -60,6 +70,7 @@ class Labels:
 
     table: str
     key: str
+    group: str
     values: str
     seed: int
     on_error: str
@@ -151,7 +162,8 @@ def labelled(
             targets["label"] = label
     if labels.table:
         path = _table_path(labels.table, root)
-        columns = _join(read_table(path), every, kept, labels.key, path)
+        columns = in_roles(read_table(path), {"group": labels.group}, path)
+        columns = _join(columns, every, kept, labels.key, path)
         if any(entry is not None for entry in columns.get("split", ())):
             given = columns["split"]
         groups = texts_of(columns, "group", groups)
@@ -163,6 +175,10 @@ def labelled(
             )
         targets |= more
         notes.append(note)
+    elif labels.group:
+        raise DiagnosticsError(
+            f"{source} has no table, and group={labels.group} names a column of one: add ?table=.", code="no-effect"
+        )
     split, how, exchangeable = complete_splits(given, groups, labels.seed, source, targets)
     about = join_notes(how, *notes, sentence(left_out, len(every)))
     return Labelled(
@@ -237,7 +253,7 @@ def texts(path: str, labels: Labels) -> FileDataset:
         with decoding(file.name):
             text = file.path.read_text(encoding="utf-8-sig").strip()
         if not text:
-            raise damaged(file.name, "it is an empty text")
+            raise damaged(file.name, "it is empty")
         return text
 
     first: dict[bytes, str] = {}
@@ -479,7 +495,7 @@ def _targets(
 
 def _text(entry: Any, name: str) -> np.ndarray:
     if not isinstance(entry, str) or not entry.strip():
-        raise damaged(name, "it is an empty text")
+        raise damaged(name, "it is empty")
     return np.asarray(entry)
 
 

@@ -20,6 +20,7 @@ def images(
     path: str,
     table: str = "",
     file: str = "file",
+    group: str = "",
     values: str = "",
     seed: int = 0,
     on_error: str = "stop",
@@ -28,13 +29,13 @@ def images(
 
     Splits are folders train, val and test above the class folders, a column `split` of the table, or drawn (`seed`).
     `table` is a CSV, JSON lines or Parquet file whose column `file` (or another, `file=NAME`) names images as they lie
-    below the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a
-    label, other numbers a value, and whole numbers too that `values=a,b` names. Images keep their size: the encoder
-    brings them to its own.
+    below the folder; `split` and `group` (or another, `group=NAME`) are used as such, and other columns are targets:
+    text and whole numbers a label, other numbers a value, and whole numbers too that `values=a,b` names. Images keep
+    their size: the encoder brings them to its own.
     """
     from diagnostics_files.media import Labels, images
 
-    return images(path, Labels(table, file, values, seed, on_error))
+    return images(path, Labels(table, file, group, values, seed, on_error))
 
 
 def segmentation(path: str, unknown: int | None = None, seed: int = 0, on_error: str = "stop") -> dx.Dataset:
@@ -154,6 +155,7 @@ def videos(
     clips: int | None = None,
     table: str = "",
     file: str = "file",
+    group: str = "",
     values: str = "",
     seed: int = 0,
     on_error: str = "stop",
@@ -165,7 +167,7 @@ def videos(
     """
     from diagnostics_files.media import Labels, videos
 
-    return videos(path, frames, every, clips, Labels(table, file, values, seed, on_error))
+    return videos(path, frames, every, clips, Labels(table, file, group, values, seed, on_error))
 
 
 def audio(
@@ -174,18 +176,19 @@ def audio(
     seconds: float | None = None,
     table: str = "",
     file: str = "file",
+    group: str = "",
     values: str = "",
     seed: int = 0,
     on_error: str = "stop",
 ) -> dx.Dataset:
     """Sound files of a folder as float32 [time], the mean of all channels; a file is a group.
 
-    `rate=16000` resamples. `seconds` cuts windows that follow one another; without it recordings of unequal length are
-    padded with NaN on the left. Classes, table and splits as for `images:`.
+    `rate=16000` resamples. `seconds` cuts windows that follow one another, and drops the rest of a longer file; without
+    it recordings of unequal length are padded with NaN on the left. Classes, table and splits as for `images:`.
     """
     from diagnostics_files.media import Labels, audio
 
-    return audio(path, rate, seconds, Labels(table, file, values, seed, on_error))
+    return audio(path, rate, seconds, Labels(table, file, group, values, seed, on_error))
 
 
 def texts(
@@ -193,6 +196,7 @@ def texts(
     text: str = "text",
     table: str = "",
     file: str = "file",
+    group: str = "",
     values: str = "",
     seed: int = 0,
     on_error: str = "stop",
@@ -200,13 +204,13 @@ def texts(
     """Texts of a file: one a line of a .txt, or the column `text` of a table; or .txt files of a folder, a text each.
 
     Equal texts are a group. Of a folder, classes, table and splits are as for `images:`. Of a file, columns `id`,
-    `split` and `group` are used as such; others are targets as for `images:`.
+    `split` and `group` (or `group=NAME`) are used as such; others are targets as for `images:`.
     """
     from diagnostics_files import media, tables
 
     if Path(path).expanduser().is_dir():
-        return media.texts(path, media.Labels(table, file, values, seed, on_error))
-    return tables.texts(path, text, values, seed)
+        return media.texts(path, media.Labels(table, file, group, values, seed, on_error))
+    return tables.texts(path, text, group, values, seed)
 
 
 def series(path: str, values: str = "", steps: str = "", id: str = "", group: str = "", seed: int = 0) -> dx.Dataset:

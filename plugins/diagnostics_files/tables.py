@@ -75,10 +75,15 @@ def column(columns: Columns, name: str, path: Path, option: str = "") -> list[An
     """The column of that name, or the sentence that says which there are."""
     if name not in columns:
         remedy = f"name yours with ?{option}=" if option else f"add a column {name}"
-        raise DiagnosticsError(
-            f"{path} has no column '{name}' but {', '.join(columns)}: {remedy}.", code="unknown-name"
-        )
+        why = f"no column '{name}' but {', '.join(columns)}: {remedy}" if columns else "no columns: give a table"
+        raise DiagnosticsError(f"{path} has {why}.", code="unknown-name")
     return columns[name]
+
+
+def in_roles(columns: Columns, roles: Mapping[str, str], path: Path) -> Columns:
+    """The columns, with those that an option names for a role (`id`, `group`) under the name of that role."""
+    found = {role: column(columns, name, path, role) for role, name in roles.items() if name}
+    return {name: entries for name, entries in columns.items() if name not in roles.values()} | found
 
 
 def texts_of(columns: Columns, name: str, default: Sequence[str]) -> list[str]:
@@ -430,7 +435,7 @@ def described(
     return ids, rows, join_notes(how, note)
 
 
-def texts(path: str, text: str, values: str, seed: int) -> Dataset:
+def texts(path: str, text: str, group: str, values: str, seed: int) -> Dataset:
     """See `plugin.texts`."""
     source = file(path, "texts", (*SUFFIXES, ".txt"))
     columns: Columns = {}
@@ -441,16 +446,15 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
         columns = read_table(source)
         entries = column(columns, text, source, "text")
         del columns[text]
-    texts = ["" if entry is None else str(entry) for entry in entries]
+    columns = in_roles(columns, {"group": group}, source)
+    texts = [None if entry is None else str(entry) for entry in entries]
     if not texts:
         raise DiagnosticsError(f"{source} is empty: give one text per line.", code="too-few")
-    for number, entry in enumerate(texts, 1):
-        if not entry.strip():
-            raise DataError(f"Text {number} of {source} is empty: fill it in or remove it.")
     # The same words in train and test would be a test of memory.
-    ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
-    samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))
-    return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=join_notes(f"{len(texts)} texts", about))
+    ids, units = [f"text-{i:06d}" for i in range(len(texts))], [text or "" for text in texts]
+    ids, rows, about = described(columns, ids, units, values, seed, source)
+    samples, about = np.array(texts, dtype=object), join_notes(f"{len(texts)} texts", about)
+    return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=about)
 
 
 # Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA
@@ -473,12 +477,7 @@ def series(path: str, values: str, steps: str, roles: Mapping[str, str], seed: i
     if suffix == ".npz":
         rows, columns = read_npz(source)
     else:
-        table = read_table(source)
-        for role, name in roles.items():
-            if name:
-                column(table, name, source, role)
-                table[role] = table.pop(name)
-        rows, columns = from_table(table, source, steps)
+        rows, columns = from_table(in_roles(read_table(source), roles, source), source, steps)
     return dataset(source.resolve().stem, rows, columns, values, seed, source)
 
 

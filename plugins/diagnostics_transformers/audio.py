@@ -193,7 +193,7 @@ class Sounds:
         if length > span:
             raise DiagnosticsError(
                 f"{encoder} reads at most {int(span)} samples ({span / rate:.3g} s at {rate} Hz), not "
-                f"{length}: cut them.",
+                f"{length}: cut them, as audio:FOLDER?seconds={span / rate:.3g} does.",
                 code="bad-sample",
             )
         return cls(encoder, extract, length, rate, whole.shape, time=time, span=span, masked=True)

@@ -177,7 +177,7 @@ def minilm(length: int) -> TorchEncoder:
         configuration=MINILM.about,
         valid=lambda batch, tap: batch["attention_mask"].bool(),
     )
-    return encoder.replace(maker_names=maker_names(encoder, ""))
+    return encoder.replace(maker_names=maker_names(encoder, ""), pads_behind=True)
 
 
 def _forward_minilm(module: nn.Module, batch: dict[str, Tensor]) -> Any:
@@ -243,7 +243,7 @@ def whisper() -> TorchEncoder:
             forward=_forward_whisper,
             fresh=untrained_whisper,
             configuration=WHISPER.about,
-            sized_for=lambda sample: for_length(len(np.asarray(sample))),
+            sized_for=lambda sample: for_length(len(sample)),
             covers=lambda shape: ((0.0, float(tokens * WINDOW // TOKENS)),),
             valid=valid,
             rate=float(RATE),
@@ -258,7 +258,12 @@ def whisper() -> TorchEncoder:
 
 
 def _tokens(samples: int) -> int:
-    return -(-min(samples, WINDOW) // (WINDOW // TOKENS))
+    """Of a sound, or of the longest of a dataset, to whose length the others are padded."""
+    why = (
+        f"takes at most 30 s at {RATE} Hz, not {samples / RATE:.1f} s: cut the sounds, as audio:FOLDER?seconds=30 does"
+    )
+    refuse_values((samples > WINDOW, f"{WHISPER.encoder} {why}.", "bad-sample"))
+    return -(-samples // (WINDOW // TOKENS))
 
 
 def untrained_whisper() -> WhisperEncoder:
@@ -290,11 +295,6 @@ def _sound(sample: np.ndarray) -> np.ndarray:
             f"{WHISPER.encoder} takes finite numbers, behind NaN only as padding on the left: this sample of "
             f"{len(sample)} has {'none' if len(sound) == 0 else 'others in between'}.",
             "not-finite",
-        ),
-        (
-            len(sound) > WINDOW,
-            f"{WHISPER.encoder} takes at most 30 s at {RATE} Hz, not {len(sound) / RATE:.1f} s: cut the sound first.",
-            "bad-sample",
         ),
     )
     return sound

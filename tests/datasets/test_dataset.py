@@ -36,6 +36,10 @@ def new_dataset(**changed: Any) -> Dataset:
     ("changed", "message"),
     [
         ({"samples": np.empty((0, 3)), "ids": [], "split": [], "targets": {}}, "Dataset mine is empty."),
+        (
+            {"modality": "text", "samples": ["a", "b", " ", "d"]},
+            "Text 3 of mine (c) is empty: fill it in or remove it.",
+        ),
         ({"ids": ["a", "b", "c"]}, "Dataset mine has 4 samples but 3 ids."),
         ({"split": [*SPLIT, "test"]}, "Dataset mine has 4 samples but 5 split."),
         (

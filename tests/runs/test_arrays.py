@@ -227,6 +227,17 @@ def test_hugging_face_datasets_name_samples_targets_and_splits() -> None:
     np.testing.assert_allclose(dx.dataset(lists, "text")[2], SERIES[2], rtol=1e-6)
 
 
+WORDS = [f"text {i}" for i in range(N)]
+
+
+class ListedTexts(torch.utils.data.Dataset[str]):  # of torch: what it holds is read on demand
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> str:
+        return "" if i == 3 else WORDS[i]
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"y": SICK[:30]}, r"X has 40 samples, and y has shape \[30\]: give one entry for each sample"),
     ({"groups": MACHINES[:3]}, r"X has 40 samples, and groups has shape \[3\]"),
@@ -249,6 +260,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"X": [{"x": 1}] * N}, r"Sample 0 of X is object of shape \[\]"),
     ({"X": np.array([SERIES[0], None] * 6, dtype=object)}, r"Sample 1 of X is object of shape \[\], and series samples are \[time\] or"),
     ({"X": []}, r"X is empty"),
+    ({"X": [*WORDS[:6], " ", *WORDS[7:]]}, r"Text 7 of arrays \(sample-000006\) is empty"),
+    ({"X": np.array([*WORDS[:6], "", *WORDS[7:]])}, r"Text 7 of arrays \(sample-000006\) is empty"),
+    ({"X": [None, *WORDS[1:]]}, r"Text 1 of arrays \(sample-000000\) is missing"),
+    ({"X": ListedTexts()}, r"Text 4 of arrays \(sample-000003\) is empty"),
+    ({"X": pd.DataFrame({"text": ["c", np.nan, *WORDS[2:]]})}, r"Text 2 of arrays \(sample-000001\) is missing"),
     ({"y": "sick"}, r"Unknown column of X 'sick': there are none"),
     ({"X": {"a": SERIES}}, r"X is a dict, whose samples have no numbers: give an array"),
     ({"X": DataLoader(TensorDataset(torch.as_tensor(SERIES)))}, r"X is a DataLoader, .*loader\.dataset"),

@@ -249,7 +249,7 @@ class Profile:
     def few(self) -> str:
         """The few independent units behind a score, in words; nothing where there are enough to tell anything."""
         units = self.units
-        few = [f"{units['test']} test units"] if units["test"] < FEW else []
+        few = [f"{(n := units['test'])} test unit{'s' * (n != 1)}"] if units["test"] < FEW else []
         few += [f"{n} units of train and val"] if 0 < (n := units["train"] + units["val"]) < FEWEST else []
         return f"only {' and '.join(few)}: they cannot tell" if few and self.is_probe else ""
 

@@ -470,7 +470,7 @@ def test_texts_of_class_folders(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         (b"\xff\xfe\x00", r"bad/x\.txt cannot be decoded \(UnicodeDecodeError"),
-        (b" \n", r"bad/x\.txt cannot be decoded \(it is an empty text\)"),
+        (b" \n", r"bad/x\.txt cannot be decoded \(it is empty\)"),
         (
             b"x" * (10 * 2**20 + 1),
             r"bad/x\.txt has 10,485,761 bytes, more than the 10,485,760 of a text: split it, or leave",
@@ -498,6 +498,9 @@ def test_bad_texts_are_refused(tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(DiagnosticsError, match=message):
             build("dataset", f"texts:{tmp_path / 'a.txt'}")
+    (tmp_path / "a.csv").write_text("text,n\na,1\n,2\nb,1\n")
+    with pytest.raises(DiagnosticsError, match=r"Text 2 .* is missing"):
+        build("dataset", f"texts:{tmp_path / 'a.csv'}")
     (tmp_path / "a.csv").write_text("body\nx\n")
     with pytest.raises(DiagnosticsError, match=r"has no column 'text' but body: name yours with \?text="):
         build("dataset", f"texts:{tmp_path / 'a.csv'}")

@@ -56,6 +56,25 @@ def test_recordings_end_together_and_keep_their_samples(tmp_path: Path, reader: 
         np.testing.assert_allclose(dataset[i][500 - length :], wanted, atol=1e-7)
 
 
+def test_a_column_of_any_name_is_the_group_where_it_is_named(tmp_path: Path) -> None:
+    root = recordings(tmp_path / "sounds", lengths=(400,) * 6)
+    rows = "".join(f"{'ab'[i % 2]}/{i}.wav,s{i // 2},g{i}\n" for i in range(6))
+    (root / "labels.csv").write_text("file,speaker,group\n" + rows)
+    dataset = audio(root, "?table=labels.csv&group=speaker")
+    of = dict(zip(dataset.ids, dataset.groups, strict=True))
+    assert of == {f"{'ab'[i % 2]}/{i}.wav": f"s{i // 2}" for i in range(6)} and list(dataset.targets) == ["label"]
+    (root / "t.csv").write_text("text,speaker\n" + "".join(f"words {i},s{i // 2}\n" for i in range(6)))
+    assert build("dataset", f"texts:{root}/t.csv?group=speaker").groups.tolist() == [f"s{i // 2}" for i in range(6)]
+    (root / "t.txt").write_text("a\nb\nc\n")
+    for wrong, code in (
+        (f"audio:{root}?table=labels.csv&group=x", "unknown-name"),
+        (f"texts:{root}/t.txt?group=x", "unknown-name"),
+        (f"audio:{root}?group=speaker", "no-effect"),
+    ):
+        with refusal(code):
+            build("dataset", wrong)
+
+
 @pytest.mark.parametrize("kind", ["int16", "int32", "uint8", "float32", "stereo", "24 bits"])
 def test_every_kind_of_wav_has_full_scale_one(tmp_path: Path, reader: str, kind: str) -> None:
     wave = tone(200)

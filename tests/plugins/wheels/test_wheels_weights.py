@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.encoders.modules import pool
 from diagnostics.specs import build
@@ -163,6 +164,8 @@ def test_whisper_marks_what_was_heard_and_hears_the_same_behind_padding(whisper:
 def test_whisper_of_half_a_minute_has_no_silence(whisper: Any) -> None:
     batch = default_collate([whisper.preprocess(np.zeros(480_000, np.float32))])
     assert whisper.valid(batch, whisper.tap("embed")) is None
+    with refusal("bad-sample", "?seconds=30"):  # by the length that all are padded to, before anything passes
+        whisper.sized_for(np.full(480_001, np.nan))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_whisper_of_half_a_minute_has_no_silence(whisper: Any) -> None:
         (np.full(100, np.nan), "this sample of 100 has none"),
         (np.array([0.0, np.nan, 0.0] * 100), "others in between"),
         (np.array([np.nan, 0.0, np.inf]), "others in between"),
-        (np.zeros(480_001), r"at most 30 s at 16000 Hz, not 30\.0 s: cut the sound first"),
+        (np.zeros(480_001), r"at most 30 s at 16000 Hz, not 30\.0 s: .* audio:FOLDER\?seconds=30 does"),
     ],
 )
 def test_whisper_refuses_sounds_that_it_cannot_hear(whisper: Any, sample: np.ndarray, message: str) -> None:
@@ -228,6 +231,31 @@ def test_minilm_of_another_length_gives_the_same_vector(minilm: Any) -> None:
     assert long["input_ids"].shape == (16,) and bool(long["attention_mask"].all())
     with refusal("bad-value", "513", "512"):
         build("encoder", "wheel:minilm?length=513")
+
+
+def test_minilm_passes_no_padding_behind_the_longest_text_of_a_batch(minilm: Any, tmp_path: Path) -> None:
+    """Whatever else is in the batch, a text has the features that it has alone and without any padding."""
+    texts = [f"{text} {'and so on ' * (i % 5)}{i}" for i in range(6) for text in TEXTS]
+    lengths: list[int] = []
+    data = dx.dataset(texts, [f"{i % 3}" for i in range(18)])
+    with minilm.module.encoder.layer[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1])):
+        run = dx.run(minilm, data, out=tmp_path / "run", measures="linear_probe", controls=False, report=False)
+        assert lengths[0] == 128 and min(lengths) < 64, "the example is whole, batches are not"
+        del lengths[:]
+        features = minilm.transform(texts, pooling="mean")
+        assert max(lengths) < 64
+        tokens = minilm.transform(texts, tokens=True)
+    for tap in minilm.taps:
+        stored = run.features(tap.name, pooling="mean")
+        np.testing.assert_allclose(minilm.transform(texts, tap.name, "mean"), stored, atol=3e-6, rtol=1e-5)
+    for i, text in enumerate(texts):
+        prepared = {name: values[None] for name, values in minilm.preprocess(np.asarray(text)).items()}
+        n = int(prepared["attention_mask"].sum())
+        with torch.no_grad():
+            alone = minilm.module(**{name: values[:, :n] for name, values in prepared.items()}).last_hidden_state[0]
+        np.testing.assert_allclose(features[i], alone.mean(0), atol=3e-6, rtol=1e-5)
+        np.testing.assert_allclose(tokens[i, :n], alone, atol=1e-5, rtol=1e-5)
+    assert tokens.shape == (18, 128, 384)
 
 
 def test_efficientnet_gives_what_its_own_class_computes(efficientnet: Any) -> None:
