@@ -133,6 +133,15 @@ def test_all_encoders_on_the_way_are_measured_and_compared_by_one_command(tmp_pa
     assert CliRunner().invoke(app, [*asked, "--part", "1/2"]).exit_code == 2
 
 
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    result = run("--data", DATA, "--objective", "jepa", "--out", str(tmp_path / "new"), *SMALL)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
     result = run("--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL)
     assert result.stdout.splitlines() == [
