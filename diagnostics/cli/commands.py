@@ -94,7 +94,6 @@ def run(
     from diagnostics.cli.encoders import measure_steps, requests_by_step
     from diagnostics.cli.tables import print_parts
     from diagnostics.report.terminal import print_page
-    from diagnostics.runs.comparison.page import comparison_page
     from diagnostics.runs.extraction import extract_parts
     from diagnostics.runs.job import perform
     from diagnostics.runs.pages.run import run_page
@@ -115,15 +114,15 @@ def run(
     if isinstance(finished, diagnostics.Run):
         page, path, made = functools.partial(run_page, finished), finished.path / "report.html", [finished]
     else:
+        from diagnostics.runs.comparison.page import comparison_page
+
         page, path = functools.partial(comparison_page, finished), finished.default_path
         made = [member.run for member in finished.members]
     print_json(finished.to_json()) if json else print_page(page(), path, full=full)
     if failed := dict.fromkeys(name for each in made for name in each.failed):
         # Last, where a reader looks; the reasons stand among what is left out.
-        print(
-            f"Failed, and left out: {', '.join(failed)}; all other results are kept.",
-            file=sys.stderr if json else sys.stdout,
-        )
+        where = sys.stderr if json else sys.stdout
+        print(f"Failed, and left out: {', '.join(failed)}; all other results are kept.", file=where)
         raise typer.Exit(1)
 
 
