@@ -7,10 +7,10 @@ All run in the environment that nox itself was started from, which CONTRIBUTING.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -160,11 +160,12 @@ def dependencies() -> list[str]:
 def kernels(session: nox.Session) -> None:
     """The kernels of attention statistics, compiled for three compute capabilities without a card.
 
-    They are compiled if they changed since `benchmarks/kernels.json` was written; `-- --again` compiles them anyhow.
+    They are compiled if they, or how, changed since `benchmarks/kernels.json` was written; `-- --again` compiles them
+    anyhow.
     """
-    source = (ROOT / "diagnostics/encoders/attention/triton_kernels.py").read_bytes()
+    digest = runpy.run_path(str(ROOT / "benchmarks/kernels.py"))["digest"]
     table = json.loads((ROOT / "benchmarks/kernels.json").read_text(encoding="utf-8"))
-    if table["digest"] == hashlib.sha256(source).hexdigest() and not session.posargs:
+    if table["digest"] == digest() and not session.posargs:
         session.log("as they were compiled last (benchmarks/kernels.json)")
         return
     with tempfile.TemporaryDirectory() as name:

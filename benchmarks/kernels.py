@@ -4,7 +4,7 @@
 
 Every kernel, type of number and width of a head is compiled for each compute capability as it is launched. Held are the bytes that a
 thread spills, and the shared memory of a program against what the capability has. The table goes to `kernels.json`, with a digest of the
-kernels' file: as long as that is the same, the session has nothing to do.
+kernels' file, which has their tiles and precision too, and of this one: as long as that is the same, the session has nothing to do.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ MOST_SPILLED = 1126
 SHARED = {80: 163, 89: 99, 90: 227}
 """KiB that a program may have, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
 TYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def digest() -> str:
+    """Of all files on which the table depends."""
+    return hashlib.sha256(KERNELS.read_bytes() + Path(__file__).read_bytes()).hexdigest()
 
 
 def load_kernels() -> Any:
@@ -83,7 +88,7 @@ def main() -> None:
     for name, more in kernels.items():
         for number, size in TYPES.items() if "--smallest" not in sys.argv else [("bf16", 2)]:
             for width, (queries, keys) in module.TILES[size].items():
-                constants = {"causal": True, "precision": "tf32x3", "M": queries, "N": keys, "D": width, **more}
+                constants = {"causal": True, "precision": module.PRECISION, "M": queries, "N": keys, "D": width, **more}
                 for capability, most in SHARED.items():
                     kernel = getattr(module, f"{name}_kernel")
                     spilled, shared = compile_kernel(kernel, constants, module.OPTIONS, number, capability)
@@ -103,8 +108,7 @@ def main() -> None:
     print(f"{len(rows)} kernels by triton {version}: {missed} missed, {worst:,} bytes a thread at most")
     if not missed and "--smallest" not in sys.argv:
         lines = ",\n".join(json.dumps(row) for row in rows)
-        digest = hashlib.sha256(KERNELS.read_bytes()).hexdigest()
-        TABLE.write_text(f'{{"digest": "{digest}", "triton": "{version}", "kernels": [\n{lines}\n]}}\n')
+        TABLE.write_text(f'{{"digest": "{digest()}", "triton": "{version}", "kernels": [\n{lines}\n]}}\n')
     sys.exit(missed > 0)
 
 

@@ -111,3 +111,23 @@ def test_a_wheel_is_carried_without_tests_and_unpacked_where_its_package_is_miss
         "absent/module.py",
         "absent/testing/tools.py",
     }
+
+
+def test_kernels_are_compiled_again_where_they_or_their_precision_changed(tmp_path: Path) -> None:
+    files = ("benchmarks/kernels.py", "diagnostics/encoders/attention/triton_kernels.py")
+    texts = {name: (BENCHMARKS.parent / name).read_text(encoding="utf-8") for name in files}
+
+    def digest(**changed: str) -> str:
+        for name, text in texts.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(changed.get(Path(name).stem, text), encoding="utf-8")
+        return runpy.run_path(str(tmp_path / files[0]))["digest"]()
+
+    compiled, kernels = texts.values()
+    assert digest() == digest()
+    others = [
+        digest(triton_kernels=kernels.replace('PRECISION = "tf32x3"', 'PRECISION = "ieee"')),
+        digest(triton_kernels=kernels.replace("128: (32, 32)", "128: (64, 32)")),
+        digest(kernels=compiled.replace('"axes": 3', '"axes": 2')),
+    ]
+    assert len({digest(), *others}) == 4

@@ -162,3 +162,7 @@ def test_attention_statistics_are_those_of_the_matrix(by: Any, dtype: torch.dtyp
     for name in ("entropy", "distance", "prefix", "peak", "logit", "received"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6, msg=name)
     assert found.error < most and expected.error < most
+    # A control: of an output that is wrong in one row, the error is what the matrix says, and not small.
+    out[1, 2, 7] += 1
+    wrong, right = (attention_statistics(call, out, tokens, which).error for which in (by, "plain"))
+    assert wrong == pytest.approx(right, rel=most) and right > 0.5

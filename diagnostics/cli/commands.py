@@ -87,36 +87,42 @@ def run(
 
     The same command resumes an interrupted run. Earlier results of other measures and controls stay in the folder. The
     exit status is 1 if a measure failed; all other results are complete. With --part, several launches of the command
-    extract a run together (status 3: one waits for others); the command without it then does what is missing.
+    extract a run together (status 3: one waits for others); the command without it then does what is missing. The
+    folder `steps` of a training stands for all of its encoders: each gets a run, and they are compared.
     """
     from diagnostics.activations.parts import Launch
+    from diagnostics.cli.encoders import measure_steps, requests_by_step
     from diagnostics.cli.tables import print_parts
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.extraction import extract_parts
     from diagnostics.runs.job import perform
     from diagnostics.runs.pages.run import run_page
     from diagnostics.runs.results.record import record_command
-    from diagnostics.runs.run import Run
 
     if on_error is not None:
         data = str(request.dataset)
         request = replace(request, dataset=f"{data}{'&' if '?' in data else '?'}on_error={on_error}")
     with working(quiet, verbose) as watch, record_command(context.meta.get(TYPED, ""), context.meta.get(CONFIG, {})):
         launch = None if part is None else Launch.of(part)
-        finished = perform(request, watch) if launch is None else extract_parts(request, launch, watch)
-    if not isinstance(finished, Run):
+        if launch is None and (steps := requests_by_step(request)):
+            finished = measure_steps(steps, watch)
+        else:
+            finished = perform(request, watch) if launch is None else extract_parts(request, launch, watch)
+    if isinstance(finished, dict):
         print_json({"part": part, "stores": finished}) if json else print_parts(str(launch), finished)
         return
-    if json:
-        print_json(finished.to_json())
+    if isinstance(finished, diagnostics.Run):
+        page, path, made = functools.partial(run_page, finished), finished.path / "report.html", [finished]
     else:
-        print_page(run_page(finished), finished.path / "report.html", full=full)
-    if finished.failed:
+        from diagnostics.runs.comparison.page import comparison_page
+
+        page, path = functools.partial(comparison_page, finished), finished.default_path
+        made = [member.run for member in finished.members]
+    print_json(finished.to_json()) if json else print_page(page(), path, full=full)
+    if failed := dict.fromkeys(name for each in made for name in each.failed):
         # Last, where a reader looks; the reasons stand among what is left out.
-        print(
-            f"Failed, and left out: {', '.join(finished.failed)}; all other results are kept.",
-            file=sys.stderr if json else sys.stdout,
-        )
+        where = sys.stderr if json else sys.stdout
+        print(f"Failed, and left out: {', '.join(failed)}; all other results are kept.", file=where)
         raise typer.Exit(1)
 
 

@@ -1,7 +1,14 @@
-"""Commands on an encoder: what it looks like from outside, with the cost of a sample, and its export cut at a tap."""
+"""Commands on an encoder: what it looks like from outside, with the cost of a sample, and its export cut at a tap.
+
+Also those on all encoders of a training.
+"""
+
+from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+import diagnostics
+from diagnostics.activations.place import locate
 from diagnostics.activations.prepare import fit
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.flops import count_flops
@@ -19,11 +28,13 @@ from diagnostics.encoders.saved.files import SAVED, save_encoder
 from diagnostics.encoders.taps import Grid
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, explaining
-from diagnostics.progress import duration, size
+from diagnostics.progress import Watch, duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
 from diagnostics.report.numbers import SIGNIFICANT, format_number
 from diagnostics.runs.derived import compare_output
+from diagnostics.runs.job import perform
+from diagnostics.runs.options import Request, default_folder
 from diagnostics.specs import build
 
 _HOW = re.compile(r"(?: as |, \d+ rows | without ).*$")
@@ -206,3 +217,33 @@ def print_export(row: dict[str, Any]) -> None:
             share = row[f"{cost}_saved_share"] or 0.0
             text = f"{row[cost]:,} of {row[f'whole_{cost}']:,} ({row[f'{cost}_saved']:,} saved, {share:.1%})"
         print(f"{title}: {text}")
+
+
+# Encoders that a training kept on the way.
+
+
+def requests_by_step(request: Request) -> list[Request]:
+    """A request for each encoder in a folder where their names are steps, in this order, then for the one around it.
+
+    Each has a run of its own in the folder of runs. [] for anything else.
+    """
+    folder = Path(str(request.encoder)).expanduser()
+    if not folder.is_dir() or (folder / SAVED).is_file():
+        return []
+    names = [file.parent.name for file in folder.glob(f"*/{SAVED}") if file.parent.name.isdecimal()]
+    encoders = {name: folder / name for name in sorted(names, key=int)}
+    if encoders and (folder.parent / SAVED).is_file():
+        encoders["last"] = folder.parent
+    out = request.out or default_folder(str(request.encoder), str(request.dataset))
+    return [
+        replace(request, encoder=str(path), out=locate(f"{out}/{name}"))
+        for name, path in encoders.items()
+        if len(encoders) > 1
+    ]
+
+
+def measure_steps(requests: Sequence[Request], watch: Watch) -> diagnostics.Comparison:
+    """Carries out all of them, and compares their runs, of which only the places are held meanwhile."""
+    comparison = diagnostics.compare([perform(request, watch).path for request in requests], watch=watch)
+    comparison.report(comparison.default_path)
+    return comparison

@@ -383,7 +383,7 @@ def train(job: PretrainJob) -> dict[str, Any]:
     or what was seen), `seconds`, `left_out` (changes of images that the texts do not survive), `broken` (how many pairs
     were replaced), `data`, `run_data`, `target` (what `zeroshot` can ask of these data, None for retrieval alone).
     """
-    with world(job.device) as where, watcher() as watch:
+    with world(job.device, job.asked.batch) as where, watcher() as watch:
         if where.first and (notice := rendering_notice(job.data)):
             say(notice)
         # The first one reads alone what is read once, as archives for their index.

@@ -245,7 +245,7 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
     """
     wanted = job.objectives
     check_job(job)
-    with world(job.device) as where, watcher() as watch:
+    with world(job.device, job.batch) as where, watcher() as watch:
         everything: dict[bool, TrainingData] = {}
         rows: list[dict[str, Any]] = []
         for name in wanted:

@@ -279,6 +279,10 @@ for dtype in (t.torch.float16, t.torch.bfloat16):
     t.np.testing.assert_allclose(found.received, expected.received, rtol=1e-5, atol=1e-6)
     assert abs(found.error - expected.error) < 1e-3
 call, out, tokens = t.case(4, masks=False)
+off = out.clone()
+off[-1, -1, -1] += 1
+wrong, right = (t.attention_statistics(call, off, tokens, by).error for by in ("triton", "plain"))
+assert wrong == t.pytest.approx(right, rel=1e-5) and right > 0.5
 loud = t.dataclasses.replace(call, q=call.q * 1e30, k=call.k * 1e30)
 assert t.attention_statistics(loud, out, tokens, "triton").error == t.math.inf
 # The sequence first in a batch so large that its last rows lie beyond what 32 bits count; all but the rows is never touched.

@@ -460,11 +460,10 @@ def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     padded = max(16, 1 << (width - 1).bit_length())
     queries_M, keys_N = triton_kernels.TILES[q.element_size()][padded]
     sizes = (call.scale * math.log2(math.e), heads, k.shape[1], queries, width)
-    # Three products of tensor cores are as exact as one in float32, which has none of them, to about 1e-6.
     has_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     common = {
         "causal": call.causal,
-        "precision": "tf32x3" if has_cores else "ieee",
+        "precision": triton_kernels.PRECISION if has_cores else "ieee",
         "M": queries_M,
         "N": keys_N,
         "D": padded,

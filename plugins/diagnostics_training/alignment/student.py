@@ -250,7 +250,7 @@ def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan
     `trust_code` (which of both that asks for), what the course adds, and `control`, the control's row or None.
     """
     own = dict(asked) | {"control_of": job.folder.name}
-    with world(job.device) as where, watcher() as shown:
+    with world(job.device, job.batch) as where, watcher() as shown:
         watch = shown if where.first else silent
         # Both folders are checked before either training begins, since the second may hold another training.
         row, control = earlier_result(job.folder / FINISHED, asked, where), None

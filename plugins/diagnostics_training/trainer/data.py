@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from diagnostics.plugin import Dataset, DiagnosticsError, Encoder, StorageError, Target, build, describe, refuse_values
 from diagnostics_training.models.encoder import AXES, TUBE
 from diagnostics_training.models.inputs import Views, channels_of, extent_of, resized
-from diagnostics_training.trainer.objective import Batch, Objective, World
+from diagnostics_training.trainer.objective import Batch, Objective, World, check_dealt
 
 # Batches made ahead of the step that needs them: the next one by a thread, or several by worker processes.
 
@@ -326,10 +326,7 @@ class EpochOrder:
 
     def part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, slice, int]:
         """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""
-        if self.batch % world:
-            raise DiagnosticsError(
-                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple.", code="bad-value"
-            )
+        check_dealt(self.batch, world)
         epoch, at = divmod(step, len(self.rows) // self.batch)
         size, first = self.batch // world, at * self.batch
         own = slice(rank * size, (rank + 1) * size)

@@ -31,16 +31,26 @@ class World:
         return self.rank == 0
 
 
+def check_dealt(batch: int, processes: int) -> None:
+    """Raise where a batch has no equal part for each process."""
+    if batch % processes:
+        raise DiagnosticsError(
+            f"A batch of {batch} cannot be dealt out to {processes} processes: give a multiple.", code="bad-value"
+        )
+
+
 @contextlib.contextmanager
-def world(device: str | None = None) -> Generator[World]:
+def world(device: str | None = None, batch: int = 0) -> Generator[World]:
     """Join the processes that `torchrun` started (nccl on GPUs, gloo elsewhere); alone where it started none.
 
     `device` is `cpu`, `cuda`, ... or None for a GPU where there is one; of several GPUs each process takes its own.
+    Raises for a `batch` that the processes cannot share.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise DiagnosticsError(f"There is no GPU for device {kind}: leave --device out, or give cpu.", code="bad-value")
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    check_dealt(batch, size)
     if size == 1 or dist.is_initialized():
         yield World(device=kind) if size == 1 else World(dist.get_rank(), dist.get_world_size(), kind)
         return

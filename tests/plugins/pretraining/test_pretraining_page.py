@@ -36,3 +36,6 @@ def test_commands_and_code_of_the_page_run(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads((tmp_path / "models/own/training.json").read_text())["row"]["broken"] == 0
     assert [line["step"] for line in lines(tmp_path / "models/own") if "evaluation/accuracy" in line] == [10, 20]
     assert {path.name for path in tmp_path.glob("pairs-*")} >= {"pairs-00000.tar.index", "pairs-00001.tar.index"}
+    (page,) = (tmp_path / "runs/own").glob("comparison-*.html")
+    assert {path.parent.name for path in (tmp_path / "runs/own").glob("*/report.html")} == {"10", "last"}
+    assert {"10", "20"} <= set(re.findall(r"recipe 1, (\d+) steps", page.read_text()))

@@ -24,11 +24,14 @@ from diagnostics_training.trainer.checkpoint import FILE as CHECKPOINT
 from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
 
+import diagnostics as dx
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
+from diagnostics.cli.encoders import requests_by_step
+from diagnostics.cli.main import app
 from diagnostics.registry import Entry, Plugin
-from diagnostics.runs.options import default_folder
+from diagnostics.runs.options import Request, default_folder
 from tests.support.refusals import refusal
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
@@ -107,6 +110,36 @@ def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
         "--warmup 2.0, not 0.1",
     ):
         assert option in other.stderr
+
+
+def test_all_encoders_on_the_way_are_measured_and_compared_by_one_command(tmp_path: Path) -> None:
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL, "--steps", "15"]
+    assert run(*words, "--encoder-every", "5").exit_code == 0
+    asked = ["run", f"{tmp_path}/jepa/steps", "--data", DATA, "--measures", "linear_probe", "--no-controls"]
+    done = CliRunner().invoke(app, [*asked, "--out", f"{tmp_path}/runs", "--json"])
+    assert done.exit_code == 0, done.output
+    found, kinds = json.loads(done.stdout), {"measures": "linear_probe", "controls": False, "report": False}
+    # In the order of steps, and the last one from around them.
+    encoders = {"5": "jepa/steps/5", "10": "jepa/steps/10", "last": "jepa"}
+    assert [Path(row["run"]).name for row in found["runs"]] == [*encoders]
+    each = [
+        dx.run(str(tmp_path / path), DATA, out=tmp_path / "alone" / name, **kinds) for name, path in encoders.items()
+    ]
+    assert len({row.store.identity["weights"] for row in each}) == 3
+    assert dx.compare(each).to_json()["profiles"] == found["profiles"]
+    assert len([*(tmp_path / "runs").glob("comparison-*.html")]) == 1
+    # A saved encoder is itself, whatever lies in its folder; launches share one run alone.
+    assert not requests_by_step(Request(encoder=str(tmp_path / "jepa"), dataset=DATA))
+    assert CliRunner().invoke(app, [*asked, "--part", "1/2"]).exit_code == 2
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    result = run("--data", DATA, "--objective", "jepa", "--out", str(tmp_path / "new"), *SMALL)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
