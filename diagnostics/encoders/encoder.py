@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.modules import BATCH, by_name, computing, pool, select_poolings, usable_device
 from diagnostics.encoders.pictures import to_pixels
 from diagnostics.encoders.taps import Tap, require_one_grid, taps_together
-from diagnostics.errors import DiagnosticsError, explaining, name_error, naming
+from diagnostics.errors import DiagnosticsError, explaining, name_error, naming, refuse_values
 from diagnostics.vocabulary import Modality
 
 Reduce = Callable[[Tap, Tensor], Any]
@@ -284,10 +284,7 @@ class Encoder(ABC):
         return None
 
     def shortened(self, batch: Any) -> tuple[Encoder, Any]:
-        """The encoder and a batch without the places behind all tokens that represent data, where these change nothing.
-
-        Both as they are where that is not known. Pooled activations are the same; padding takes no time.
-        """
+        """The encoder and batch, without places behind all that represent data where none of those changes a token."""
         return self, batch
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
@@ -571,10 +568,8 @@ def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor]
     """A batch's tokens at a tap after `reduce`, from one pass."""
     with explaining(f"{encoder.name} fails on the batch from sample {rows.start} on"):
         values = encoder.capture(batch, [tap.name], reduce)[tap.name]
-    if len(values) != len(rows):
-        raise DiagnosticsError(
-            f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.", code="bad-tap"
-        )
+    why = f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples."
+    refuse_values((len(values) != len(rows), why, "bad-tap"))
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise DiagnosticsError(why_not_finite(encoder, tap.name, rows, batch, finite), code="not-finite")
