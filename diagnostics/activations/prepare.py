@@ -275,6 +275,8 @@ def fit(encoder: Encoder, dataset: Dataset) -> Encoder:
 
 # Read and prepared twice, and of these passed: what draws may leave single samples as they are, noise in a pass none.
 SAMPLES, PASSED = 8, 3
+TEXTS = 64
+"""Whether an encoder cuts them is tried on so many."""
 MOST_TOKENS = 64
 """Of a tap, spread over its grid: noise is in all of them."""
 TOLERANCE: Mapping[Compute, float] = {"float32": 1e-5, "tf32": 1e-5, "bf16": 1e-2}
@@ -338,6 +340,7 @@ def _difference(
         )
     if list(map(_digest, prepared)) != list(map(_digest, again)):
         return f"the preprocessing of {encoder.name} gives another input for the same sample, {drawn}", False
+    beware += _cut_texts(encoder, dataset)
     batch = default_collate(prepared[:PASSED])
     # A pass leaves random states as they were, so that two in a row would draw the same.
     with seeding(1), record_passes(getattr(encoder, "module", None)) as passes:
@@ -390,6 +393,19 @@ def _padding(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], samples: S
         for tap in pooled[:1]
         if getattr(encoder, "_valid", True) is None and lengths[0] < lengths[-1]
     ]
+
+
+def _cut_texts(encoder: Encoder, dataset: Dataset) -> list[str]:
+    """A sentence where texts fill what an encoder takes of one: another text behind them changes nothing."""
+    texts = [dataset[i] for i in row_order(len(dataset))[:TEXTS].tolist()] if encoder.modality == "text" else []
+    full = 0
+    with suppress(Exception):  # where more text is refused, none is cut
+        for text, other in zip(texts, reversed(texts), strict=True):
+            full += _digest(encoder.preprocess(text)) == _digest(encoder.preprocess(np.asarray(f"{text} {other}")))
+    return [
+        f"Beware: {full} of {len(texts)} texts of {dataset.name} fill what {encoder.name} takes of one, and what lies "
+        "beyond is cut: give it more (?length= of tokens), or shorter texts, and --fresh."
+    ] * bool(full)
 
 
 def _other_output(encoder: Encoder, batch: Any, captured: Mapping[str, Tensor], passes: Sequence[Call]) -> list[str]:

@@ -145,6 +145,20 @@ def test_padding_that_counts_in_means_is_told(
     assert ("padding counts" in " ".join(capsys.readouterr().out.split())) == told
 
 
+@pytest.mark.parametrize(("words", "told"), [((3, 40), "32 of 64 texts"), ((3, 12), "")])
+def test_texts_that_an_encoder_cuts_are_told(words: tuple[int, int], told: str, tmp_path: Path) -> None:
+    def lengths(text: np.ndarray) -> torch.Tensor:
+        first = [float(len(word)) for word in str(text).split()][:32]
+        return torch.tensor(first + [0.0] * (32 - len(first)))[None]
+
+    rng = np.random.default_rng(0)
+    texts = [" ".join("a" * n for n in rng.integers(1, 9, words[i % 2])) for i in range(64)]
+    encoder = tiny_encoder(sized_for=None, valid=observed)
+    encoder = encoder.replace(modality="text", preprocess=lengths, example=np.asarray("a b"))
+    run = dx.run(encoder, dx.dataset(texts, rng.standard_normal(64)), out=tmp_path / "run", **OPTIONS)
+    assert (told in run.record.beware) and bool(run.record.beware) == bool(told)
+
+
 def test_what_stands_where_no_data_are_may_be_of_other_samples(tmp_path: Path) -> None:
     """Chronos-2 attends from padding to all rows of a batch."""
 
