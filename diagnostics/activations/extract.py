@@ -165,6 +165,7 @@ def extract(
     device: str = "cpu",
     about: Mapping[str, Any] | None = None,
     fresh: bool = False,
+    stale: bool = False,
     watch: Watch = silent,
     with_tokens: bool = True,
     compute: Compute = "float32",
@@ -185,7 +186,7 @@ def extract(
     and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
     `deal` has other processes pass all batches but the first. `in_pass` records an observation of what passes. Without
     `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
-    activations, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
+    activations, that is `stale`, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
     attributes of a new store.
     """
     keep_freed_memory()
@@ -214,6 +215,8 @@ def extract(
 
     folder = open_place(place)
     try:
+        if stale and is_run(folder):
+            raise StorageError(f"{folder.path} was warned of, and its activations are kept: choose another --out.")
         store = usable(folder)
     except StorageError as error:
         # One in a bucket is never replaced.

@@ -192,6 +192,8 @@ class Extraction:
         """An observation that was made along with the last extraction."""
         self.held: HeldTokens | None = None
         """Tokens of the last extraction, until they are judged."""
+        self.stale = False
+        """True if what is there was warned of: its cause may be gone where no identity shows it."""
         self.memory = np.empty(0, dtype=np.float32)
         """That of the tokens that were held last, for the next."""
         request, there = setup.request, self._store_there(folder)
@@ -438,6 +440,9 @@ class Extraction:
                         observed = functools.partial(first.try_on, encoder) if first else None
                         why, beware, alike = find_difference(encoder, setup.dataset, taps, compute, observed)
                     self.left_out = first.left_out if first and alike else None
+                    with contextlib.suppress(StorageError):
+                        before = Store(place).attrs if request.fresh and is_run(place) else {}
+                        self.stale = any(before.get(key) for key in ("unrepeatable", "beware"))
                     about = {**about, "repeatable": not why, "unrepeatable": why, "beware": beware}
             if self.left_out is not None and computed:
                 self.in_pass = self._in_pass(measures, dataset)
@@ -450,6 +455,7 @@ class Extraction:
                     planned,
                     about=about,
                     fresh=request.fresh,
+                    stale=self.stale,
                     with_tokens=with_tokens,
                     before_first_byte=before_first_byte,
                     along=along if summed else None,

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import diagnostics as dx
+from diagnostics.activations.bucket import open_place
+from diagnostics.activations.store import Store
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.pages.run import run_page
 from tests.support.refusals import refusal
@@ -86,6 +88,18 @@ def test_what_is_random_is_said_and_recorded(
     assert json.loads(json.dumps(run.to_json()))["repeatable"] is False
     print_page(run_page(run), Path("report.html"))
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_fresh_replaces_what_was_warned_of_though_no_identity_shows_it_mended(tmp_path: Path) -> None:
+    data, options = tiny_dataset(30), {**OPTIONS, "measures": "linear_probe", "controls": True}
+    noise = dx.run(tiny_encoder(forward=noisy), data, out=tmp_path / "run", **options)
+    assert noise.record.unrepeatable
+    mended = dx.run(tiny_encoder(), data, out=tmp_path / "run", fresh=True, **options)
+    assert mended.record.unrepeatable == "" and mended.store.attrs["repeatable"] is True
+    dx.run(tiny_encoder(), data, out=tmp_path / "alone", **options)
+    for place in ("", "controls/fresh_weights", "controls/permuted_weights"):
+        one, other = (Store(open_place(tmp_path / run / place)).pooled("blocks.1") for run in ("run", "alone"))
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_repeats_is_recorded_once_and_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
