@@ -186,8 +186,8 @@ def extract(
     and sealed one by one; the store is then whole where all launches are done, and marked so by the one that finishes.
     `deal` has other processes pass all batches but the first. `in_pass` records an observation of what passes. Without
     `with_tokens` no tokens are written, nor missed where they were removed. With `fresh` a run that holds other
-    activations, that is `stale`, or that cannot be read, is not refused: the store is made `beside` it. `about` is added to the
-    attributes of a new store.
+    activations, that is `stale`, or that cannot be read, is not refused: the store is made `beside` it. `about` is
+    added to the attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
