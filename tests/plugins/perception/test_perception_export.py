@@ -257,7 +257,7 @@ def test_an_encoder_without_a_name_for_its_size_is_refused(tmp_path: Path, monke
     encoder = registered("encoder", name)
     for model in MODELS:
         monkeypatch.delitem(ARCHITECTURES, model)
-    with refusal("unsupported", "known size"):
+    with refusal("unsupported", "its patches, blocks and head"):
         export(encoder, tmp_path / "written.pt")
 
 
