@@ -216,7 +216,8 @@ def extract(
     folder = open_place(place)
     try:
         if stale and is_run(folder):
-            raise StorageError(f"{folder.path} was warned of, and its activations are kept: choose another --out.")
+            why = f"{folder.path} was warned of, and its activations are kept: choose another --out."
+            raise StorageError(why, code="other-run")
         store = usable(folder)
     except StorageError as error:
         # One in a bucket is never replaced.
