@@ -33,6 +33,7 @@ REACHED = 0.25
 NEAR = 0.1
 """Where tokens overlap, a neighbour may win if the declared token moves at least by that much."""
 _EARLIER = 1e-3
+_ROUNDING = 1e-5
 
 FEWEST = 6
 """Places that must have changed for an order to be told from chance."""
@@ -270,8 +271,9 @@ class _Moved:
     def middles(self) -> np.ndarray:
         """The middle of the grid tokens that move, weighted by how far, [n, axis]; NaN where they are no whole box."""
         far, all_places = self.far[:, self.prefix :], all_cells(self.shape)
-        boxes = np.array([np.prod(np.ptp(all_places[row > 0], axis=0) + 1) if row.any() else -1 for row in far])
-        whole = boxes == (far > 0).sum(axis=1)
+        moved = far > _ROUNDING
+        boxes = np.array([np.prod(np.ptp(all_places[row], axis=0) + 1) if row.any() else -1 for row in moved])
+        whole = boxes == moved.sum(axis=1)
         return np.where(whole[:, None], far @ all_places / np.maximum(far.sum(axis=1, keepdims=True), 1e-30), np.nan)
 
     def another_order(self) -> Ordering | None:

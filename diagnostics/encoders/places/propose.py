@@ -104,7 +104,8 @@ def _halves_follow(
                 changed = given.clone()
                 part_of(changed, {axes[axis]: span}).add_(CHANGE)
                 seen = tokens(replace_tensor(batch, given, changed))
-                assert seen is not None
+                if seen is None or seen.shape != rest.shape:
+                    return False
                 far = distances(seen[:1], rest[:1], grid, grid.axes)[0, grid.prefix :].reshape(grid.shape)
                 moved = np.moveaxis(far > _NOTHING * far.max(), axis, -1).reshape(-1, n).mean(0)[::step]
                 ends.append(int(np.argmax(moved > 0.5)))
