@@ -267,15 +267,15 @@ class Feed:
     def collate(self, samples: Samples, step: int) -> dict[str, Tensor]:
         """Tensors of these samples, as the part of the step's batch that they are."""
         raw, places = samples.raw, samples.places
-        seen = [sample[None] for sample in raw]
+        counts = np.where(self.clips[places], self.frames, 1)
+        seen = list(raw)
         if self.dataset.modality == "video":
             # The first frame of each equal part of a clip; of a single part its first one.
-            counts = np.where(self.clips[places], self.frames, 1).tolist()
-            seen = [clip[sample_frames(len(clip), n, "floor")] for clip, n in zip(raw, counts, strict=True)]
+            each = zip(raw, counts.tolist(), strict=True)
+            seen = [frame for clip, n in each for frame in clip[sample_frames(len(clip), n, "floor")]]
         size, images = self.stage(step).size, int((~self.clips[places]).sum())
-        of_image = np.repeat(places, [len(frames) for frames in seen])
-        drawn = self._drawn(step, of_image)
-        pixels = pictures([image for frames in seen for image in frames], size, self.dataset.name, drawn)
+        drawn = self._drawn(step, np.repeat(places, counts))
+        pixels = pictures(seen, size, self.dataset.name, drawn)
         batch = {"pixels": pixels[:images]}
         if drawn is not None:
             batch[COLOUR] = torch.from_numpy(drawn["colour"]).float()

@@ -95,28 +95,36 @@ class Vocabulary:
 
         These were longer and are cut before their end.
         """
-        tokens, cut, strange = np.zeros((len(texts), self.context), np.int64), 0, self.size - 3
-        places = None if self.kept is None else _places(self.kept)
+        tokens, cut = np.full((len(texts), self.context), PADDING), 0
         for row, text in zip(tokens, texts, strict=True):
             whole = _tokens(text)
-            cut += len(whole) > self.context
-            whole = whole if len(whole) <= self.context else (*whole[: self.context - 1], END)
-            row[: len(whole)] = whole if places is None else [places.get(token, strange) for token in whole]
-        return torch.from_numpy(tokens), cut
+            row[: len(whole)] = whole[: self.context]
+            if len(whole) > self.context:
+                row[-1], cut = END, cut + 1
+        return torch.from_numpy(self._row_of[tokens]), cut
+
+    @functools.cached_property
+    def _row_of(self) -> np.ndarray:
+        """The row of each token of the whole table, int64 [token]."""
+        rows = np.full(WHOLE, self.unknown or 0)
+        for row, token in enumerate(self.rows()):
+            if token is not None:
+                rows[token] = row
+        return rows
 
 
 def vocabulary_of(texts: Iterable[str], context: int) -> Vocabulary:
     """Kept to the rows that these texts use."""
     used = {PADDING, START, END}
     for text in texts:
-        used.update(_tokens(text))
+        used.update(_tokens(text).tolist())
     return Vocabulary(context, tuple(sorted(used)))
 
 
 @functools.lru_cache(2**16)
-def _tokens(text: str) -> tuple[int, ...]:
+def _tokens(text: str) -> np.ndarray:
     # Taking a text apart costs as much as reading a small image, and small data show the same texts in every epoch.
-    return (START, *tokenizer().encode(text), END)
+    return np.array([START, *tokenizer().encode(text), END])
 
 
 @functools.cache
@@ -125,12 +133,6 @@ def tokenizer() -> SimpleTokenizer:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
-
-
-@functools.cache
-def _places(kept: tuple[int, ...]) -> dict[int, int]:
-    """Row of the whole table -> row of the reduced one."""
-    return {row: i + (row >= START) for i, row in enumerate(kept)}
 
 
 @dataclass(frozen=True)
